@@ -1,0 +1,1 @@
+"""The physics and the statistics, without Bluesky, EPICS or servers."""

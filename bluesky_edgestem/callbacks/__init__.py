@@ -1,0 +1,1 @@
+"""Live consumers of a run's documents: patterns to descriptors, to energies, to the next positions."""

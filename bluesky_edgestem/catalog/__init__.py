@@ -1,0 +1,1 @@
+"""The Tiled catalog: an embedded server, the writer, search and replay."""

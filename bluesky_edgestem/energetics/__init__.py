@@ -1,0 +1,1 @@
+"""Energies of strained phases: density functional theory on workers, its cache, and an emulator."""

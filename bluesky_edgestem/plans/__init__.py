@@ -1,0 +1,1 @@
+"""Bluesky plans: the adaptive map, and the surveys it is compared with."""
