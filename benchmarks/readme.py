@@ -1,7 +1,7 @@
 """Write the README's table of figures from ``benchmarks/results.json``, so that the two cannot differ.
 
-    python benchmarks/readme.py           # rewrite the table
-    python benchmarks/readme.py --check   # only say whether it is up to date (status 1 if not)
+python benchmarks/readme.py           # rewrite the table
+python benchmarks/readme.py --check   # only say whether it is up to date (status 1 if not)
 """
 
 from __future__ import annotations

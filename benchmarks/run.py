@@ -1,8 +1,8 @@
 """Run the benchmarks and keep their figures in ``benchmarks/results.json``.
 
-Each ``benchmarks/bench_NAME.py`` is a script of its own that prints one JSON object as its last line. This one runs
-them one after the other, each in a fresh process, and writes beside every result what made it: command, date,
-revision, machine and versions.
+Each ``benchmarks/bench_NAME.py`` is a script of its own that prints one JSON object as its last line. This one
+runs them one after the other, each in a fresh process, and writes beside every result what made it: command,
+date, revision, machine and versions.
 
     python benchmarks/run.py                 # all of them
     python benchmarks/run.py import routing  # only these; the other entries stay as they are
@@ -144,7 +144,7 @@ def main() -> int:
     """Run the benchmarks named on the command line, or all; status 1 if any failed."""
     known = scripts()
     parser = argparse.ArgumentParser(description="Run benchmarks into benchmarks/results.json.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which ones (default: all): {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, {', '.join(known)}")
     names = parser.parse_args().names or list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"unknown benchmark {', '.join(unknown)}; there are: {', '.join(known)}")

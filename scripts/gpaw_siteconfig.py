@@ -1,5 +1,4 @@
-# How GPAW is built here (read through GPAW_CONFIG): serial, because each Dask worker is one process with one thread.
-# ruff: noqa: F821
+# How GPAW is built here (read through GPAW_CONFIG): serial, because each Dask worker is one process, one thread.
 compiler = "g++"
 mpi = False
 fftw = True
