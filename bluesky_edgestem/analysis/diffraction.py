@@ -45,7 +45,7 @@ def cbed(atoms, optics: Optics, shift_px: tuple[float, float] = (0.0, 0.0)) -> n
     # The outer third of the spectrum is abTEM's anti-aliasing margin.
     gpts = fft.next_fast_len(int(np.ceil(1.5 * n)) + 2)
     gpts += gpts % 2
-    with dask.config.set(scheduler="single-threaded"), abtem.config.set({"local_diagnostics.progress_bar": False}):
+    with dask.config.set(scheduler="single-threaded"), abtem.config.set({"diagnostics.progress_bar": False}):
         potential = abtem.Potential(
             atoms, gpts=gpts, slice_thickness=3.0, parametrization="lobato", projection="infinite"
         )
