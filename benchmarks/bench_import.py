@@ -1,6 +1,6 @@
 """How long ``import bluesky_edgestem`` and ``edgestem --help`` take, in fresh processes; at most 0.5 s each.
 
-The peer is an interpreter that imports nothing (``python -c pass``): what the package costs is the difference.
+The peer is an interpreter that imports nothing (``python -c pass``): what the package costs is the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# How GPAW is built here (read through GPAW_CONFIG): serial, because each Dask worker is one process, one thread.
+# How GPAW is built here (read through GPAW_CONFIG): serial, as a Dask worker is one process with one thread.
 compiler = "g++"
 mpi = False
 fftw = True
