@@ -1,8 +1,8 @@
 """Run the benchmarks and keep their figures in ``benchmarks/results.json``.
 
-Each ``benchmarks/bench_NAME.py`` is a script of its own that prints one JSON object as its last line. This one
-runs them in turn, each in a fresh process, and writes beside every result what made it: command, date, revision,
-machine and versions.
+Each ``benchmarks/bench_NAME.py`` is a script of its own that prints one JSON object as its last line. This
+one runs them in turn, each in a fresh process, and writes beside every result what made it: command, date,
+revision, machine and versions.
 
     python benchmarks/run.py                 # all of them
     python benchmarks/run.py import routing  # only these; the other entries stay as they are
