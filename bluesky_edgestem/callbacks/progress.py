@@ -1,0 +1,110 @@
+"""What a user sees in the terminal while the loop runs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TextIO
+
+from event_model import DocumentRouter
+
+
+class Progress(DocumentRouter):
+    """Prints a line a batch, and keeps the last line of a terminal up to date in between.
+
+    It follows documents only, so that it can be subscribed to any RunEngine.
+
+    Parameters
+    ----------
+    file : text file
+        Where to print.
+    period : float
+        How often the present state is printed, seconds; on a terminal it overwrites itself.
+    """
+
+    def __init__(self, file: TextIO = sys.stdout, period: float = 1.0) -> None:
+        super().__init__()
+        self._file = file
+        self._terminal = file.isatty()
+        self._period = period if self._terminal else 15.0
+        self._ended: threading.Event | None = None
+
+    def start(self, doc):
+        """A run begins: show its state from now on."""
+        self._streams: dict[str, str] = {}
+        self._frame_key: str | None = None
+        self._resources: dict[str, str] = {}
+        self._counts = {"frames": 0, "descriptors": 0, "energetics": 0}
+        self._maximum: list[tuple[float, float]] = []
+        self._batch = 0
+        self._target = doc.get("target_sd")
+        self._budget = doc.get("budget", {})
+        self._began = time.monotonic()
+        self._print(f"run {doc['uid'][:8]} ({doc.get('plan_name', 'plan')}) has begun")
+        self._ended = threading.Event()
+        threading.Thread(target=self._tick, args=(self._ended,), daemon=True).start()
+
+    def descriptor(self, doc):
+        """A stream begins: remember which it is."""
+        self._streams[doc["uid"]] = doc.get("name", "")
+        if self._frame_key is None:
+            keys = doc["data_keys"].items()
+            self._frame_key = next((k for k, v in keys if "external" in v and len(v["shape"]) == 2), None)
+
+    def stream_resource(self, doc):
+        """A file begins: remember whose."""
+        self._resources[doc["uid"]] = doc["data_key"]
+
+    def stream_datum(self, doc):
+        """Frames have arrived."""
+        if self._resources.get(doc["stream_resource"]) == self._frame_key:
+            self._counts["frames"] = doc["indices"]["stop"]
+
+    def event(self, doc):
+        """A row of a derived stream; one of ``optimization`` ends a batch."""
+        stream = self._streams.get(doc["descriptor"], "")
+        if stream in self._counts:
+            self._counts[stream] += 1
+        if stream == "optimization":
+            row = doc["data"]
+            self._batch = row["batch"]
+            self._maximum.append((time.monotonic(), row["max_sd"]))
+            self._print(
+                f"batch {row['batch']}: {row['positions']} positions, {row['converged']} energies, "
+                f"max sd {1e3 * row['max_sd']:.2f} meV (target {1e3 * row['target_sd']:.2f} meV)"
+                + (f"; {row['stop']}" if row["stop"] else f"; {self._time_left()}")
+            )
+        return doc
+
+    def stop(self, doc):
+        """The run has ended."""
+        if self._ended is not None:
+            self._ended.set()
+        reason = f": {doc['reason']}" if doc.get("reason") else ""
+        self._print(f"run ended ({doc['exit_status']}) after {time.monotonic() - self._began:.0f} s{reason}")
+
+    def _time_left(self) -> str:
+        """Time to the target, from how fast the maximum falls; never more than the budget has left."""
+        left = self._budget.get("time", float("inf")) - (time.monotonic() - self._began)
+        if self._target and len(self._maximum) >= 2:
+            import math
+
+            (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
+            rate = math.log(first / last) / (t1 - t0) if last < first else 0.0
+            if rate > 0:
+                left = min(left, max(math.log(last / self._target), 0.0) / rate)
+        return f"about {left:.0f} s left" if left != float("inf") else "time left unknown"
+
+    def _tick(self, ended: threading.Event) -> None:
+        while not ended.wait(self._period):
+            line = (
+                f"batch {self._batch + 1}: {self._counts['frames']} patterns, {self._counts['descriptors']} read, "
+                f"{self._counts['energetics']} energies, {time.monotonic() - self._began:.0f} s"
+            )
+            self._print(line, overwrite=self._terminal)
+
+    def _print(self, line: str, overwrite: bool = False) -> None:
+        end = "" if overwrite else "\n"
+        start = "\r\x1b[K" if self._terminal else ""
+        print(f"{start}{line}", end=end, file=self._file, flush=True)

@@ -1,0 +1,152 @@
+"""From energies to the next probe positions: the Gaussian process in the loop."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from event_model import DocumentRouter
+
+from ..geometry import ScanGrid
+from .derived import DerivedStream, image, integer, number, text
+
+
+class Optimizer(Protocol):
+    """What chooses positions; the shape of bluesky-adaptive 1.0's Optimizer.
+
+    `analysis.surrogate.EnergyMapOptimizer` is the package's own.
+    """
+
+    grid: ScanGrid
+    target_sd: float
+
+    def ingest(self, points: list[dict[str, Any]]) -> None:
+        """Learn from points, each the row of ``descriptors`` and of ``energetics`` of one position."""
+        ...
+
+    def suggest(self, num_points: int) -> np.ndarray:
+        """The next positions (num_points, 2) [nm], in travel order."""
+        ...
+
+    def should_stop(self) -> str | None:
+        """Why the run is complete, or None while it is not."""
+        ...
+
+    def posterior_map(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the energy on `grid`, (ny, nx) each [eV]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do next."""
+
+    positions: np.ndarray  #: (n, 2) [nm], in travel order; empty where the run is to stop
+    stop: str  #: why to stop; empty where the run is to go on
+
+
+class Recommender(DocumentRouter):
+    """Takes the streams ``descriptors`` and ``energetics`` and derives ``optimization``, a row a batch.
+
+    An earlier run's documents may be played into it before a new run begins: then the new one goes on where the earlier
+    one ended.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        shape = optimizer.grid.shape
+        self.stream = DerivedStream(
+            "optimization",
+            {
+                "batch": integer("batches measured so far"),
+                "positions": integer("positions measured so far"),
+                "converged": integer("positions whose energy is known"),
+                "max_sd": number("largest posterior standard deviation over the field", "eV"),
+                "mean_sd": number("mean posterior standard deviation over the field", "eV"),
+                "target_sd": number("plan", "eV"),
+                "acquire_s": number("time the batch took at the microscope", "s"),
+                "descriptors_s": number("time the plan waited for descriptors", "s"),
+                "energetics_s": number("time the plan waited for energies", "s"),
+                "recommend_s": number("time of fit and choice", "s"),
+                "stop": text("why the run is complete; empty while it is not"),
+                "energy_mean": image("posterior mean on the map's grid", shape, "eV"),
+                "energy_sd": image("posterior standard deviation on the map's grid", shape, "eV"),
+            },
+        )
+        self.batches = 0
+        self.positions = 0
+        self.converged = 0
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="recommender")
+        self._streams: dict[str, str] = {}
+        self._described: dict[int, dict] = {}
+        self._points: list[dict] = []
+
+    def descriptor(self, doc):
+        """A stream begins: remember which it is."""
+        self._streams[doc["uid"]] = doc.get("name", "")
+
+    def event(self, doc):
+        """A row of either stream: joined with its other half, it is a point to learn from."""
+        stream = self._streams.get(doc["descriptor"])
+        if stream == "descriptors":
+            self._described[doc["data"]["frame"]] = doc["data"]
+        elif stream == "energetics":
+            self._points.append({**self._described.pop(doc["data"]["frame"]), **doc["data"]})
+        return doc
+
+    def initial(self, n: int) -> Future[Recommendation]:
+        """Where to begin, before this run has measured anything; earlier runs' points count if they were played in."""
+        return self._worker.submit(self._choose, n)
+
+    def recommend(self, n: int, budget_spent: str, seconds: dict[str, float]) -> Future[Recommendation]:
+        """Learn from the batch received since the last call and choose at most `n` positions.
+
+        Parameters
+        ----------
+        n : int
+            How many positions may be chosen.
+        budget_spent : str
+            Why the run must end whatever the map says; empty if it need not.
+        seconds : dict
+            ``acquire_s``, ``descriptors_s`` and ``energetics_s`` of the batch, for the record.
+        """
+        return self._worker.submit(self._recommend, n, budget_spent, seconds)
+
+    def _choose(self, n: int) -> Recommendation:
+        self._ingest()
+        return Recommendation(np.asarray(self.optimizer.suggest(n), float), "")
+
+    def _ingest(self) -> None:
+        points, self._points = self._points, []
+        self.positions += len(points)
+        self.converged += sum(p["state"] == "converged" for p in points)
+        if points:
+            self.optimizer.ingest(points)
+
+    def _recommend(self, n: int, budget_spent: str, seconds: dict[str, float]) -> Recommendation:
+        began = time.monotonic()
+        self._ingest()
+        self.batches += 1
+        mean, sd = self.optimizer.posterior_map()
+        stop = self.optimizer.should_stop() or budget_spent
+        positions = np.empty((0, 2)) if stop else np.asarray(self.optimizer.suggest(n), float)
+        self.stream.put(
+            {
+                "batch": self.batches,
+                "positions": self.positions,
+                "converged": self.converged,
+                "max_sd": float(sd.max()),
+                "mean_sd": float(sd.mean()),
+                "target_sd": float(self.optimizer.target_sd),
+                **{k: float(seconds[k]) for k in ("acquire_s", "descriptors_s", "energetics_s")},
+                "recommend_s": time.monotonic() - began,
+                "stop": stop,
+                "energy_mean": mean,
+                "energy_sd": sd,
+            }
+        )
+        return Recommendation(positions, stop)

@@ -1,0 +1,180 @@
+"""The closed loop as a plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.utils import MsgGenerator
+
+from ..analysis.optics import Optics
+from ..callbacks.descriptors import Descriptors, DescriptorSource
+from ..callbacks.energetics import Energetics, Energies
+from ..callbacks.recommender import Optimizer, Recommender
+from ..devices.microscope import Microscope
+from ..geometry import FieldOfView
+from .publishing import declare, publish, wait_for
+from .stubs import fly_positions
+
+
+def adaptive_map(
+    microscope: Microscope,
+    field_of_view: FieldOfView | Sequence[float],
+    target_sd: float,
+    *,
+    optics: Optics | dict[str, Any] | None = None,
+    dwell_time: float = 1.6e-3,
+    initial: int = 32,
+    batch: int = 24,
+    max_positions: int = 400,
+    max_time: float = 3600.0,
+    max_dose: float = 1e7,
+    seed: int = 0,
+    descriptors: DescriptorSource | str | None = None,
+    energies: Energies | str | None = None,
+    optimizer: Optimizer | None = None,
+    resume_from: Iterable[tuple[str, dict]] = (),
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Map the energy over a field of view, measuring only where it is still uncertain.
+
+    A first, space-filling batch is measured; from then on each batch goes where it lowers the uncertainty of the energy
+    most. Patterns become descriptors, descriptors energies, and all become streams of the one run.
+
+    Parameters
+    ----------
+    microscope : Microscope
+        Flies the probe over positions and records a pattern at each.
+    field_of_view : FieldOfView or (x0, y0, width, height)
+        Region to map [nm].
+    target_sd : float
+        Largest posterior standard deviation wanted anywhere in the field [eV per formula unit].
+    optics : Optics or dict, optional
+        Beam and detector calibration; a dict has the fields of `Optics`.
+    dwell_time : float
+        Exposure of one pattern [s].
+    initial, batch : int
+        Positions of the first batch and of each further one.
+    max_positions : int
+        Budget of positions.
+    max_time : float
+        Budget of time [s]; no batch begins after it.
+    max_dose : float
+        Largest dose that a position may receive [electrons]; the plan refuses to begin above it.
+    seed : int
+        Draws the first batch.
+    descriptors : DescriptorSource or str, optional
+        The network, or the path of its weights; the network that ships with the package if left out.
+    energies : Energies or str, optional
+        What computes energies; "local" for density functional theory on worker processes here, as if left out, or the
+        address of a Dask scheduler.
+    optimizer : Optimizer, optional
+        What chooses positions; `analysis.surrogate.EnergyMapOptimizer` for `field_of_view` if left out.
+    resume_from : iterable of (name, document), optional
+        Documents of an earlier run of the same field; its points count as measured.
+    md : dict, optional
+        Metadata for the run.
+
+    Returns
+    -------
+    str
+        Why the run ended: the target, or the budget that was spent.
+
+    Raises
+    ------
+    ValueError
+        Before anything moves, if the field lies outside the coils' range or a number is not allowed.
+    """
+    field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
+    optics = optics if isinstance(optics, Optics) else Optics(**(optics or {}))
+    _check(
+        target_sd=target_sd, dwell_time=dwell_time, initial=initial, batch=batch, max_positions=max_positions
+    )
+    microscope.check_field(field)
+    if optimizer is None:
+        from ..analysis.surrogate import EnergyMapOptimizer
+
+        optimizer = EnergyMapOptimizer(field, target_sd, resolution=optics.resolution, seed=seed)
+    if descriptors is None or isinstance(descriptors, str):
+        from ..analysis.networks import DescriptorNetwork
+
+        descriptors = DescriptorNetwork.pretrained(descriptors)
+    own_cluster = None
+    if energies is None or isinstance(energies, str):
+        from ..energetics.cluster import DFTCluster
+
+        energies = own_cluster = DFTCluster(scheduler=energies or "local")
+
+    describing, energising = Descriptors(descriptors, microscope.detector.name), Energetics(energies)
+    recommending = Recommender(optimizer)
+    earlier = ""
+    for name, doc in resume_from:
+        earlier = doc["uid"] if name == "start" else earlier
+        recommending(name, doc)
+    metadata = {
+        "plan_name": "adaptive_map",
+        "field_of_view": {k: getattr(field, k) for k in ("x0", "y0", "width", "height")},
+        "target_sd": target_sd,
+        "optics": vars(optics),
+        "dwell_time": dwell_time,
+        "batch": batch,
+        "seed": seed,
+        "budget": {"positions": max_positions, "time": max_time, "dose": max_dose},
+        **({"resumes": earlier} if earlier else {}),
+        **(md or {}),
+    }
+
+    @bpp.subs_decorator([describing, energising, recommending])
+    @bpp.stage_decorator([microscope])
+    @bpp.run_decorator(md=metadata)
+    def measure() -> MsgGenerator[str]:
+        yield from declare([describing.stream, energising.stream, recommending.stream])
+        began = time.monotonic()
+        measured = 0
+        choice = yield from wait_for(recommending.initial(min(initial, max_positions)))
+        while not choice.stop:
+            marks = [time.monotonic()]
+            yield from fly_positions(microscope, choice.positions, dwell_time=dwell_time, max_dose=max_dose)
+            marks.append(time.monotonic())
+            yield from publish(describing.stream, describing.finished())
+            marks.append(time.monotonic())
+            yield from publish(energising.stream, energising.finished())
+            marks.append(time.monotonic())
+            measured += len(choice.positions)
+            spent = _spent(measured, max_positions, time.monotonic() - began, max_time)
+            seconds = dict(
+                zip(
+                    ("acquire_s", "descriptors_s", "energetics_s"),
+                    (b - a for a, b in zip(marks, marks[1:], strict=False)),
+                    strict=True,
+                )
+            )
+            choice = yield from publish(
+                recommending.stream,
+                recommending.recommend(min(batch, max_positions - measured), spent, seconds),
+            )
+        return choice.stop
+
+    def release() -> MsgGenerator[None]:
+        if own_cluster is not None:
+            own_cluster.close()
+        yield from bps.null()
+
+    return (yield from bpp.finalize_wrapper(measure(), release))
+
+
+def _spent(positions: int, max_positions: int, seconds: float, max_time: float) -> str:
+    if positions >= max_positions:
+        return f"the budget of {max_positions} positions is spent"
+    if seconds >= max_time:
+        return f"the budget of {max_time:g} s is spent"
+    return ""
+
+
+def _check(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; it must be above 0")

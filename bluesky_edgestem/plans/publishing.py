@@ -1,0 +1,37 @@
+"""Bring what a callback derived into the run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+import bluesky.plan_stubs as bps
+from bluesky.utils import MsgGenerator
+
+from ..callbacks.derived import DerivedStream
+
+Result = TypeVar("Result")
+
+
+def declare(streams: Sequence[DerivedStream]) -> MsgGenerator[None]:
+    """Announce derived streams in the run that is open."""
+    for stream in streams:
+        yield from bps.declare_stream(stream, name=stream.name, collect=True)
+
+
+def wait_for(future: Future[Result]) -> MsgGenerator[Result]:
+    """Wait for `future` with the RunEngine free to pause, abort and suspend; gives its result, or raises its exception."""
+    yield from bps.checkpoint()
+    # After a pause and resume wait_for comes back although nothing is done: hence the loop.
+    while not future.done():
+        yield from bps.wait_for([lambda: asyncio.wrap_future(future)])
+    return future.result()
+
+
+def publish(stream: DerivedStream, future: Future[Result]) -> MsgGenerator[Result]:
+    """Wait for `future`, then save the rows of `stream` in the run; gives the future's result."""
+    result = yield from wait_for(future)
+    yield from bps.collect(stream, name=stream.name)
+    return result

@@ -1,0 +1,128 @@
+"""Maps whose positions are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import bluesky.preprocessors as bpp
+import numpy as np
+from bluesky.utils import MsgGenerator
+
+from ..analysis.optics import Optics
+from ..callbacks.descriptors import Descriptors, DescriptorSource
+from ..devices.microscope import Microscope
+from ..geometry import FieldOfView, ScanGrid
+from .publishing import declare, publish
+from .stubs import fly_positions
+
+
+def raster_map(
+    microscope: Microscope,
+    field_of_view: FieldOfView | Sequence[float],
+    nx: int,
+    ny: int,
+    *,
+    optics: Optics | dict[str, Any] | None = None,
+    dwell_time: float = 1.6e-3,
+    max_dose: float = 1e7,
+    descriptors: DescriptorSource | None = None,
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[None]:
+    """Record a pattern at each of `nx` x `ny` positions, row by row from the lower left corner.
+
+    Parameters
+    ----------
+    microscope : Microscope
+        Flies the probe over positions and records a pattern at each.
+    field_of_view : FieldOfView or (x0, y0, width, height)
+        Region to scan, edges included [nm].
+    nx, ny : int
+        Positions along x and y, 2 or more.
+    optics, dwell_time, max_dose, descriptors, md
+        As for `adaptive_map`; without `descriptors` the run has frames only.
+    """
+    field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
+    grid = ScanGrid(field, nx, ny)
+    metadata = {
+        "plan_name": "raster_map",
+        "shape": [ny, nx],
+        "extents": [list(field.extent[2:]), list(field.extent[:2])],
+    }
+    yield from _survey(
+        microscope,
+        field,
+        grid.positions,
+        optics,
+        dwell_time,
+        max_dose,
+        descriptors,
+        {**metadata, **(md or {})},
+    )
+
+
+def sobol_map(
+    microscope: Microscope,
+    field_of_view: FieldOfView | Sequence[float],
+    num_points: int,
+    *,
+    seed: int = 0,
+    optics: Optics | dict[str, Any] | None = None,
+    dwell_time: float = 1.6e-3,
+    max_dose: float = 1e7,
+    descriptors: DescriptorSource | None = None,
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[None]:
+    """Record a pattern at `num_points` positions of a scrambled Sobol sequence, in a short tour.
+
+    Parameters are those of `raster_map`; `seed` scrambles the sequence.
+    """
+    from ..analysis.routing import tour
+    from ..analysis.surrogate import sobol_positions
+
+    field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
+    positions = sobol_positions(field, num_points, seed)
+    metadata = {"plan_name": "sobol_map", "num_points": num_points, "seed": seed}
+    yield from _survey(
+        microscope,
+        field,
+        positions[tour(positions)],
+        optics,
+        dwell_time,
+        max_dose,
+        descriptors,
+        {**metadata, **(md or {})},
+    )
+
+
+def _survey(
+    microscope: Microscope,
+    field: FieldOfView,
+    positions: np.ndarray,
+    optics: Optics | dict[str, Any] | None,
+    dwell_time: float,
+    max_dose: float,
+    descriptors: DescriptorSource | None,
+    md: dict[str, Any],
+) -> MsgGenerator[None]:
+    optics = optics if isinstance(optics, Optics) else Optics(**(optics or {}))
+    microscope.check_field(field)
+    describing = None if descriptors is None else Descriptors(descriptors, microscope.detector.name)
+    metadata = {
+        "field_of_view": {k: getattr(field, k) for k in ("x0", "y0", "width", "height")},
+        "optics": vars(optics),
+        "dwell_time": dwell_time,
+        **md,
+    }
+
+    @bpp.subs_decorator([] if describing is None else [describing])
+    @bpp.stage_decorator([microscope])
+    @bpp.run_decorator(md=metadata)
+    def measure() -> MsgGenerator[None]:
+        if describing is not None:
+            yield from declare([describing.stream])
+        yield from fly_positions(microscope, positions, dwell_time=dwell_time, max_dose=max_dose)
+        if describing is not None:
+            yield from publish(describing.stream, describing.finished())
+
+    yield from measure()
