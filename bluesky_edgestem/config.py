@@ -87,21 +87,15 @@ class LoopTable(_Table):
 class NetworkTable(_Table):
     """The network that reads patterns."""
 
-    weights: Path | None = Field(
-        None, description="weights file; those that ship with the package if left out"
-    )
+    weights: Path | None = Field(None, description="weights file; those that ship with the package if left out")
 
 
 class EnergeticsTable(_Table):
     """The density functional theory."""
 
-    scheduler: str = Field(
-        "local", description='"local", or the address of a Dask scheduler such as "tcp://host:8786"'
-    )
+    scheduler: str = Field("local", description='"local", or the address of a Dask scheduler such as "tcp://host:8786"')
     workers: int = Field(2, ge=1, description="worker processes if local, one thread each")
-    cache: Path = Field(
-        Path("~/.cache/bluesky_edgestem"), description="folder of the energies known from earlier runs"
-    )
+    cache: Path = Field(Path("~/.cache/bluesky_edgestem"), description="folder of the energies known from earlier runs")
 
 
 class CatalogTable(_Table):
@@ -127,9 +121,7 @@ class Experiment(_Table):
     network: NetworkTable = NetworkTable()  # pyright: ignore[reportCallIssue]
     energetics: EnergeticsTable = EnergeticsTable()  # pyright: ignore[reportCallIssue]
     catalog: CatalogTable = CatalogTable()  # pyright: ignore[reportCallIssue]
-    metadata: dict[str, Any] = Field(
-        default_factory=dict, description="kept with the run as it is, searchable"
-    )
+    metadata: dict[str, Any] = Field(default_factory=dict, description="kept with the run as it is, searchable")
 
 
 def _keys_at(location: tuple) -> list[str]:
@@ -180,6 +172,4 @@ def load_experiment(path: str | Path) -> Experiment:
 
 def demo_experiment() -> Experiment:
     """The experiment that `edgestem demo` carries out."""
-    return parse_experiment(
-        files("bluesky_edgestem").joinpath("demo.toml").read_text(encoding="utf-8"), "demo.toml"
-    )
+    return parse_experiment(files("bluesky_edgestem").joinpath("demo.toml").read_text(encoding="utf-8"), "demo.toml")

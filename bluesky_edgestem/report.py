@@ -181,9 +181,7 @@ def _scale_bar(axes, field: FieldOfView) -> None:
     length = max(m for m in (1, 2, 5) if m * decade <= quarter) * decade
     x, y = field.x0 + 0.06 * field.width, field.y0 + 0.06 * field.height
     axes.plot([x, x + length], [y, y], color="white", lw=4, solid_capstyle="butt")
-    axes.text(
-        x + length / 2, y + 0.02 * field.height, f"{length:g} nm", color="white", ha="center", va="bottom"
-    )
+    axes.text(x + length / 2, y + 0.02 * field.height, f"{length:g} nm", color="white", ha="center", va="bottom")
 
 
 def _map(figure, axes, image: np.ndarray, field: FieldOfView, title: str, **style):
@@ -268,9 +266,7 @@ def _patterns(record: RunRecord) -> str:
         axes.set(
             xlabel="mrad",
             title=f"{d['phase'][i]}, {np.rad2deg(d['rotation'][i]):.1f} ± {np.rad2deg(d['rotation_sd'][i]):.2f}°\n"
-            + "\n".join(
-                f"{k} = {100 * d[k][i]:.2f} ± {100 * d[k + '_sd'][i]:.2f} %" for k in ("exx", "eyy", "exy")
-            )
+            + "\n".join(f"{k} = {100 * d[k][i]:.2f} ± {100 * d[k + '_sd'][i]:.2f} %" for k in ("exx", "eyy", "exy"))
             + f"\n{MEV * record.energetics['energy'][i]:.1f} meV",
         )
         axes.title.set_fontsize(9)

@@ -60,9 +60,7 @@ class Descriptors(DocumentRouter):
         try:
             self._optics = Optics(**doc["optics"])
         except KeyError:
-            raise ValueError(
-                "the run's metadata has no 'optics'; Descriptors needs those of the beam"
-            ) from None
+            raise ValueError("the run's metadata has no 'optics'; Descriptors needs those of the beam") from None
         self._resources: dict[str, dict] = {}
         self._ready: dict[str, int] = dict.fromkeys(self._keys, 0)
         self._read = 0

@@ -110,9 +110,7 @@ class Energetics(DocumentRouter):
         if future is None:
             nan = float("nan")
             reason = f"the descriptor is flagged: {row['flagged']}"
-            result = EnergyResult(
-                row["phase"], (nan, nan, nan), nan, (nan, nan, nan), "failed", reason, False, 0.0, ""
-            )
+            result = EnergyResult(row["phase"], (nan, nan, nan), nan, (nan, nan, nan), "failed", reason, False, 0.0, "")
         else:
             result = future.result()
         self.stream.put(
@@ -124,9 +122,7 @@ class Energetics(DocumentRouter):
                 **{k: float(v) for k, v in zip(("phase_exx", "phase_eyy", "phase_exy"), own, strict=True)},
                 **{
                     k: float(v)
-                    for k, v in zip(
-                        ("gradient_exx", "gradient_eyy", "gradient_exy"), result.gradient, strict=True
-                    )
+                    for k, v in zip(("gradient_exx", "gradient_eyy", "gradient_exy"), result.gradient, strict=True)
                 },
                 "state": result.state,
                 "reason": result.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,13 +18,13 @@ from .derived import DerivedStream, image, integer, number, text
 class Optimizer(Protocol):
     """What chooses positions; the shape of bluesky-adaptive 1.0's Optimizer.
 
-    `analysis.surrogate.EnergyMapOptimizer` is the package's own.
+    `analysis.surrogate.EnergyMap` is the package's own.
     """
 
-    grid: ScanGrid
+    map_grid: ScanGrid
     target_sd: float
 
-    def ingest(self, points: list[dict[str, Any]]) -> None:
+    def ingest(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Learn from points, each the row of ``descriptors`` and of ``energetics`` of one position."""
         ...
 
@@ -35,8 +36,8 @@ class Optimizer(Protocol):
         """Why the run is complete, or None while it is not."""
         ...
 
-    def posterior_map(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the energy on `grid`, (ny, nx) each [eV]."""
+    def posterior(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the energy on `map_grid`, (ny, nx) each [eV]."""
         ...
 
 
@@ -58,7 +59,7 @@ class Recommender(DocumentRouter):
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__()
         self.optimizer = optimizer
-        shape = optimizer.grid.shape
+        shape = optimizer.map_grid.shape
         self.stream = DerivedStream(
             "optimization",
             {
@@ -95,7 +96,9 @@ class Recommender(DocumentRouter):
         if stream == "descriptors":
             self._described[doc["data"]["frame"]] = doc["data"]
         elif stream == "energetics":
-            self._points.append({**self._described.pop(doc["data"]["frame"]), **doc["data"]})
+            point = {**self._described.pop(doc["data"]["frame"]), **doc["data"]}
+            point["gradient"] = [point[f"gradient_{k}"] for k in ("exx", "eyy", "exy")]
+            self._points.append(point)
         return doc
 
     def initial(self, n: int) -> Future[Recommendation]:
@@ -131,7 +134,7 @@ class Recommender(DocumentRouter):
         began = time.monotonic()
         self._ingest()
         self.batches += 1
-        mean, sd = self.optimizer.posterior_map()
+        mean, sd = self.optimizer.posterior()
         stop = self.optimizer.should_stop() or budget_spent
         positions = np.empty((0, 2)) if stop else np.asarray(self.optimizer.suggest(n), float)
         self.stream.put(

@@ -8,6 +8,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import numpy as np
 from bluesky.utils import MsgGenerator
 
 from ..analysis.optics import Optics
@@ -72,7 +73,7 @@ def adaptive_map(
         What computes energies; "local" for density functional theory on worker processes here, as if left out, or the
         address of a Dask scheduler.
     optimizer : Optimizer, optional
-        What chooses positions; `analysis.surrogate.EnergyMapOptimizer` for `field_of_view` if left out.
+        What chooses positions; `analysis.surrogate.EnergyMap` for `field_of_view` if left out.
     resume_from : iterable of (name, document), optional
         Documents of an earlier run of the same field; its points count as measured.
     md : dict, optional
@@ -90,14 +91,12 @@ def adaptive_map(
     """
     field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
     optics = optics if isinstance(optics, Optics) else Optics(**(optics or {}))
-    _check(
-        target_sd=target_sd, dwell_time=dwell_time, initial=initial, batch=batch, max_positions=max_positions
-    )
+    _check(target_sd=target_sd, dwell_time=dwell_time, initial=initial, batch=batch, max_positions=max_positions)
     microscope.check_field(field)
     if optimizer is None:
-        from ..analysis.surrogate import EnergyMapOptimizer
+        from ..analysis.surrogate import EnergyMap
 
-        optimizer = EnergyMapOptimizer(field, target_sd, resolution=optics.resolution, seed=seed)
+        optimizer = EnergyMap(field, target_sd, resolution=optics.resolution, seed=seed)
     if descriptors is None or isinstance(descriptors, str):
         from ..analysis.networks import DescriptorNetwork
 
@@ -145,13 +144,7 @@ def adaptive_map(
             marks.append(time.monotonic())
             measured += len(choice.positions)
             spent = _spent(measured, max_positions, time.monotonic() - began, max_time)
-            seconds = dict(
-                zip(
-                    ("acquire_s", "descriptors_s", "energetics_s"),
-                    (b - a for a, b in zip(marks, marks[1:], strict=False)),
-                    strict=True,
-                )
-            )
+            seconds = dict(zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True))
             choice = yield from publish(
                 recommending.stream,
                 recommending.recommend(min(batch, max_positions - measured), spent, seconds),

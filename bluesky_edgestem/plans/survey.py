@@ -77,16 +77,16 @@ def sobol_map(
 
     Parameters are those of `raster_map`; `seed` scrambles the sequence.
     """
-    from ..analysis.routing import tour
-    from ..analysis.surrogate import sobol_positions
+    from ..analysis.routing import travel_order
+    from ..analysis.surrogate import sobol_design
 
     field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
-    positions = sobol_positions(field, num_points, seed)
+    positions = sobol_design(field, num_points, np.random.default_rng(seed))
     metadata = {"plan_name": "sobol_map", "num_points": num_points, "seed": seed}
     yield from _survey(
         microscope,
         field,
-        positions[tour(positions)],
+        positions[travel_order(positions)],
         optics,
         dwell_time,
         max_dose,
