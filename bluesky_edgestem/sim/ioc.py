@@ -1,0 +1,249 @@
+"""The simulated microscope as soft-IOCs: scan coils, beam and pixelated detector on Channel Access."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import caproto.server.common
+from caproto.asyncio.server import Context
+
+from ..analysis.optics import Optics
+from ..geometry import FieldOfView
+from .column import Column
+from .frames import SOURCES, Renderer, die_with_parent
+from .ioc_beam import BeamIOC
+from .ioc_detector import EigerIOC
+from .ioc_hdf import HDFPluginIOC
+from .ioc_scan import ScanCoilsIOC
+from .records import Records
+
+GROUPS: dict[str, type[Records]] = {
+    "Scan:": ScanCoilsIOC,
+    "Beam:": BeamIOC,
+    "cam1:": EigerIOC,
+    "HDF1:": HDFPluginIOC,
+}
+"""The IOCs by what follows the prefix."""
+
+READY = "ready"
+"""First word of the line that says, on standard output, that clients may connect."""
+
+
+@dataclass(frozen=True)
+class PV:
+    """One process variable, for help and documentation."""
+
+    name: str
+    access: str
+    units: str
+    values: tuple[str, ...]
+    doc: str
+
+
+def pv_list(prefix: str = "SIM:") -> list[PV]:
+    """Every PV of the simulated microscope, record fields left out."""
+    return [
+        PV(
+            prefix + suffix + record.pvspec.name,
+            "read" if record.pvspec.read_only else "read, write",
+            record.pvspec.cls_kwargs.get("units", ""),
+            tuple(record.pvspec.cls_kwargs.get("enum_strings", ())),
+            record.pvspec.doc or "",
+        )
+        for suffix, group in GROUPS.items()
+        for record in group._pvs_.values()
+    ]
+
+
+def pv_help(prefix: str = "SIM:") -> str:
+    """The PV list as text for ``--help``: readbacks are named with their setting."""
+    listed = pv_list(prefix)
+    names = {pv.name for pv in listed}
+    lines = ["process variables (NAME(_RBV): the setting and its readback):"]
+    for pv in listed:
+        if pv.name.endswith("_RBV") and pv.name.removesuffix("_RBV") in names:
+            continue
+        name = pv.name + ("(_RBV)" if f"{pv.name}_RBV" in names else "")
+        units = f" [{pv.units}]" if pv.units else ""
+        values = f" ({' | '.join(pv.values)})" if pv.values else ""
+        read = "" if "write" in pv.access else " (read only)"
+        lines.append(f"  {name:32s} {pv.doc}{units}{values}{read}")
+    return "\n".join(lines)
+
+
+class PromptContext(Context):
+    """caproto's server, answering at once.
+
+    asyncio sets TCP_NODELAY only on sockets made with an explicit protocol, which caproto's are not: without it Nagle's
+    algorithm and the client's delayed acknowledgement make every put take 40 ms.
+    """
+
+    async def server_accept_loop(self, sock):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each accepted socket inherits it
+        await super().server_accept_loop(sock)
+
+
+async def serve(
+    prefix: str,
+    *,
+    source: str = "specimen",
+    seed: int = 0,
+    field: FieldOfView | None = None,
+    optics: Optics | None = None,
+    scan_range: float = 120.0,
+    workers: int = 2,
+    interface: str = "127.0.0.1",
+) -> None:
+    """Run the IOCs until cancelled.
+
+    Parameters
+    ----------
+    prefix : str
+        Goes before every PV's name.
+    source : {"specimen", "disks"}
+        Where frames come from.
+    seed : int
+        Draws the specimen and the counting noise.
+    field : FieldOfView, optional
+        Region in which the specimen's features lie [nm]; 100 nm around the origin by default.
+    optics : Optics, optional
+        Beam energy, semiangle and detector to start with.
+    scan_range : float
+        Reach of the coils along each axis, centred on 0 [nm].
+    workers : int
+        Processes that compute frames.
+    interface : str
+        Address to serve on; the loopback address keeps other machines out.
+    """
+    # Below this pause between monitors caproto bundles them; its default of 10 ms delays each one by as much.
+    caproto.server.common.HIGH_LOAD_TIMEOUT = 0.001
+    column = Column(optics=optics or Optics())
+    renderer = Renderer(source, seed, field or FieldOfView.centred(100.0), workers)
+    try:
+        plugin = HDFPluginIOC(prefix + "HDF1:", column=column)
+        groups = [
+            ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range),
+            BeamIOC(prefix + "Beam:", column=column),
+            EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin),
+            plugin,
+        ]
+        # The first frame of a worker pays for its imports; pay before anyone waits for it.
+        await asyncio.gather(
+            *(
+                asyncio.wrap_future(renderer.submit((0.0, 0.0), 1.0, column.optics, n))
+                for n in range(renderer.workers)
+            )
+        )
+        context = PromptContext(
+            {name: pv for group in groups for name, pv in group.pvdb.items()}, [interface]
+        )
+
+        async def announce(async_lib):
+            while context.port is None:
+                await asyncio.sleep(0.01)
+            print(f"{READY} {prefix} {os.getpid()}", flush=True)
+
+        await context.run(startup_hook=announce)
+    finally:
+        renderer.close()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the simulated microscope's options to `parser`; `run` takes what it parses."""
+    default = Optics()
+    parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
+    parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="draws the specimen and the noise (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--field", type=float, default=100.0, help="size of the specimen's region [nm] (%(default)s)"
+    )
+    parser.add_argument(
+        "--scan-range", type=float, default=120.0, help="reach of the coils [nm] (%(default)s)"
+    )
+    parser.add_argument(
+        "--energy", type=float, default=default.energy_keV, help="beam energy [keV] (%(default)s)"
+    )
+    parser.add_argument(
+        "--semiangle",
+        type=float,
+        default=default.semiangle_mrad,
+        help="convergence semiangle [mrad] (%(default)s)",
+    )
+    parser.add_argument(
+        "--pixel",
+        type=float,
+        default=default.pixel_mrad,
+        help="angle of a detector pixel [mrad] (%(default)s)",
+    )
+    parser.add_argument(
+        "--pixels", type=int, default=default.n_pixels, help="pixels along a frame's side (%(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
+    parser.add_argument(
+        "--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)"
+    )
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="end when the process that started this one does"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the IOCs with parsed `options` until Ctrl-C or SIGTERM."""
+    if options.die_with_parent:
+        die_with_parent()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    # A refused write and a client that went away come with a traceback each from caproto; refusals are logged here.
+    logging.getLogger("caproto").setLevel(logging.CRITICAL)
+    optics = Optics(
+        energy_keV=options.energy,
+        semiangle_mrad=options.semiangle,
+        pixel_mrad=options.pixel,
+        n_pixels=options.pixels,
+    )
+
+    async def until_signalled() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await serve(
+            options.prefix,
+            source=options.source,
+            seed=options.seed,
+            field=FieldOfView.centred(options.field),
+            optics=optics,
+            scan_range=options.scan_range,
+            workers=options.workers,
+            interface=options.interface,
+        )
+
+    try:
+        asyncio.run(until_signalled())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        pass
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of the simulated microscope alone."""
+    parser = argparse.ArgumentParser(
+        description="Simulated microscope: scan coils, beam and pixelated detector on Channel Access.",
+        epilog=pv_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

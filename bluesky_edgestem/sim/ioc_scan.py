@@ -1,0 +1,162 @@
+"""Soft-IOC of the scan coils: step the probe, or fly a list of positions and trigger the detector at each."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from .column import Column
+from .records import Paced, Records, RefusedWrite, array, choice, integer, number, setting, text
+
+MAX_POSITIONS = 65536
+
+
+class ScanCoilsIOC(Records):
+    """Scan coils. A flight moves to each position of the list, settles, triggers the detector and waits for it."""
+
+    x, x_rbv = setting(number, "X", 0.0, "nm", "Probe position, to the right", low=-60, high=60)
+    y, y_rbv = setting(number, "Y", 0.0, "nm", "Probe position, up", low=-60, high=60)
+    settle, settle_rbv = setting(
+        number, "SettleTime", 1e-3, "s", "Wait between a move and the exposure", low=0, high=10
+    )
+    positions_x = array("PositionsX", MAX_POSITIONS, "nm", "Positions to fly, x")
+    positions_y = array("PositionsY", MAX_POSITIONS, "nm", "Positions to fly, y")
+    fly = choice("Fly", "Done", ("Done", "Fly"), "Start a flight over the list; busy until it has ended")
+    pause = choice("Pause", "Go", ("Go", "Pause"), "Hold a flight before its next position, or go on")
+    abort = choice("Abort", "Done", ("Done", "Abort"), "End a flight or a move; the probe stays where it is")
+    index = integer("Index_RBV", 0, "Positions of the list already exposed", read_only=True)
+    state = choice(
+        "State_RBV",
+        "Idle",
+        ("Idle", "Moving", "Flying", "Paused", "Aborted", "Error"),
+        "What the coils do; Aborted and Error last until the next move or flight",
+        read_only=True,
+    )
+    message = text(
+        "Message_RBV", "", "Why the last write was refused, or the last flight ended early", read_only=True
+    )
+
+    def __init__(self, prefix: str, *, column: Column, scan_range: float = 120.0) -> None:
+        super().__init__(prefix)
+        self.column = column
+        self.scan_range = scan_range
+        self._flight: asyncio.Task | None = None
+        self._go = asyncio.Event()
+        self._go.set()
+        self._index = Paced(self.index)
+        self._x, self._y = Paced(self.x_rbv), Paced(self.y_rbv)
+
+    @state.startup
+    async def state(self, instance, async_lib):
+        for record in (self.x, self.y):
+            await record.write_metadata(
+                lower_ctrl_limit=-self.scan_range / 2, upper_ctrl_limit=self.scan_range / 2, publish=False
+            )
+
+    @property
+    def flying(self) -> bool:
+        return self._flight is not None and not self._flight.done()
+
+    async def _step(self, **to: float) -> None:
+        if self.flying:
+            raise RefusedWrite("the coils are flying; abort the flight first")
+        await self.state.write("Moving")
+        for axis, value in to.items():
+            setattr(self.column, axis, value)
+        await asyncio.sleep(self.settle.value)
+        await self.x_rbv.write(self.column.x)
+        await self.y_rbv.write(self.column.y)
+        await self.state.write("Idle")
+
+    @x.putter
+    async def x(self, instance, value):
+        await self._step(x=value)
+        return value
+
+    @y.putter
+    async def y(self, instance, value):
+        await self._step(y=value)
+        return value
+
+    def _checked(self, value) -> np.ndarray:
+        if self.flying:
+            raise RefusedWrite("the coils are flying this list; abort the flight first")
+        positions = np.atleast_1d(np.asarray(value, float))
+        limit = self.scan_range / 2
+        outside = ~(np.abs(positions) <= limit)  # the negation catches NaN too
+        if outside.any():
+            first = int(np.flatnonzero(outside)[0])
+            raise RefusedWrite(
+                f"position {first} is {positions[first]:g} nm, outside -{limit:g} to {limit:g} nm ({outside.sum()} are)"
+            )
+        return positions
+
+    @positions_x.putter
+    async def positions_x(self, instance, value):
+        return self._checked(value)
+
+    @positions_y.putter
+    async def positions_y(self, instance, value):
+        return self._checked(value)
+
+    @fly.putter
+    async def fly(self, instance, value):
+        if value == "Done":
+            return value
+        if self.flying:
+            raise RefusedWrite("the coils are flying already")
+        positions_x, positions_y = (np.atleast_1d(r.value) for r in (self.positions_x, self.positions_y))
+        if len(positions_x) != len(positions_y):
+            raise RefusedWrite(
+                f"PositionsX has {len(positions_x)} positions but PositionsY has {len(positions_y)}"
+            )
+        await instance.write("Fly", verify_value=False)  # busy, as an areaDetector record is
+        self._flight = asyncio.create_task(self._fly(np.column_stack([positions_x, positions_y])))
+        await self._flight
+        return "Done"
+
+    async def _fly(self, positions: np.ndarray) -> None:
+        done = 0
+        self._index.put(0)
+        await self.state.write("Flying")
+        end, why = "Idle", ""
+        try:
+            for x, y in positions.tolist():
+                if not self._go.is_set():
+                    await self.state.write("Paused")
+                    await self._go.wait()
+                    await self.state.write("Flying")
+                self.column.x, self.column.y = x, y
+                self._x.put(x)
+                self._y.put(y)
+                await asyncio.sleep(self.settle.value)
+                await self.column.trigger()
+                done += 1
+                self._index.put(done)
+        except asyncio.CancelledError:
+            end, why = "Aborted", f"aborted after {done} of {len(positions)} positions"
+        except Exception as error:
+            end, why = "Error", f"stopped after {done} of {len(positions)} positions: {error}"
+        self._go.set()
+        await self.pause.write("Go", verify_value=False)
+        if why:
+            await self.say(why)
+        await self.state.write(end)
+
+    @pause.putter
+    async def pause(self, instance, value):
+        if value == "Go":
+            self._go.set()
+        elif self.flying:
+            self._go.clear()
+        else:
+            raise RefusedWrite("there is no flight to pause")
+        return value
+
+    @abort.putter
+    async def abort(self, instance, value):
+        if value == "Abort" and self._flight is not None and not self._flight.done():
+            self._flight.cancel()
+            await asyncio.wait([self._flight])
+        return "Done"
