@@ -82,7 +82,7 @@ def adaptive_map(
     Returns
     -------
     str
-        Why the run ended: the target, or the budget that was spent.
+        The run's uid. Why it ended, the target or a budget, is in the last row of its stream ``optimization``.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def adaptive_map(
     @bpp.subs_decorator([describing, energising, recommending])
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
-    def measure() -> MsgGenerator[str]:
+    def measure() -> MsgGenerator[None]:
         yield from declare([describing.stream, energising.stream, recommending.stream])
         began = time.monotonic()
         measured = 0
@@ -149,7 +149,6 @@ def adaptive_map(
                 recommending.stream,
                 recommending.recommend(min(batch, max_positions - measured), spent, seconds),
             )
-        return choice.stop
 
     def release() -> MsgGenerator[None]:
         if own_cluster is not None:

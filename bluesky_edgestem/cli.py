@@ -1,0 +1,145 @@
+"""The command line: `edgestem demo | sim | run | resume | train | catalog`.
+
+Nothing heavy is imported before the command is known, so that `edgestem --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives the exit status: 0, 1 after an error that was explained, 130 after Ctrl-C."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if options.traceback:
+            raise
+        print(f"edgestem: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edgestem", description="Closed-loop 4D-STEM on Bluesky.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error comes from")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="run the closed loop on a simulated microscope and write a report")
+    demo.add_argument("--seed", type=int, help="another seed is another specimen")
+    _folder(demo)
+    demo.set_defaults(command=_demo)
+
+    run = commands.add_parser("run", help="carry out an experiment file")
+    run.add_argument("experiment", type=Path, help="TOML file; every quantity names its unit")
+    run.set_defaults(command=_run)
+
+    resume = commands.add_parser("resume", help="go on with an interrupted run: what it measured counts")
+    resume.add_argument("experiment", type=Path, help="the experiment file of the interrupted run")
+    resume.add_argument("uid", help="uid of the interrupted run, or its first characters")
+    resume.set_defaults(command=_resume)
+
+    sim = commands.add_parser("sim", help="the simulated microscope alone, for any EPICS client", add_help=False)
+    sim.add_argument("rest", nargs=argparse.REMAINDER)
+    sim.set_defaults(command=_sim)
+
+    train = commands.add_parser("train", help="train a network", add_help=False)
+    train.add_argument("rest", nargs=argparse.REMAINDER)
+    train.set_defaults(command=_train)
+
+    catalog = commands.add_parser("catalog", help="search, serve and repair the catalog of runs")
+    actions = catalog.add_subparsers(required=True, metavar="ACTION")
+    search = actions.add_parser("search", help='find runs, for example "sample=MoS2" "target_sd<0.02"')
+    search.add_argument("terms", nargs="*", help="key=value, key<number, key>=number ..., or words to look for")
+    _folder(search)
+    search.set_defaults(command=_search)
+    replay = actions.add_parser("replay", help="bring in runs that were kept on disk while the server was down")
+    _folder(replay)
+    replay.set_defaults(command=_replay)
+    serve = actions.add_parser("serve", help="serve the catalog to Tiled clients until Ctrl-C")
+    _folder(serve)
+    serve.add_argument("--port", type=int, default=0, help="port on the loopback address; a free one if left out")
+    serve.set_defaults(command=_serve)
+    return parser
+
+
+def _folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("edgestem_data"),
+        help="folder of the catalog, the frames and the reports (default: %(default)s)",
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .config import CatalogTable, demo_experiment
+    from .experiment import carry_out
+
+    experiment = demo_experiment()
+    changes: dict = {"catalog": CatalogTable(folder=options.folder)}
+    if options.seed is not None:
+        changes["microscope"] = experiment.microscope.model_copy(update={"specimen_seed": options.seed})
+    return carry_out(experiment.model_copy(update=changes))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .config import load_experiment
+    from .experiment import carry_out
+
+    return carry_out(load_experiment(options.experiment))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from .config import load_experiment
+    from .experiment import carry_out
+
+    return carry_out(load_experiment(options.experiment), resumes=options.uid)
+
+
+def _sim(options: argparse.Namespace) -> int:
+    from .sim.ioc import main as sim
+
+    return sim(options.rest) or 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .analysis.training import main as train
+
+    return train(options.rest) or 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    from .catalog.search import search, table
+    from .catalog.server import open_catalog
+
+    with open_catalog(options.folder / "catalog") as client:
+        print(table(search(client, *options.terms)))
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from .catalog.replay import replay
+    from .catalog.server import open_catalog
+
+    with open_catalog(options.folder / "catalog") as client:
+        for uid, outcome in replay(options.folder / "journals", client).items():
+            print(f"{uid[:8]}  {outcome}")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .catalog.server import serve
+
+    serve(options.folder / "catalog", port=options.port)
+    return 0

@@ -1,0 +1,116 @@
+"""Frames that a run announces become rows, in order, whatever the order of its stream documents."""
+
+import event_model
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
+from bluesky_edgestem.callbacks.descriptors import Descriptors
+
+OPTICS = {"energy_keV": 80.0, "semiangle_mrad": 2.0, "pixel_mrad": 0.5, "n_pixels": 32}
+
+
+class MeanAsStrain:
+    """A source whose exx is the mean of the frame, so that each row tells which frame it came from."""
+
+    def predict(self, frames, optics):
+        assert optics.n_pixels == 32
+        n = len(frames)
+        strain = np.zeros((n, 3))
+        strain[:, 0] = frames.mean(axis=(1, 2))
+        return FeatureDescriptors(
+            strain=strain,
+            covariance=np.tile(np.diag([4e-6, 1e-6, 9e-6]), (n, 1, 1)),
+            rotation=np.full(n, 0.1),
+            rotation_sd=np.full(n, 0.01),
+            phases=("MoS2", "WS2"),
+            phase_probability=np.tile([0.25, 0.75], (n, 1)),
+            flagged=np.array([""] * n),
+        )
+
+
+class Broken:
+    def predict(self, frames, optics):
+        raise RuntimeError("the network's weights have gone")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a file.h5"
+    with h5py.File(path, "w", libver="latest") as f:
+        frames = np.arange(6, dtype=np.uint16)[:, None, None] * np.ones((1, 32, 32), np.uint16)
+        f.create_dataset("/entry/data/data", data=frames, chunks=(1, 32, 32), **hdf5plugin.Bitshuffle(cname="lz4"))
+        f["/entry/instrument/NDAttributes/ScanX"] = np.arange(6) * 10.0
+        f["/entry/instrument/NDAttributes/ScanY"] = -np.arange(6) * 1.0
+    return path
+
+
+def documents(path, batches, order=("detector", "detector_x", "detector_y")):
+    """The start, resource and datum documents of a run whose frames arrive in `batches` of (start, stop)."""
+    run = event_model.compose_run(metadata={"optics": OPTICS})
+    yield "start", run.start_doc
+    keys = {
+        "detector": ("/entry/data/data", {"dtype": "array", "shape": [32, 32]}),
+        "detector_x": ("/entry/instrument/NDAttributes/ScanX", {"dtype": "number", "shape": []}),
+        "detector_y": ("/entry/instrument/NDAttributes/ScanY", {"dtype": "number", "shape": []}),
+    }
+    data_keys = {k: {"source": "sim", "external": "STREAM:", **v} for k, (_, v) in keys.items()}
+    descriptor = run.compose_descriptor(name="primary", data_keys=data_keys)
+    yield "descriptor", descriptor.descriptor_doc
+    compose = {}
+    for key in order:
+        bundle = event_model.compose_stream_resource(
+            mimetype="application/x-hdf5",
+            uri=f"file://localhost{str(path).replace(' ', '%20')}",
+            data_key=key,
+            parameters={"dataset": keys[key][0], "swmr": False, "chunk_shape": [1]},
+            start=run.start_doc,
+        )
+        compose[key] = bundle.compose_stream_datum
+        yield "stream_resource", bundle.stream_resource_doc
+    for start, stop in batches:
+        for key in order:
+            indices = {"start": start, "stop": stop}
+            yield "stream_datum", compose[key](indices, descriptor=descriptor.descriptor_doc)
+
+
+@pytest.mark.parametrize("order", [("detector", "detector_x", "detector_y"), ("detector_y", "detector", "detector_x")])
+def test_each_frame_is_read_once_with_its_position(file, order):
+    callback = Descriptors(MeanAsStrain())
+    for name, doc in documents(file, [(0, 2), (2, 6)], order):
+        callback(name, doc)
+    callback.finished().result(10)
+    rows = [event["data"] for event in callback.stream.collect()]
+    assert [row["frame"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["exx"] for row in rows] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [(row["x"], row["y"]) for row in rows] == [(10.0 * i, -1.0 * i) for i in range(6)]
+    assert {row["phase"] for row in rows} == {"WS2"}
+    assert rows[0]["phase_probability"] == 0.75
+    assert (rows[0]["exx_sd"], rows[0]["eyy_sd"], rows[0]["exy_sd"]) == pytest.approx((2e-3, 1e-3, 3e-3), abs=1e-15)
+    assert list(callback.stream.collect()) == []
+
+
+def test_rows_have_exactly_the_declared_columns_and_types(file):
+    callback = Descriptors(MeanAsStrain())
+    for name, doc in documents(file, [(0, 1)]):
+        callback(name, doc)
+    callback.finished().result(10)
+    (event,) = callback.stream.collect()
+    kinds = {"number": float, "integer": int, "string": str}
+    columns = callback.stream.describe_collect()
+    assert {k: type(v) for k, v in event["data"].items()} == {k: kinds[v["dtype"]] for k, v in columns.items()}
+
+
+def test_a_source_that_fails_fails_the_wait_not_the_document(file):
+    callback = Descriptors(Broken())
+    for name, doc in documents(file, [(0, 1)]):
+        callback(name, doc)
+    with pytest.raises(RuntimeError, match="the network's weights have gone"):
+        callback.finished().result(10)
+
+
+def test_a_run_without_optics_is_refused():
+    with pytest.raises(ValueError, match="no 'optics'"):
+        Descriptors(MeanAsStrain())("start", event_model.compose_run().start_doc)

@@ -1,0 +1,42 @@
+"""An experiment file that is wrong is explained, with the right key where it is near."""
+
+import pytest
+
+from bluesky_edgestem.config import ExperimentFileError, demo_experiment, load_experiment, parse_experiment
+
+
+def test_the_shipped_experiment_is_valid_and_states_its_target():
+    experiment = demo_experiment()
+    assert experiment.microscope.simulated
+    assert experiment.field.width_nm == 100.0
+    assert experiment.metadata["material"] == ["MoS2", "WS2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[stop]\ntarget_sd_ev = 0.01", r"unknown key 'stop.target_sd_ev'; did you mean 'target_sd_eV'\?"),
+        ("[feild]\nwidth_nm = 1.0", r"unknown key 'feild'; did you mean 'field'\?"),
+        ("[field]\nzzz = 1.0", r"unknown key 'field.zzz'; known are centre_x_nm, centre_y_nm, width_nm, height_nm"),
+        ("[field]\nwidth_nm = -5.0", r"field.width_nm is -5.0: input should be greater than 0"),
+        ("[detector]\ndwell_time_s = nan", r"detector.dwell_time_s is nan: input should be a finite number"),
+        ("[stop]\nmax_dose_per_position_electrons = -1", r"max_dose_per_position_electrons is -1: .* greater than 0"),
+        ("[beam]\nenergy_keV = 'high'", r"beam.energy_keV is 'high': input should be a valid number"),
+        ("[beam", r"is not valid TOML"),
+    ],
+)
+def test_each_mistake_has_its_message(text, message):
+    with pytest.raises(ExperimentFileError, match=message):
+        parse_experiment(text)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ExperimentFileError) as caught:
+        parse_experiment("[field]\nwidth_nm = 0\nheigth_nm = 3")
+    assert "field.width_nm" in str(caught.value)
+    assert "did you mean 'height_nm'" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ExperimentFileError, match=r"cannot read the experiment file .*absent\.toml"):
+        load_experiment(tmp_path / "absent.toml")
