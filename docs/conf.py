@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "config_keys",
+    "derived_streams",
     "process_variables",
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

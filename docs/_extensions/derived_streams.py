@@ -1,0 +1,56 @@
+"""Directive ``derived-streams``: the columns that each live callback adds to a run, from the callbacks themselves."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from bluesky_edgestem.callbacks.derived import DerivedStream
+from bluesky_edgestem.callbacks.descriptors import Descriptors
+from bluesky_edgestem.callbacks.energetics import Energetics
+from bluesky_edgestem.callbacks.recommender import Recommender
+from bluesky_edgestem.geometry import FieldOfView, ScanGrid
+
+# What the callbacks work with does not change their columns, except the shape of the map.
+NOTHING: Any = None
+OPTIMIZER: Any = SimpleNamespace(grid=ScanGrid(FieldOfView.centred(100.0), 64, 64))
+STREAMS = (
+    (Descriptors(NOTHING).stream, "one event for each position"),
+    (Energetics(NOTHING).stream, "one event for each position, in the same order"),
+    (Recommender(OPTIMIZER).stream, "one event for each batch"),
+)
+
+
+def rows(stream: DerivedStream) -> list[str]:
+    """A Markdown table of the stream's columns."""
+    lines = ["| column | type | unit | what it is, or where it comes from |", "|---|---|---|---|"]
+    for name, key in stream.columns.items():
+        shape = f" {'×'.join(map(str, key['shape']))}" if key.get("shape") else ""
+        lines.append(f"| `{name}` | {key['dtype']}{shape} | {key.get('units', '')} | {key['source']} |")
+    return lines
+
+
+def markdown() -> str:
+    """All derived streams."""
+    lines = []
+    for stream, how_often in STREAMS:
+        lines += ["", f"## `{stream.name}`", "", f"{how_often[0].upper()}{how_often[1:]}.", "", *rows(stream)]
+    return "\n".join(lines)
+
+
+class DerivedStreams(SphinxDirective):
+    """Put the tables where the directive stands."""
+
+    def run(self) -> list[nodes.Node]:
+        """The nodes of the tables."""
+        return self.parse_text_to_nodes(markdown(), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("derived-streams", DerivedStreams)
+    return {"parallel_read_safe": True}

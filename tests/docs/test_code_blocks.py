@@ -1,0 +1,42 @@
+"""Everything that the documentation shows as Python runs, and every experiment file in it is valid."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bluesky_edgestem.config import parse_experiment
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced code blocks of `page` in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def having(language: str) -> list:
+    """The pages with blocks in `language`, named by their path."""
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, language)]
+
+
+@pytest.mark.parametrize("page", having("python"))
+def test_a_pages_blocks_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    # As a reader would: one session for the page, in a folder of its own.
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks(page, "python")))
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, f"{page.relative_to(ROOT)}:\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", having("toml"))
+def test_a_pages_experiment_files_are_valid(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        parse_experiment(block, page.name)
