@@ -1,8 +1,8 @@
 """A Tiled server in a process of its own, over a catalog directory that stays on disk.
 
 The directory holds everything: `catalog.db` (SQLite), `tables.duckdb` and `arrays/` (data of event streams), `api_key`,
-`frames.json` (folders the frames of any run so far are read from), `server.log`, `server.json` (where the running server
-is) and `journals/` (see `bluesky_edgestem.catalog.writer`). Frames stay where the detector wrote them.
+`frames.json` (folders from which the frames of any run so far are read), `server.log`, `server.json` (where the running
+server is) and `journals/` (see `bluesky_edgestem.catalog.writer`). Frames stay where the detector wrote them.
 """
 
 import contextlib
@@ -128,9 +128,7 @@ class CatalogServer:
             except BaseException:
                 self.stop()
                 raise
-        _write_private(
-            self.directory / "server.json", json.dumps({"uri": self.uri, "pid": self._process.pid})
-        )
+        _write_private(self.directory / "server.json", json.dumps({"uri": self.uri, "pid": self._process.pid}))
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -214,9 +212,7 @@ class CatalogServer:
             what = f"ended while starting (exit status {self._process.wait()})"
         log = self.directory / "server.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
-        raise CatalogError(
-            f"The catalog server over {self.directory} {what}. The end of its log, {log}:\n{tail}"
-        )
+        raise CatalogError(f"The catalog server over {self.directory} {what}. The end of its log, {log}:\n{tail}")
 
 
 def connect(uri: str, api_key: str, *, timeout: float = 5.0) -> "CatalogOfBlueskyRuns":
@@ -268,17 +264,13 @@ def running_server(directory: str | Path) -> tuple[str, str] | None:
         return None
     except BlockingIOError:
         try:
-            return json.loads((directory / "server.json").read_text())["uri"], (
-                directory / "api_key"
-            ).read_text()
+            return json.loads((directory / "server.json").read_text())["uri"], (directory / "api_key").read_text()
         except FileNotFoundError:  # it is starting
             return None
 
 
 @contextlib.contextmanager
-def open_catalog(
-    directory: str | Path, *, frames: Iterable[str | Path] = ()
-) -> Iterator["CatalogOfBlueskyRuns"]:
+def open_catalog(directory: str | Path, *, frames: Iterable[str | Path] = ()) -> Iterator["CatalogOfBlueskyRuns"]:
     """Give a client of the catalog in this directory: of the server that runs, else of one started for the while.
 
     Parameters
@@ -315,16 +307,12 @@ def serve(directory: str | Path, *, frames: Iterable[str | Path] = (), port: int
     """
     with CatalogServer(directory, frames=frames, port=port) as server:
         print(f"The catalog in {server.directory} is served at {server.uri} (Ctrl-C ends it). In Python:")
-        print(
-            f"  from tiled.client import from_uri; catalog = from_uri({server.uri!r}, api_key={server.api_key!r})"
-        )
+        print(f"  from tiled.client import from_uri; catalog = from_uri({server.uri!r}, api_key={server.api_key!r})")
         sys.stdout.flush()
         with contextlib.suppress(KeyboardInterrupt):
             while server._process is not None and server._process.poll() is None:
                 time.sleep(0.5)
-            raise CatalogError(
-                f"The catalog server ended by itself; its log is {server.directory / 'server.log'}."
-            )
+            raise CatalogError(f"The catalog server ended by itself; its log is {server.directory / 'server.log'}.")
 
 
 def _write_private(path: Path, text: str) -> None:

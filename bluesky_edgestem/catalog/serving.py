@@ -95,9 +95,7 @@ def _serve(orders: dict[str, Any], database: Path) -> None:
             os.write(orders["ready_fd"], b"ready")
 
     listening = socket.socket(fileno=orders["socket_fd"])
-    server = Announcing(
-        uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=5)
-    )
+    server = Announcing(uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=5))
     server.run(sockets=[listening])
 
 
