@@ -76,6 +76,11 @@ class Field:
         covariance[np.diag_indices_from(covariance)] += noise + _JITTER * kernel.amplitude**2
         self._factor = cholesky(covariance, lower=True, check_finite=False) if len(positions) else covariance
         self._residual = self.whiten(values - level)
+        self._weights = (
+            solve_triangular(self._factor, self._residual, lower=True, trans="T", check_finite=False)
+            if len(positions)
+            else self._residual
+        )
         self.log_likelihood = float(
             -0.5 * np.sum(self._residual**2)
             - np.log(np.diagonal(self._factor)).sum() * (1 if np.ndim(values) == 1 else np.shape(values)[1])
@@ -90,6 +95,10 @@ class Field:
     def explained(self, at: np.ndarray) -> np.ndarray:
         """(n, k) whitened covariance V between the data and positions (k, 2): the posterior covariance is K - VᵀV."""
         return self.whiten(self.kernel(self.positions, at))
+
+    def mean(self, at: np.ndarray) -> np.ndarray:
+        """Mean alone, as `predict` gives it, at a fraction of the cost."""
+        return self.level + self.kernel(at, self.positions) @ self._weights
 
     def predict(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean (k,) or (k, m) and variance (k,) at positions (k, 2) [nm]."""

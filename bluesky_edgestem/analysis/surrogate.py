@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
+from scipy.spatial import cKDTree
+from scipy.special import ndtr, owens_t
 
 from ..geometry import FieldOfView, ScanGrid
 from . import crystals
@@ -223,22 +225,33 @@ class EnergyMap:
 
     def _next(self, count: int, rng: np.random.Generator) -> np.ndarray:
         surrogate = self._refreshed()
-        grid = self.candidates.positions
         visited = np.array([(m.x, m.y) for m in self.measurements])
-        free = _farther_than(grid, visited, self.resolution)
-        variance = surrogate.predict(grid).variance
-        members = _working_set(variance, self.target_sd, rng)
-        at = surrogate.predict(grid[members])
+        grid = self.candidates.positions
+        members = grid[self._working_set(rng)]
+        at = surrogate.predict(members)
         chosen = choose(
-            surrogate.channels(grid[members], at),
+            surrogate.channels(members, at),
             at.variance,
             self.target_sd,
-            free[members],
-            grid[members],
+            _farther_than(members, visited, self.resolution),
+            members,
             self.resolution,
             count,
         )
-        return grid[members][chosen]
+        return members[chosen]
+
+    def _working_set(self, rng: np.random.Generator) -> np.ndarray:
+        """Indices of the candidates that a choice weighs: half drawn evenly, half in proportion to the map's variance."""
+        sd = self.posterior()[1]
+        row = np.rint(np.linspace(0, sd.shape[0] - 1, self.candidates.ny)).astype(int)
+        column = np.rint(np.linspace(0, sd.shape[1] - 1, self.candidates.nx)).astype(int)
+        variance = (sd[np.ix_(row, column)] ** 2).ravel()
+        if len(variance) <= _WORKING_SET:
+            return np.arange(len(variance))
+        share = variance / variance.sum() + 1 / len(variance)
+        # The largest keys u^(1/share) are a draw without replacement in proportion to the share.
+        keys = np.log(rng.uniform(size=len(variance))) / share
+        return np.sort(np.argpartition(keys, -_WORKING_SET)[-_WORKING_SET:])
 
     # -- state
 
@@ -289,7 +302,7 @@ class EnergyMap:
                     data.positions, data.modes, data.noise, size, self._kernels
                 )
                 self._fitted_at = len(good)
-            self._surrogate = _Surrogate(good, data, self._kernels, self._levels, self.phases, size)
+            self._surrogate = _Surrogate(good, data, self._kernels, self._levels, self.phases, size, self.resolution)
         return self._surrogate
 
 
@@ -328,8 +341,9 @@ class _Surrogate:
         levels: np.ndarray,
         phases: tuple[str, ...],
         size: float,
+        resolution: float,
     ):
-        self.phases = phases
+        self.phases, self.resolution = phases, resolution
         self.strain = [
             Field(kernel, data.positions, data.modes[:, k], data.noise[:, k], levels[k])
             for k, kernel in enumerate(kernels)
@@ -348,7 +362,7 @@ class _Surrogate:
         hexad = self.hexad.predict(at)[0]
         certainty = np.minimum(np.linalg.norm(hexad, axis=1), 1.0)
         hexad = hexad / np.maximum(np.linalg.norm(hexad, axis=1), 1.0)[:, None]
-        probability = self._phase_probability(at)
+        probability, unknown = self._phase_shares(at)
         mean, square = np.zeros(len(at)), np.zeros(len(at))
         within, slope2, curvature2 = np.zeros(len(at)), np.zeros_like(modes), np.zeros_like(modes)
         for p, phase, model in zip(probability.T, self.phases, self.models, strict=True):
@@ -370,16 +384,27 @@ class _Surrogate:
             square += p * energy**2
             slope2 += p[:, None] * slope**2
             curvature2 += p[:, None] * np.einsum("kii->ki", curvature) ** 2
-        between = np.maximum(square - mean**2, 0.0)
+        between = unknown * np.maximum(square - mean**2, 0.0)
         return Posterior(mean, within + between, modes, mode_variance, slope2, curvature2, between)
 
-    def _phase_probability(self, at: np.ndarray) -> np.ndarray:
-        """(k, phases): the chance that a phase's label, interpolated, lies above the middle."""
-        from scipy.special import ndtr
+    def _phase_shares(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expected share of each phase under the probe (k, phases), and the part (k,) of p (1 - p) that is unknown.
 
+        A label f ~ N(m, v) is above the middle in a share Φ(f / s) of the probe, where s is how much m changes across it.
+        Of the share, the mean is p = Φ(a), a = m / √(v + s²), and the variance Φ₂(a, a; r) - p² with r = v / (v + s²):
+        without s this were p (1 - p), and on a boundary no measurement would ever lower it.
+        """
         mean, variance = self.phase.predict(at)
-        chance = ndtr(mean / np.sqrt(variance)[:, None])
-        return chance / chance.sum(axis=1, keepdims=True)
+        spread = np.zeros_like(mean)
+        for step in self.resolution * np.eye(2):
+            spread += 0.25 * (self.phase.mean(at + step) - self.phase.mean(at - step)) ** 2
+        total = variance[:, None] + spread
+        argument = mean / np.sqrt(total)
+        share = ndtr(argument)
+        correlation = variance[:, None] / total
+        joint = share - 2 * owens_t(argument, np.sqrt((1 - correlation) / (1 + correlation)))
+        unknown = np.sum(joint - share**2, axis=1) / np.maximum(np.sum(share * (1 - share), axis=1), 1e-12)
+        return share / share.sum(axis=1, keepdims=True), np.clip(unknown, 0.0, 1.0)
 
     def channels(self, at: np.ndarray, posterior: Posterior) -> list[Channel]:
         """What a measurement at one of `at` (m, 2) tells of the others: three strain modes, and the phase."""
@@ -420,19 +445,7 @@ def _phase_labels(measurements: list[Measurement], phases: tuple[str, ...]) -> n
     return 2 * np.array(rows, dtype=float).reshape(-1, len(phases)) - 1
 
 
-def _working_set(variance: np.ndarray, target_sd: float, rng: np.random.Generator) -> np.ndarray:
-    """Indices of the candidates that take part: half drawn evenly, half by their variance."""
-    if len(variance) <= _WORKING_SET:
-        return np.arange(len(variance))
-    share = variance / variance.sum() + 1 / len(variance)
-    # The largest keys u^(1/share) are a draw without replacement in proportion to the share.
-    keys = np.log(rng.uniform(size=len(variance))) / share
-    return np.sort(np.argpartition(keys, -_WORKING_SET)[-_WORKING_SET:])
-
-
 def _farther_than(grid: np.ndarray, visited: np.ndarray, distance: float) -> np.ndarray:
-    from scipy.spatial import cKDTree
-
     return cKDTree(visited).query(grid)[0] >= distance
 
 
