@@ -1,0 +1,257 @@
+"""Carry out an experiment: start what it needs, run its plan, and leave a report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .analysis import crystals
+from .analysis.optics import Optics
+from .config import Experiment
+from .geometry import FieldOfView
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+
+    from .report import RunRecord, Score
+
+
+def optics_of(experiment: Experiment) -> Optics:
+    """The beam and detector that the experiment file describes."""
+    return Optics(
+        energy_keV=experiment.beam.energy_keV,
+        semiangle_mrad=experiment.beam.semiangle_mrad,
+        pixel_mrad=experiment.detector.pixel_mrad,
+        n_pixels=experiment.detector.n_pixels,
+        psf_px=experiment.detector.psf_px,
+        background=experiment.detector.background_fraction,
+    )
+
+
+def field_of(experiment: Experiment) -> FieldOfView:
+    """The field of view that the experiment file describes."""
+    f = experiment.field
+    return FieldOfView(f.centre_x_nm - f.width_nm / 2, f.centre_y_nm - f.height_nm / 2, f.width_nm, f.height_nm)
+
+
+def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
+    """Run an experiment from start to report, with progress in the terminal.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        From an experiment file.
+    resumes : str, optional
+        uid, or its beginning, of an interrupted run in the same catalog whose measurements count.
+
+    Returns
+    -------
+    int
+        Exit status: 0 if the run ended by itself, 1 if it failed, 130 if it was interrupted.
+    """
+    began = time.monotonic()
+    folder = experiment.catalog.folder.expanduser().absolute()
+    folders = {name: folder / name for name in ("catalog", "frames", "journals", "reports")}
+    for each in folders.values():
+        _make(each)
+    print("starting the microscope, the catalog and the workers ...", flush=True)
+    with contextlib.ExitStack() as stack:
+        server, energies, network, epics = _start(experiment, folders, stack)
+        os.environ.update(epics)
+
+        from bluesky import RunEngine
+
+        from .callbacks.progress import Progress
+        from .catalog.writer import CatalogWriter
+        from .devices.microscope import Microscope
+        from .plans.adaptive import adaptive_map
+
+        client = server.client()
+        earlier = _documents(client, resumes) if resumes else ()
+        microscope = Microscope(experiment.microscope.prefix, name="microscope", frames_folder=folders["frames"])
+        microscope.wait_for_connection(timeout=10)
+        writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
+        engine = RunEngine({}, context_managers=[_ends_on_ctrl_c])
+        engine.subscribe(writer)
+        engine.subscribe(Progress())
+        print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
+        plan = adaptive_map(
+            microscope,
+            field_of(experiment),
+            experiment.stop.target_sd_eV,
+            optics=optics_of(experiment),
+            dwell_time=experiment.detector.dwell_time_s,
+            initial=experiment.loop.initial,
+            batch=experiment.loop.batch,
+            max_positions=experiment.stop.max_positions,
+            max_time=experiment.stop.max_time_s,
+            max_dose=experiment.stop.max_dose_per_position_electrons,
+            seed=experiment.loop.seed,
+            descriptors=network,
+            energies=energies,
+            resume_from=earlier,
+            md={"sample": experiment.sample, **experiment.metadata},
+        )
+        status, uid = _run(engine, plan)
+        if not writer.flush(60):
+            print(
+                f"the catalog has not taken everything; nothing is lost: `edgestem catalog replay --folder {folder}`",
+                file=sys.stderr,
+            )
+        elif uid is not None:
+            _report(experiment, client, uid, folders["reports"], server.directory)
+    return status
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"cannot write in the folder {folder}; choose another one, or change its permissions")
+
+
+def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.ExitStack) -> tuple[Any, ...]:
+    """Start the server, the workers and the simulated microscope, all at once since each takes seconds."""
+    from .analysis.networks import DescriptorNetwork
+    from .catalog.server import CatalogServer
+    from .energetics.cluster import DFTCluster
+
+    weights = experiment.network.weights
+    # Refused before anything is started.
+    network = DescriptorNetwork.pretrained(weights)
+
+    def simulate():
+        from .sim.launch import MicroscopeProcess
+
+        optics = optics_of(experiment)
+        return MicroscopeProcess(
+            experiment.microscope.prefix,
+            seed=experiment.microscope.specimen_seed,
+            current=experiment.beam.current_pA,
+            **{k: getattr(optics, k) for k in ("energy_keV", "semiangle_mrad", "pixel_mrad", "n_pixels", "psf_px")},
+            background=optics.background,
+        ).start()
+
+    with ThreadPoolExecutor(3) as pool:
+        serving = pool.submit(CatalogServer(folders["catalog"], frames=[folders["frames"]]).start)
+        computing = pool.submit(
+            DFTCluster,
+            experiment.energetics.scheduler,
+            workers=experiment.energetics.workers,
+            cache=experiment.energetics.cache.expanduser(),
+        )
+        simulating = pool.submit(simulate) if experiment.microscope.simulated else None
+        # Whatever did start is closed, also where something else did not.
+        for future, close in ((serving, "stop"), (computing, "close"), (simulating, "stop")):
+            if future is not None and future.exception() is None:
+                stack.callback(getattr(future.result(), close))
+    epics = simulating.result().client_env if simulating is not None else {}
+    return serving.result(), computing.result(), network, epics
+
+
+@contextlib.contextmanager
+def _ends_on_ctrl_c(engine: RunEngine) -> Iterator[None]:
+    """While the RunEngine runs, Ctrl-C interrupts the plan at once; `_run` then aborts it."""
+
+    def interrupt(signum, frame) -> None:
+        print("\nCtrl-C: blanking the beam and ending the run ...", flush=True)
+        engine.loop.call_soon_threadsafe(engine.request_pause)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run(engine: RunEngine, plan) -> tuple[int, str | None]:
+    """Exit status, and the uid of the run if one began."""
+    from bluesky.utils import RunEngineInterrupted
+
+    begun: list[str] = []
+    engine.subscribe(lambda name, doc: begun.append(doc["uid"]), "start")
+    try:
+        engine(plan)
+        status = 0
+    except RunEngineInterrupted:
+        engine.abort("Ctrl-C")
+        status = 130
+    except Exception as error:
+        print(f"edgestem: {error}", file=sys.stderr)
+        status = 1
+    return status, begun[0] if begun else None
+
+
+def _documents(client, uid: str):
+    try:
+        run = client[uid]
+    except (KeyError, ValueError):
+        raise ValueError(f"no run {uid!r} in this catalog; `edgestem catalog search` lists those there are") from None
+    return list(run.documents())
+
+
+def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Path) -> None:
+    from .report import RunRecord, figures, write_report
+
+    try:
+        record = RunRecord.read(client[uid])
+    except KeyError:
+        print(f"run {uid[:8]} ended before its first batch was complete; there is nothing to report")
+        return
+    truth = score(experiment, record) if experiment.microscope.simulated else None
+    query = (
+        "from bluesky_edgestem.catalog.server import open_catalog\n"
+        f"with open_catalog({str(catalog)!r}) as catalog:\n"
+        f"    run = catalog[{uid!r}]\n"
+        '    print(run["energetics"].read())\n'
+        '    frame = run["primary"]["detector"][0]\n'
+    )
+    path = write_report(record, folder / f"{uid}.html", query, truth)
+    print()
+    for name, (value, unit) in figures(record, truth).items():
+        print(f"  {name}: {value if isinstance(value, str) else f'{value:.4g}'} {unit}")
+    print(f"\nreport: {path}")
+    print(f'find it again: edgestem catalog search --folder {catalog.parent} "sample={experiment.sample}"')
+    print(f"read it back:\n{query}")
+
+
+def score(experiment: Experiment, record: RunRecord) -> Score:
+    """Compare the energy map of a simulated run with the energies of the specimen's true structure.
+
+    The truth is the committed table of DFT energies over strain, at the true strain of each point of the map.
+    """
+    from .energetics.emulator import Emulator
+    from .geometry import ScanGrid
+    from .report import Score
+    from .sim.specimen import Heterojunction
+
+    mean, sd = record.optimization["energy_mean"][-1], record.optimization["energy_sd"][-1]
+    grid = ScanGrid(record.field, mean.shape[1], mean.shape[0])
+    specimen = Heterojunction(experiment.microscope.specimen_seed)
+    strain, rotation = specimen.strain(grid.positions), specimen.rotation(grid.positions)
+    phases = specimen.phase(grid.positions)
+    truth = np.empty(len(phases))
+    emulator = Emulator()
+    for phase in np.unique(phases):
+        there = phases == phase
+        own = crystals.phase_strain(strain[there], rotation[there], str(phase))
+        truth[there] = emulator.energy(str(phase), own)
+    truth = truth.reshape(grid.shape)
+    error = mean - truth
+    return Score(
+        rmse=float(np.sqrt(np.mean(error**2))),
+        worst=float(np.abs(error).max()),
+        coverage=float(np.mean(np.abs(error) <= 1.96 * sd)),
+        truth=truth,
+    )
