@@ -43,7 +43,7 @@ class _CollectingRunWriter(_RunWriter):
     # TiledWriter writes a stream once so many rows have come together: a slow stream (one row a batch of positions)
     # would show at the end of the run only, and with one row at a time every row costs some 70 ms. So the rows
     # collect here and are written by the clock. These attributes of the base class are not public;
-    # tests/catalog/test_delivery.py fails when they change.
+    # tests/system/test_catalog_runs.py fails when they change.
 
     def write_collected(self) -> None:
         for stream, rows in self._internal_data_cache.items():

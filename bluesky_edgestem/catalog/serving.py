@@ -54,7 +54,7 @@ def _create_database(database: Path) -> None:
         await engine.dispose()
 
     asyncio.run(create())
-    stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
+    stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), uri)
     unfinished.rename(database)
 
 
