@@ -113,9 +113,7 @@ def run(path: Path) -> dict[str, Any]:
         If the process fails or does not end with a JSON object.
     """
     started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, str(path)], cwd=HERE.parent, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, str(path)], cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = list(echoed(process.stdout))
     if process.returncode:

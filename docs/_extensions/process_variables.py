@@ -23,7 +23,15 @@ def markdown() -> str:
     lines = []
     for suffix, group in GROUPS.items():
         about = (group.__doc__ or "").splitlines()[0]
-        lines += ["", f"## `{suffix}`", "", about, "", "| PV | access | unit | states | meaning |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## `{suffix}`",
+            "",
+            about,
+            "",
+            "| PV | access | unit | states | meaning |",
+            "|---|---|---|---|---|",
+        ]
         for pv in listed:
             if pv.name.startswith(suffix) and pv.name.removesuffix("_RBV") not in names - {pv.name}:
                 lines.append(row(pv, f"{pv.name}_RBV" in names))
