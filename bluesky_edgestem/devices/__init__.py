@@ -1,1 +1,1 @@
-"""Ophyd devices of the microscope: scan coils, beam blanker, pixelated detector, and what composes them."""
+"""The microscope's devices, in ophyd."""

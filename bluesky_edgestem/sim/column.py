@@ -31,7 +31,7 @@ class Column:
     x: float = 0.0
     y: float = 0.0
     blanked: bool = True
-    current: float = 16.0
+    current: float = 16.02176634
     _detector: Callable[[], Awaitable[None]] | None = None
 
     def electrons(self, seconds: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -137,14 +138,9 @@ async def serve(
         ]
         # The first frame of a worker pays for its imports; pay before anyone waits for it.
         await asyncio.gather(
-            *(
-                asyncio.wrap_future(renderer.submit((0.0, 0.0), 1.0, column.optics, n))
-                for n in range(renderer.workers)
-            )
+            *(asyncio.wrap_future(renderer.submit((0.0, 0.0), 1.0, column.optics, n)) for n in range(renderer.workers))
         )
-        context = PromptContext(
-            {name: pv for group in groups for name, pv in group.pvdb.items()}, [interface]
-        )
+        context = PromptContext({name: pv for group in groups for name, pv in group.pvdb.items()}, [interface])
 
         async def announce(async_lib):
             while context.port is None:
@@ -161,18 +157,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Optics()
     parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
     parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="draws the specimen and the noise (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--field", type=float, default=100.0, help="size of the specimen's region [nm] (%(default)s)"
-    )
-    parser.add_argument(
-        "--scan-range", type=float, default=120.0, help="reach of the coils [nm] (%(default)s)"
-    )
-    parser.add_argument(
-        "--energy", type=float, default=default.energy_keV, help="beam energy [keV] (%(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="draws the specimen and the noise (default: %(default)s)")
+    parser.add_argument("--field", type=float, default=100.0, help="size of the specimen's region [nm] (%(default)s)")
+    parser.add_argument("--scan-range", type=float, default=120.0, help="reach of the coils [nm] (%(default)s)")
+    parser.add_argument("--energy", type=float, default=default.energy_keV, help="beam energy [keV] (%(default)s)")
     parser.add_argument(
         "--semiangle",
         type=float,
@@ -189,9 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixels", type=int, default=default.n_pixels, help="pixels along a frame's side (%(default)s)"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
-    parser.add_argument(
-        "--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)"
-    )
+    parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
     )
@@ -227,10 +213,8 @@ def run(options: argparse.Namespace) -> int:
             interface=options.interface,
         )
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(until_signalled())
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        pass
     return 0
 
 

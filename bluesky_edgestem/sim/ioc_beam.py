@@ -28,9 +28,7 @@ class BeamIOC(Records):
         high=1e4,
     )
     energy, energy_rbv = setting(number, "Energy", 80.0, "keV", "Energy of the electrons", low=20, high=400)
-    semiangle, semiangle_rbv = setting(
-        number, "Semiangle", 2.0, "mrad", "Convergence semiangle", low=0.2, high=50
-    )
+    semiangle, semiangle_rbv = setting(number, "Semiangle", 2.0, "mrad", "Convergence semiangle", low=0.2, high=50)
     pixel, pixel_rbv = setting(
         number,
         "PixelAngle",

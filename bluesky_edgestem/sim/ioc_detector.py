@@ -7,7 +7,7 @@ import asyncio
 from .column import Column
 from .frames import Renderer
 from .ioc_hdf import HDFPluginIOC
-from .records import Paced, Records, RefusedWrite, choice, integer, number, setting, text
+from .records import Paced, Records, RefusedWrite, choice, integer, logger, number, setting, text
 
 TRIGGER_MODES = ("Internal Series", "Internal Enable", "External Series", "External Enable", "External Gate")
 SIMULATED_MODES = ("Internal Series", "External Series")
@@ -31,17 +31,13 @@ BACKLOG = 64
 class EigerIOC(Records):
     """Pixelated detector. Series of NumImages exposures, at each trigger of the coils or on its own."""
 
-    acquire = choice(
-        "Acquire", "Done", ("Done", "Acquire"), "Arm or start; busy until all frames are read out"
-    )
+    acquire = choice("Acquire", "Done", ("Done", "Acquire"), "Arm or start; busy until all frames are read out")
     acquire_time, acquire_time_rbv = setting(number, "AcquireTime", 1e-3, "s", "Exposure", low=1e-6, high=100)
     acquire_period, acquire_period_rbv = setting(
         number, "AcquirePeriod", 1e-3, "s", "From one exposure of a series to the next", low=1e-6, high=100
     )
     num_images, num_images_rbv = setting(integer, "NumImages", 1, "Frames per trigger", low=1, high=10**6)
-    num_triggers, num_triggers_rbv = setting(
-        integer, "NumTriggers", 1, "Triggers per acquisition", low=1, high=10**6
-    )
+    num_triggers, num_triggers_rbv = setting(integer, "NumTriggers", 1, "Triggers per acquisition", low=1, high=10**6)
     trigger_mode, trigger_mode_rbv = setting(
         choice,
         "TriggerMode",
@@ -55,19 +51,13 @@ class EigerIOC(Records):
     array_counter, array_counter_rbv = setting(integer, "ArrayCounter", 0, "Frames since this was last set")
     images_counter = integer("NumImagesCounter_RBV", 0, "Frames of this acquisition", read_only=True)
     armed = choice("Armed", "Unarmed", ("Unarmed", "Armed"), "Whether triggers are taken", read_only=True)
-    detector_state = choice(
-        "DetectorState_RBV", "Idle", DETECTOR_STATES, "What the detector does", read_only=True
-    )
-    message = text(
-        "StatusMessage_RBV", "", "Why the last write was refused or the acquisition failed", read_only=True
-    )
+    detector_state = choice("DetectorState_RBV", "Idle", DETECTOR_STATES, "What the detector does", read_only=True)
+    message = text("StatusMessage_RBV", "", "Why the last write was refused or the acquisition failed", read_only=True)
     size_x = integer("ArraySizeX_RBV", 0, "Columns of a frame", read_only=True)
     size_y = integer("ArraySizeY_RBV", 0, "Rows of a frame", read_only=True)
     max_size_x = integer("MaxSizeX_RBV", 0, "Columns of the sensor", read_only=True)
     max_size_y = integer("MaxSizeY_RBV", 0, "Rows of the sensor", read_only=True)
-    data_type = choice(
-        "DataType_RBV", "UInt16", ("Int8", "UInt8", "Int16", "UInt16"), "Of a pixel", read_only=True
-    )
+    data_type = choice("DataType_RBV", "UInt16", ("Int8", "UInt8", "Int16", "UInt16"), "Of a pixel", read_only=True)
     manufacturer = text("Manufacturer_RBV", "bluesky-edgestem", "Maker", read_only=True)
     model = text("Model_RBV", "Simulated pixelated detector", "Model", read_only=True)
 
@@ -76,6 +66,7 @@ class EigerIOC(Records):
         self.column, self.renderer, self.plugin = column, renderer, plugin
         self._task: asyncio.Task | None = None
         self._number = 0  # of frames since the IOC started: each has counting noise of its own
+        self._total = 0
         self._counter = Paced(self.images_counter)
         self._array_counter = Paced(self.array_counter_rbv)
 
@@ -93,6 +84,7 @@ class EigerIOC(Records):
 
     @array_counter.putter
     async def array_counter(self, instance, value):
+        self._total = value
         self._array_counter.put(value)
         return value
 
@@ -117,7 +109,8 @@ class EigerIOC(Records):
     async def _acquire(self) -> None:
         per_trigger, triggers = self.num_images.value, self.num_triggers.value
         frames: asyncio.Queue = asyncio.Queue(BACKLOG)
-        readout = asyncio.create_task(self._read_out(frames, per_trigger * triggers))
+        readout = asyncio.create_task(self._read_out(frames))
+        exposed = asyncio.Event()
         left = triggers
 
         async def triggered() -> None:
@@ -128,31 +121,40 @@ class EigerIOC(Records):
                 left -= 1
                 for _ in range(per_trigger):
                     await self._expose(frames)
+            if left == 0:
+                exposed.set()
 
         self._counter.put(0)
         await self.say("")
+        end = "Idle"
         try:
             if self.trigger_mode.value == "External Series":
                 await self.detector_state.write("Waiting")
                 self.column.listen(triggered)
                 await self.armed.write("Armed")
+                all_exposed = asyncio.create_task(exposed.wait())
+                await asyncio.wait([all_exposed, readout], return_when=asyncio.FIRST_COMPLETED)
+                all_exposed.cancel()
             else:
                 await self.detector_state.write("Acquire")
                 for _ in range(triggers):
                     await triggered()
-            await readout
-            end = "Idle"
         except asyncio.CancelledError:
             end = "Aborted"
         except Exception as error:
+            logger.error("the acquisition failed: %s", error)
+        self.column.listen(None)
+        await self.armed.write("Unarmed")
+        if not readout.done():
+            await frames.put(None)  # what was exposed has cost dose: it is read out before the end, even of an abort
+        try:
+            await readout
+        except Exception as error:
             end = "Error"
             await self.say(str(error))
-        finally:
-            self.column.listen(None)
-            if not readout.done():
-                readout.cancel()
-                await asyncio.wait([readout])
-        await self.armed.write("Unarmed")
+        for paced in (self._counter, self._array_counter):
+            await paced.flush()
+        await self.plugin.flush()
         await self.detector_state.write(end)
 
     async def _expose(self, frames: asyncio.Queue) -> None:
@@ -164,16 +166,15 @@ class EigerIOC(Records):
         self._number += 1
         await frames.put((asyncio.wrap_future(future), position))
 
-    async def _read_out(self, frames: asyncio.Queue, total: int) -> None:
-        """Hand the frames on in the order of their exposures."""
-        for n in range(1, total + 1):
-            future, (x, y) = await frames.get()
+    async def _read_out(self, frames: asyncio.Queue) -> None:
+        """Hand the frames on in the order of their exposures, until a None."""
+        n = 0
+        while (exposure := await frames.get()) is not None:
+            future, (x, y) = exposure
             frame = await future
+            n += 1
+            self._total += 1
             self._counter.put(n)
-            self._array_counter.put(self._array_counter_value() + 1)
+            self._array_counter.put(self._total)
             if self.array_callbacks.value == "Enable":
                 await self.plugin.take(frame, x, y)
-
-    def _array_counter_value(self) -> int:
-        latest = self._array_counter.latest
-        return self.array_counter_rbv.value if latest is None else latest

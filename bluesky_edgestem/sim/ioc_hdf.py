@@ -22,9 +22,7 @@ class HDFPluginIOC(Records):
 
     enable, enable_rbv = setting(choice, "EnableCallbacks", "Disable", ("Disable", "Enable"), "Take frames")
     file_path, file_path_rbv = setting(text, "FilePath", "/tmp/", "Folder that the file goes to")
-    path_exists = choice(
-        "FilePathExists_RBV", "Yes", ("No", "Yes"), "Whether the folder exists", read_only=True
-    )
+    path_exists = choice("FilePathExists_RBV", "Yes", ("No", "Yes"), "Whether the folder exists", read_only=True)
     create_directory, create_directory_rbv = setting(
         integer,
         "CreateDirectory",
@@ -45,9 +43,7 @@ class HDFPluginIOC(Records):
     write_mode, write_mode_rbv = setting(
         choice, "FileWriteMode", "Stream", ("Single", "Capture", "Stream"), "Only Stream is simulated"
     )
-    swmr, swmr_rbv = setting(
-        choice, "SWMRMode", "Off", ("Off", "On"), "Let others read the file while it is written"
-    )
+    swmr, swmr_rbv = setting(choice, "SWMRMode", "Off", ("Off", "On"), "Let others read the file while it is written")
     lazy_open, lazy_open_rbv = setting(
         choice,
         "LazyOpen",
@@ -64,13 +60,9 @@ class HDFPluginIOC(Records):
     capture = choice(
         "Capture", "Done", ("Done", "Capture"), "Write frames; busy until stopped or NumCapture are written"
     )
-    capture_rbv = choice(
-        "Capture_RBV", "Done", ("Done", "Capturing"), "Whether frames are written", read_only=True
-    )
+    capture_rbv = choice("Capture_RBV", "Done", ("Done", "Capturing"), "Whether frames are written", read_only=True)
     num_captured = integer("NumCaptured_RBV", 0, "Frames in the file", read_only=True)
-    write_status = choice(
-        "WriteStatus", "Write OK", ("Write OK", "Write error"), "Of the last write", read_only=True
-    )
+    write_status = choice("WriteStatus", "Write OK", ("Write OK", "Write error"), "Of the last write", read_only=True)
     message = text("WriteMessage", "", "What went wrong with the last write", read_only=True)
 
     def __init__(self, prefix: str, *, column: Column) -> None:
@@ -140,6 +132,7 @@ class HDFPluginIOC(Records):
         await self.say("")
         self._count = 0
         self._captured.put(0)
+        await self._captured.flush()
         self._ended.clear()
         await self.full_name.write(str(path))
         await self.capture_rbv.write("Capturing")
@@ -149,9 +142,7 @@ class HDFPluginIOC(Records):
 
     async def _open(self, path: Path) -> None:
         shape = (self.column.optics.n_pixels,) * 2
-        self._file = await self._blocking(
-            FrameFile, path, shape, self.compression.value, self.swmr.value == "On"
-        )
+        self._file = await self._blocking(FrameFile, path, shape, self.compression.value, self.swmr.value == "On")
 
     async def _blocking(self, function, *args):
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
@@ -183,9 +174,14 @@ class HDFPluginIOC(Records):
         await self.write_status.write("Write error")
         await self._end()
 
+    async def flush(self) -> None:
+        """Publish how many frames are in the file, to the last one."""
+        await self._captured.flush()
+
     async def _end(self) -> None:
         if self.capture_rbv.value != "Capturing":
             return
+        await self.flush()
         file, self._file = self._file, None
         if file is not None:
             try:

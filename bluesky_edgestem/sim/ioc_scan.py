@@ -20,8 +20,8 @@ class ScanCoilsIOC(Records):
     settle, settle_rbv = setting(
         number, "SettleTime", 1e-3, "s", "Wait between a move and the exposure", low=0, high=10
     )
-    positions_x = array("PositionsX", MAX_POSITIONS, "nm", "Positions to fly, x")
-    positions_y = array("PositionsY", MAX_POSITIONS, "nm", "Positions to fly, y")
+    positions_x, positions_x_rbv = setting(array, "PositionsX", MAX_POSITIONS, "nm", "Positions to fly, x")
+    positions_y, positions_y_rbv = setting(array, "PositionsY", MAX_POSITIONS, "nm", "Positions to fly, y")
     fly = choice("Fly", "Done", ("Done", "Fly"), "Start a flight over the list; busy until it has ended")
     pause = choice("Pause", "Go", ("Go", "Pause"), "Hold a flight before its next position, or go on")
     abort = choice("Abort", "Done", ("Done", "Abort"), "End a flight or a move; the probe stays where it is")
@@ -33,9 +33,7 @@ class ScanCoilsIOC(Records):
         "What the coils do; Aborted and Error last until the next move or flight",
         read_only=True,
     )
-    message = text(
-        "Message_RBV", "", "Why the last write was refused, or the last flight ended early", read_only=True
-    )
+    message = text("Message_RBV", "", "Why the last write was refused, or the last flight ended early", read_only=True)
 
     def __init__(self, prefix: str, *, column: Column, scan_range: float = 120.0) -> None:
         super().__init__(prefix)
@@ -94,11 +92,13 @@ class ScanCoilsIOC(Records):
 
     @positions_x.putter
     async def positions_x(self, instance, value):
-        return self._checked(value)
+        await self.positions_x_rbv.write(self._checked(value))
+        return value
 
     @positions_y.putter
     async def positions_y(self, instance, value):
-        return self._checked(value)
+        await self.positions_y_rbv.write(self._checked(value))
+        return value
 
     @fly.putter
     async def fly(self, instance, value):
@@ -108,9 +108,7 @@ class ScanCoilsIOC(Records):
             raise RefusedWrite("the coils are flying already")
         positions_x, positions_y = (np.atleast_1d(r.value) for r in (self.positions_x, self.positions_y))
         if len(positions_x) != len(positions_y):
-            raise RefusedWrite(
-                f"PositionsX has {len(positions_x)} positions but PositionsY has {len(positions_y)}"
-            )
+            raise RefusedWrite(f"PositionsX has {len(positions_x)} positions but PositionsY has {len(positions_y)}")
         await instance.write("Fly", verify_value=False)  # busy, as an areaDetector record is
         self._flight = asyncio.create_task(self._fly(np.column_stack([positions_x, positions_y])))
         await self._flight
@@ -140,6 +138,8 @@ class ScanCoilsIOC(Records):
             end, why = "Error", f"stopped after {done} of {len(positions)} positions: {error}"
         self._go.set()
         await self.pause.write("Go", verify_value=False)
+        for paced in (self._x, self._y, self._index):
+            await paced.flush()
         if why:
             await self.say(why)
         await self.state.write(end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 from caproto import AlarmSeverity, AlarmStatus, ChannelType
 from caproto.server import PVGroup, pvproperty
@@ -59,7 +59,7 @@ class Records(PVGroup):
     a `message` record says there why it refused a write.
     """
 
-    type_map = {
+    type_map: ClassVar = {
         **PVGroup.type_map,
         float: AlarmedDouble,
         ChannelType.LONG: AlarmedInteger,
@@ -147,6 +147,12 @@ class Paced:
         self.latest = value
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._publish())
+
+    async def flush(self) -> None:
+        """Publish the latest value before anything else is published."""
+        if self._task is not None:
+            self._task.cancel()
+            await self._record.write(self.latest)
 
     async def _publish(self) -> None:
         sent: Any = object()

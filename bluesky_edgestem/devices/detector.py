@@ -1,0 +1,137 @@
+"""The pixelated detector: arming, and data, composed into a device that flies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bluesky.protocols import StreamAsset
+from event_model import DataKey
+from ophyd import Component as Cpt
+from ophyd import Device
+
+from .frame_files import FrameFiles, HDFPlugin
+from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until
+from .statuses import NamedStatus, in_order
+
+
+class EigerCam(Device):
+    """areaDetector's ADEiger, as far as it is needed."""
+
+    acquire = Cpt(BusySignal, "Acquire", kind="omitted")
+    acquire_time = Cpt(SetSignal, "AcquireTime", kind="config", doc="exposure [s]")
+    acquire_period = Cpt(SetSignal, "AcquirePeriod", kind="omitted")
+    num_images = Cpt(SetSignal, "NumImages", kind="omitted")
+    num_triggers = Cpt(SetSignal, "NumTriggers", kind="omitted")
+    trigger_mode = Cpt(SetSignal, "TriggerMode", string=True, kind="config")
+    armed = Cpt(ReadSignal, "Armed", string=True, kind="omitted")
+    detector_state = Cpt(ReadSignal, "DetectorState_RBV", string=True, kind="omitted")
+    message = Cpt(ReadSignal, "StatusMessage_RBV", string=True, kind="omitted")
+    size_x = Cpt(ReadSignal, "ArraySizeX_RBV", kind="omitted")
+    size_y = Cpt(ReadSignal, "ArraySizeY_RBV", kind="omitted")
+    manufacturer = Cpt(ReadSignal, "Manufacturer_RBV", string=True, kind="config")
+    model = Cpt(ReadSignal, "Model_RBV", string=True, kind="config")
+
+
+class SeriesArming:
+    """Arming logic: one exposure of AcquireTime at each pulse on the trigger input (DECTRIS's mode `exts`)."""
+
+    def __init__(self, cam: EigerCam) -> None:
+        self.cam = cam
+
+    def stage(self) -> NamedStatus:
+        """Choose the trigger."""
+        return in_order(
+            f"choose the trigger of {self.cam.prefix}",
+            lambda: self.cam.trigger_mode.set("External Series"),
+            lambda: self.cam.num_images.set(1),
+        )
+
+    def prepare(self, frames: int) -> NamedStatus:
+        """Set up for `frames` triggers."""
+        return self.cam.num_triggers.set(frames)
+
+    def arm(self) -> NamedStatus:
+        """Take triggers; done once the detector says it is armed."""
+        return start_busy(self.cam.acquire, self.cam.armed, ("Armed",), self.cam.message)
+
+    def disarm(self) -> NamedStatus:
+        """Take no more; done once what was exposed has been read out."""
+        self.cam.acquire.end()
+        return wait_until(
+            self.cam.detector_state,
+            lambda state: state in ("Idle", "Aborted", "Error"),
+            f"end {self.cam.acquire.pvname}",
+            10.0,  # a backlog of frames may still have to be written
+        )
+
+
+class PixelatedDetector(Device):
+    """A pixelated detector behind areaDetector, triggered by the scan coils.
+
+    ``prepare(n)``, ``kickoff`` (armed), ``complete`` (n frames are in the file), ``collect_asset_docs``. From `stage`
+    to `unstage` all frames go to one file; flights append to it.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the detector's PVs, before ``cam1:`` and ``HDF1:``.
+    name : str
+    data_key : str, optional
+        Of the frames, `name` by default; `data_key`_x and `data_key`_y are the probe's positions [nm] at their exposures.
+    directory : str
+        Folder that the frames go to, as the detector's IOC and the readers see it.
+    """
+
+    cam = Cpt(EigerCam, "cam1:")
+    hdf = Cpt(HDFPlugin, "HDF1:")
+
+    def __init__(
+        self, prefix: str, *, name: str, data_key: str = "", directory: str = "/tmp", **kwargs: object
+    ) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self.arming = SeriesArming(self.cam)
+        self.files = FrameFiles(self.hdf, data_key or name, str(directory))
+        self._expected = 0
+
+    def stage(self) -> NamedStatus:
+        """Open a file; done once it takes frames."""
+        self.wait_for_connection(timeout=self.cam.armed.connection_timeout)
+        shape = int(self.cam.size_y.get()), int(self.cam.size_x.get())
+        return in_order(f"stage {self.name}", self.arming.stage, lambda: self.files.open(shape))
+
+    def unstage(self) -> NamedStatus:
+        """Disarm and close the file."""
+        return in_order(f"unstage {self.name}", self.arming.disarm, self.files.close)
+
+    def prepare(self, frames: int) -> NamedStatus:
+        """Get ready for a flight of `frames`."""
+        self._expected = self.files.written + frames
+        return self.arming.prepare(frames)
+
+    def kickoff(self) -> NamedStatus:
+        """Arm."""
+        return self.arming.arm()
+
+    def complete(self) -> NamedStatus:
+        """Done once every frame of the flight is in the file."""
+        return wait_until(
+            self.hdf.num_captured, lambda n: n >= self._expected, f"{self._expected} frames in the file", None
+        )
+
+    def describe_collect(self) -> dict[str, DataKey]:
+        """Data keys of one stream: the frames and where the probe was."""
+        return self.files.describe()
+
+    def get_index(self) -> int:
+        """Frames in the file."""
+        return self.files.written
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[StreamAsset]:
+        """Documents of the frames written since the last call, up to `index`."""
+        written = self.files.written
+        yield from self.files.documents(written if index is None else min(index, written))
+
+    def stop(self, *, success: bool = False) -> None:
+        """Take no more triggers."""
+        if self.cam.armed.latest == "Armed":
+            self.arming.disarm().wait()

@@ -1,0 +1,101 @@
+"""One flight over a list of positions, watched from its start to its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .detector import PixelatedDetector
+from .scan_coils import ScanCoils
+from .signals import watch
+from .statuses import NamedStatus
+
+STALL_TIMEOUT = 20.0
+"""Time [s] without a frame after which a flight has failed; an IOC can hang without losing its connection."""
+ENDED_GRACE = 5.0
+"""Time [s] for the frames still on their way when the coils say that the flight is over."""
+
+
+class Flight:
+    """Follows the coils and the detector by monitors; `status` is done when all frames are in the file.
+
+    It fails where a PV is lost, a frame cannot be written, the coils end early, or no frame comes for `STALL_TIMEOUT`.
+
+    Parameters
+    ----------
+    coils, detector
+        What flies; the list is loaded and the detector prepared.
+    n : int
+        Positions in the list.
+    """
+
+    def __init__(self, coils: ScanCoils, detector: PixelatedDetector, n: int) -> None:
+        self.coils, self.detector, self.n = coils, detector, n
+        self.status = NamedStatus(f"flight over {n} positions")
+        self._first = detector.files.written
+        self._progress = time.monotonic()
+        self._over = threading.Event()
+        hdf, cam = detector.hdf, detector.cam
+        self._subscriptions = ((hdf.num_captured, self._counted), (hdf.write_status, self._wrote))
+        for signal, callback in self._subscriptions:
+            signal.subscribe(callback, run=False)
+        self.status.add_callback(self._done)
+        watch((coils.state, hdf.num_captured, cam.detector_state), self.status)
+        threading.Thread(target=self._watch_progress, name="flight", daemon=True).start()
+
+    @property
+    def taken(self) -> int:
+        """Frames of this flight that are in the file."""
+        return self.detector.files.written - self._first
+
+    def start(self) -> None:
+        """Send the coils off."""
+        self._progress = time.monotonic()
+        self.coils.start(self._coils_ended)
+
+    def _done(self, _: object) -> None:
+        self._over.set()
+        for signal, callback in self._subscriptions:
+            signal.clear_sub(callback)
+
+    def _counted(self, value: int, **_: object) -> None:
+        self._progress = time.monotonic()
+        if value - self._first >= self.n:
+            self.status.finish()
+
+    def _wrote(self, value: str, **_: object) -> None:
+        if value == "Write error":
+            message = self.detector.hdf.message
+            self.status.fail(OSError(f"{message.pvname}: {message.latest}"))
+
+    def _coils_ended(self) -> None:
+        timer = threading.Timer(ENDED_GRACE if self.coils.index.latest == self.n else 0.5, self._check_end)
+        timer.daemon = True
+        timer.start()
+
+    def _check_end(self) -> None:
+        if self._over.is_set():
+            return
+        if self.coils.index.latest != self.n:
+            message = self.coils.message
+            self.status.fail(
+                RuntimeError(f"{message.pvname}: {message.latest or 'the coils ended the flight'} ({self._where()})")
+            )
+
+    def _where(self) -> str:
+        return f"{self.taken} of {self.n} frames are in the file"
+
+    def _watch_progress(self) -> None:
+        while not self._over.wait(1.0):
+            if self.coils.state.latest == "Paused":
+                self._progress = time.monotonic()
+            exposure = self.detector.cam.acquire_time.latest or 0.0
+            settle = self.coils.settle_time.latest or 0.0
+            if time.monotonic() - self._progress > STALL_TIMEOUT + exposure + settle:
+                self.status.fail(
+                    TimeoutError(
+                        f"no frame for {STALL_TIMEOUT:g} s, {self._where()}; "
+                        f"{self.coils.state.pvname} is {self.coils.state.latest}, "
+                        f"{self.detector.cam.detector_state.pvname} is {self.detector.cam.detector_state.latest}"
+                    )
+                )

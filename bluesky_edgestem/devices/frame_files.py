@@ -1,0 +1,164 @@
+"""The detector's data: one HDF5 file from stage to unstage, and the documents that point into it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import PurePosixPath
+
+from bluesky.protocols import StreamAsset
+from event_model import DataKey, compose_stream_resource
+from ophyd import Component as Cpt
+from ophyd import Device
+
+from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until
+from .statuses import NamedStatus, in_order
+
+FRAMES = "/entry/data/data"
+SCAN_X, SCAN_Y = (f"/entry/instrument/NDAttributes/Scan{axis}" for axis in "XY")
+ATTRIBUTE_CHUNK = 256
+
+
+class HDFPlugin(Device):
+    """areaDetector's NDFileHDF5, as far as it is needed. Its IOC must attach the coils' readback to each frame as the
+    NDAttributes ScanX and ScanY [nm]."""
+
+    enable = Cpt(SetSignal, "EnableCallbacks", string=True, kind="omitted")
+    file_path = Cpt(SetSignal, "FilePath", string=True, kind="config")
+    file_path_exists = Cpt(ReadSignal, "FilePathExists_RBV", string=True, kind="omitted")
+    file_name = Cpt(SetSignal, "FileName", string=True, kind="config")
+    file_template = Cpt(SetSignal, "FileTemplate", string=True, kind="omitted")
+    write_mode = Cpt(SetSignal, "FileWriteMode", string=True, kind="omitted")
+    swmr = Cpt(SetSignal, "SWMRMode", string=True, kind="omitted")
+    lazy_open = Cpt(SetSignal, "LazyOpen", string=True, kind="omitted")
+    compression = Cpt(SetSignal, "Compression", string=True, kind="config")
+    num_capture = Cpt(SetSignal, "NumCapture", kind="omitted")
+    capture = Cpt(BusySignal, "Capture", kind="omitted")
+    capturing = Cpt(ReadSignal, "Capture_RBV", string=True, kind="omitted")
+    num_captured = Cpt(ReadSignal, "NumCaptured_RBV", kind="omitted")
+    write_status = Cpt(ReadSignal, "WriteStatus", string=True, kind="omitted")
+    message = Cpt(ReadSignal, "WriteMessage", string=True, kind="omitted")
+
+
+class FrameFiles:
+    """Data logic of the detector: opens and closes the file, counts its frames, composes their documents.
+
+    Parameters
+    ----------
+    hdf : HDFPlugin
+    name : str
+        Data key of the frames; the probe's positions are `name`_x and `name`_y.
+    directory : str
+        Folder, as the detector's IOC and everyone who reads the files see it.
+    """
+
+    def __init__(self, hdf: HDFPlugin, name: str, directory: str) -> None:
+        self.hdf, self.name, self.directory = hdf, name, directory
+        self.written = 0
+        self._shape = (0, 0)
+        self._path = PurePosixPath()
+        self._bundles: list = []
+        self._emitted = 0
+        hdf.num_captured.subscribe(self._count)
+
+    def _count(self, value: int, **_: object) -> None:
+        self.written = int(value)
+
+    def open(self, shape: tuple[int, int]) -> NamedStatus:
+        """Start a file for frames of `shape` (ny, nx); done once the plugin captures.
+
+        Fails where the folder does not exist or cannot be written.
+        """
+        name = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
+        folder = f"{self.directory.rstrip('/')}/"
+        self._path = PurePosixPath(folder) / f"{name}.h5"
+        self._shape, self._bundles, self._emitted = shape, [], 0
+        hdf = self.hdf
+        settings = (
+            (hdf.enable, "Enable"),
+            (hdf.file_path, folder),
+            (hdf.file_name, name),
+            (hdf.file_template, "%s%s.h5"),
+            (hdf.write_mode, "Stream"),
+            (hdf.swmr, "On"),
+            # The real plugin knows the frame's shape only once it has seen one.
+            (hdf.lazy_open, "Yes"),
+            (hdf.compression, "BSLZ4"),
+            (hdf.num_capture, 0),
+        )
+        return in_order(
+            f"open {self._path}",
+            *[lambda signal=signal, value=value: signal.set(value) for signal, value in settings],
+            self._check_folder,
+            lambda: start_busy(hdf.capture, hdf.capturing, ("Capturing",), hdf.message),
+        )
+
+    def _check_folder(self) -> NamedStatus:
+        exists = wait_until(self.hdf.file_path_exists, lambda value: value == "Yes", "check the folder", 1.0)
+        status = NamedStatus(f"check {self.directory}")
+
+        def told(_: object) -> None:
+            if exists.success:
+                status.finish()
+            else:
+                status.fail(
+                    FileNotFoundError(
+                        f"{self.hdf.file_path_exists.pvname}: the folder {self.directory} does not exist on the "
+                        "detector's computer, or is no folder; create it there or choose another"
+                    )
+                )
+
+        exists.add_callback(told)
+        return status
+
+    def close(self) -> NamedStatus:
+        """Finish the file; done once the plugin no longer captures."""
+        self.hdf.capture.end()
+        return wait_until(self.hdf.capturing, lambda value: value == "Done", f"end {self.hdf.capture.pvname}")
+
+    def describe(self) -> dict[str, DataKey]:
+        """Data keys of the frames and of the probe's positions."""
+        source = f"{self.hdf.prefix}FullFileName_RBV"
+        position = {
+            "dtype": "number",
+            "dtype_numpy": "<f8",
+            "shape": [],
+            "units": "nm",
+            "external": "STREAM:",
+        }
+        return {
+            self.name: {
+                "source": source,
+                "dtype": "array",
+                "dtype_numpy": "<u2",
+                "shape": list(self._shape),
+                "units": "electrons",
+                "external": "STREAM:",
+            },
+            f"{self.name}_x": {"source": source, **position},
+            f"{self.name}_y": {"source": source, **position},
+        }  # type: ignore[return-value]
+
+    def documents(self, stop: int) -> Iterator[StreamAsset]:
+        """Stream documents of the frames not yet told of, up to index `stop`; the resources come with the first."""
+        if stop <= self._emitted:
+            return
+        if not self._bundles:
+            datasets = (
+                (self.name, FRAMES, [1, *self._shape]),
+                (f"{self.name}_x", SCAN_X, [ATTRIBUTE_CHUNK]),
+                (f"{self.name}_y", SCAN_Y, [ATTRIBUTE_CHUNK]),
+            )
+            for key, dataset, chunk in datasets:
+                bundle = compose_stream_resource(
+                    mimetype="application/x-hdf5",
+                    uri=f"file://localhost{self._path}",
+                    data_key=key,
+                    parameters={"dataset": dataset, "swmr": True, "chunk_shape": chunk},
+                )
+                self._bundles.append(bundle)
+                yield "stream_resource", bundle.stream_resource_doc
+        for bundle in self._bundles:
+            yield "stream_datum", bundle.compose_stream_datum(indices={"start": self._emitted, "stop": stop})
+        self._emitted = stop

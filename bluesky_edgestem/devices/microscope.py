@@ -1,0 +1,225 @@
+"""The microscope: scan coils, beam and detector composed into one device that flies lists of positions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from bluesky.protocols import StreamAsset
+from bluesky.utils import NoReplayAllowed
+from event_model import DataKey
+from ophyd import Component as Cpt
+from ophyd import Device
+
+from ..analysis.optics import Optics
+from .beam import ELECTRON_PA_S, BeamBlanker
+from .detector import PixelatedDetector
+from .flight import Flight
+from .scan_coils import ScanCoils, as_positions
+from .statuses import NamedStatus, in_order, together
+
+logger = logging.getLogger(__name__)
+
+
+class Microscope(Device):
+    """A scanning transmission electron microscope with a pixelated detector.
+
+    ``prepare(positions)``, ``kickoff``, ``complete``, ``collect``: the beam is unblanked when the detector is armed and
+    the coils are about to start, and blanked when the last frame is in the file. Between `stage` and `unstage` all
+    frames go to one file, flight after flight. `stop`, a failure and `unstage` leave the beam blanked; `pause` holds
+    the flight before the next position, so that a resumed one measures every position once.
+
+    Parameters
+    ----------
+    prefix : str
+        Of all PVs: ``Scan:``, ``Beam:``, ``cam1:`` and ``HDF1:`` follow.
+    name : str
+    directory : str
+        Folder that the frames go to, as the detector's IOC and the readers see it.
+    """
+
+    coils = Cpt(ScanCoils, "Scan:")
+    beam = Cpt(BeamBlanker, "Beam:")
+    detector = Cpt(PixelatedDetector, "", data_key="detector")
+
+    def __init__(self, prefix: str, *, name: str = "microscope", directory: str = "/tmp", **kwargs: object) -> None:
+        super().__init__(prefix, name=name, **kwargs)
+        self.detector.files.directory = str(directory)
+        self.beam.before_stop = self.hold
+        self._flight: Flight | None = None
+        self._prepared = 0
+        self._held = False
+
+    # -- what a plan asks before it starts ------------------------------------------------------------------------
+
+    def check_value(self, positions: Sequence | np.ndarray) -> None:
+        """Raise `LimitError` where one of `positions` (n, 2) [nm] is outside the coils' limits."""
+        self.coils.check_value(positions)
+
+    @property
+    def dose_per_pattern(self) -> float:
+        """Electrons that one pattern costs the specimen, from the beam's current and the exposure."""
+        return self.beam.dose(float(self.detector.cam.acquire_time.get()))
+
+    def exposure_for(self, dose: float) -> float:
+        """Exposure [s] that gives `dose` [electrons per pattern] at the present current.
+
+        Raises
+        ------
+        ValueError
+            The dose is not positive, or there is no current.
+        """
+        if not dose > 0:
+            raise ValueError(f"the dose is {dose:g} electrons per pattern; it has to be above 0")
+        current = float(self.beam.current.get())
+        if not current > 0:
+            raise ValueError(
+                f"{self.beam.current.pvname} is {current:g} pA: no exposure gives a dose without a current"
+            )
+        return dose * ELECTRON_PA_S / current
+
+    @property
+    def optics(self) -> Optics:
+        """Beam energy, semiangle and the detector's calibration as set."""
+        return self.beam.optics(int(self.detector.cam.size_x.get()))
+
+    @property
+    def flying(self) -> bool:
+        """Whether a flight is under way or held."""
+        return self._flight is not None and not self._flight.status.done
+
+    # -- Bluesky's protocols --------------------------------------------------------------------------------------
+
+    def stage(self) -> NamedStatus:
+        """Blank the beam and open a file."""
+        self.wait_for_connection(timeout=self.coils.x.connection_timeout)
+        return in_order(f"stage {self.name}", lambda: self.beam.set("Blanked"), self.detector.stage)
+
+    def unstage(self) -> NamedStatus:
+        """End what flies, blank the beam and close the file.
+
+        A lost connection is logged, not raised: the error that ended the run says more, and must not be hidden.
+        """
+        self.stop()
+        done = NamedStatus(f"unstage {self.name}")
+
+        def told(status: NamedStatus) -> None:
+            if not status.success:
+                logger.error("%s", status)
+            done.finish()
+
+        try:
+            self.detector.unstage().add_callback(told)
+        except Exception as error:
+            logger.error("unstage %s: %s", self.name, error)
+            done.finish()
+        return done
+
+    def prepare(self, positions: Sequence | np.ndarray) -> NamedStatus:
+        """Load a list of positions (n, 2) [nm]; nothing moves.
+
+        Raises
+        ------
+        LimitError
+            A position is outside the coils' limits.
+        """
+        array = as_positions(positions)
+        self.check_value(array)
+        self._prepared = len(array)
+        return together(
+            f"prepare {self._prepared} positions",
+            self.coils.load(array),
+            self.detector.prepare(self._prepared),
+        )
+
+    def kickoff(self) -> NamedStatus:
+        """Arm the detector, unblank, and fly the list that was prepared.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing is prepared, or a flight is under way.
+        """
+        if self.flying:
+            raise RuntimeError(f"{self.name} is flying; complete or stop that flight first")
+        if not self._prepared:
+            raise RuntimeError(f"{self.name} has no positions to fly; prepare it with a list first")
+        flight = self._flight = Flight(self.coils, self.detector, self._prepared)
+        self._prepared = 0
+
+        def fly() -> NamedStatus:
+            started = NamedStatus(f"start {self.coils.fly.pvname}")
+            if not flight.status.done:
+                flight.start()
+            started.finish()
+            return started
+
+        started = in_order(f"kick off {self.name}", self.detector.kickoff, lambda: self.beam.set("Unblanked"), fly)
+        started.add_callback(lambda status: None if status.success else flight.status.fail(status.exception()))
+        flight.status.add_callback(self._blank_after)
+        return started
+
+    def _blank_after(self, flight: NamedStatus) -> None:
+        if not flight.success:
+            self._make_safe()
+
+    def complete(self) -> NamedStatus:
+        """Done once every frame is in the file and the beam is blanked again."""
+        if self._flight is None:
+            raise RuntimeError(f"{self.name} does not fly; kick it off first")
+        flight = self._flight.status
+        return in_order("complete the flight", lambda: flight, lambda: self.beam.set("Blanked"))
+
+    def describe_collect(self) -> dict[str, DataKey]:
+        """Data keys of one stream: the frames and where the probe was."""
+        return self.detector.describe_collect()
+
+    def get_index(self) -> int:
+        """Frames in the file."""
+        return self.detector.get_index()
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[StreamAsset]:
+        """Documents of the frames written since the last call, up to `index`."""
+        yield from self.detector.collect_asset_docs(index)
+
+    def hold(self) -> None:
+        """Hold the flight before its next position and blank; nothing where nothing flies."""
+        if self.flying and not self._held:
+            self._held = True
+            self.coils.hold().wait()
+            self.beam.set("Blanked").wait()
+
+    def pause(self) -> None:
+        """Hold the flight and blank; the RunEngine must not replay a flight that goes on where it was."""
+        if self.flying:
+            self.hold()
+            raise NoReplayAllowed(f"{self.name} holds a flight")
+        self.beam.set("Blanked").wait()
+
+    def resume(self) -> None:
+        """Unblank and go on with a held flight."""
+        if self._held:
+            self._held = False
+            if self.flying:
+                self.beam.set("Unblanked").wait()
+                self.coils.go_on()
+
+    def stop(self, *, success: bool = False) -> None:
+        """End a flight where it is and blank. The flight's status ends well: it was told to."""
+        flight, self._held = self._flight, False
+        if flight is not None and not flight.status.done:
+            flight.status.finish()
+        self._make_safe()
+
+    def _make_safe(self) -> None:
+        """End the flight, blank, disarm; log what cannot be done, for the rest must still be tried.
+
+        The coils are told first, without waiting, or the positions they reach under a blanked beam would count as
+        measured.
+        """
+        for step in (self.coils.stop, lambda: self.beam.set("Blanked").wait(), self.detector.stop):
+            try:
+                step()
+            except Exception as error:
+                logger.error("%s could not be made safe: %s", self.name, error)

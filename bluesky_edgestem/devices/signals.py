@@ -1,0 +1,178 @@
+"""EPICS signals that never wait forever, follow their PV by monitor, and believe a put only when they read it back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ophyd import EpicsSignal, EpicsSignalRO
+
+from .statuses import LostConnection, NamedStatus
+
+READ_TIMEOUT = 2.0
+CONNECTION_TIMEOUT = 3.0
+WRITE_TIMEOUT = 3.0
+"""Time [s] for a put to complete and to be read back. ophyd's own default waits forever: an IOC that was killed then
+hangs the caproto client, and completes the put on the pyepics one as if all were well."""
+READBACK_GRACE = 1.0
+"""Time [s] that a readback may come after its put has completed."""
+
+
+class _Bounded:
+    """Timeouts for these signals alone: `EpicsSignalBase.set_defaults` would change every device of the session."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("timeout", READ_TIMEOUT)
+        kwargs.setdefault("connection_timeout", CONNECTION_TIMEOUT)
+        kwargs.setdefault("auto_monitor", True)
+        super().__init__(*args, **kwargs)
+
+    @property
+    def latest(self) -> Any:
+        """The value of the last monitor, without going to the network; None before the first."""
+        value = self._readback  # type: ignore[attr-defined]
+        return value if isinstance(value, str | int | float | np.ndarray | np.generic) else None
+
+
+class ReadSignal(_Bounded, EpicsSignalRO):
+    """A read-only PV."""
+
+
+class SetSignal(_Bounded, EpicsSignal):
+    """A PV ``NAME`` that is read back as ``NAME_RBV``; `set` is done when it has been.
+
+    Parameters
+    ----------
+    pv : str
+        The setting's PV.
+    """
+
+    def __init__(self, pv: str, **kwargs: Any) -> None:
+        kwargs.setdefault("write_timeout", WRITE_TIMEOUT)
+        super().__init__(f"{pv}_RBV", write_pv=pv, put_complete=True, **kwargs)
+
+    def set(self, value: Any, *, timeout: float | None = None, settle_time: float | None = None) -> NamedStatus:
+        """Write `value`; done once the put has completed and the readback agrees.
+
+        Parameters
+        ----------
+        value : float, int, str or numpy.ndarray
+            What to write; the name of the state where the PV has named states.
+        timeout : float, optional
+            Time for both [s]; `WRITE_TIMEOUT` by default.
+
+        Returns
+        -------
+        NamedStatus
+            Fails where the connection is lost, or the readback is not `value`.
+        """
+        self.check_value(value)
+        shown = f"{np.size(value)} values" if np.ndim(value) else repr(value)
+        status = NamedStatus(
+            f"set {self.setpoint_pvname} to {shown}", (timeout or self.write_timeout) + (settle_time or 0)
+        )
+        completed = threading.Event()
+
+        def follow(*_: Any, **__: Any) -> None:
+            if completed.is_set() and _same(self.latest, value):
+                status.finish()
+
+        def complain() -> None:
+            status.fail(
+                ValueError(f"{self.setpoint_pvname} was set to {shown} but {self.pvname} reads {self.latest!r}")
+            )
+
+        def complete(*_: Any, **__: Any) -> None:
+            completed.set()
+            follow()
+            if not status.done:
+                grace = threading.Timer(READBACK_GRACE, complain)
+                grace.daemon = True
+                grace.start()
+                status.add_callback(lambda _: grace.cancel())
+
+        watch((self,), status)
+        self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
+        status.add_callback(lambda _: self.clear_sub(follow))
+        try:
+            self.put(value, force=True, callback=complete, use_complete=True)
+        except Exception as error:
+            status.fail(LostConnection(f"cannot write {self.setpoint_pvname}: {error}"))
+        return status
+
+
+class BusySignal(_Bounded, EpicsSignal):
+    """A busy record: writing 1 starts something and the put completes at its end; writing 0 ends it."""
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Start, without waiting; `ended` is called when the record says that it is over, or was refused."""
+        self.put(1, force=True, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
+
+    def end(self) -> None:
+        """Write 0, without waiting."""
+        self.put(0, force=True, use_complete=False)
+
+
+def _same(readback: Any, value: Any) -> bool:
+    """Whether a readback is what was written, to the rounding of a double on its way."""
+    if readback is None:
+        return False
+    if isinstance(value, str):
+        return str(readback) == value
+    return np.shape(readback) == np.shape(value) and bool(np.allclose(readback, value, rtol=1e-9, atol=1e-12))
+
+
+def watch(signals: tuple[_Bounded, ...], status: NamedStatus) -> None:
+    """Fail `status` as soon as one of `signals` loses its connection, with an error that names the PV."""
+    for signal in signals:
+
+        def changed(connected: bool = True, obj: Any = signal, **_: Any) -> None:
+            if not connected:
+                status.fail(
+                    LostConnection(
+                        f"lost the connection to {obj.pvname}; its IOC has ended or cannot be reached. "
+                        "Restart it, then run again"
+                    )
+                )
+
+        signal.subscribe(changed, event_type="meta", run=False)  # type: ignore[attr-defined]
+        status.add_callback(lambda _, signal=signal, changed=changed: signal.clear_sub(changed))
+        changed(connected=signal.connected, obj=signal)  # type: ignore[attr-defined]
+
+
+def wait_until(
+    signal: _Bounded, accept: Callable[[Any], bool], what: str, timeout: float | None = WRITE_TIMEOUT
+) -> NamedStatus:
+    """Done once `signal` has a value that `accept` takes; fails on a lost connection or after `timeout` [s]."""
+    status = NamedStatus(what, timeout)
+
+    def changed(*_: Any, **__: Any) -> None:
+        if signal.latest is not None and accept(signal.latest):
+            status.finish()
+
+    watch((signal,), status)
+    signal.subscribe(changed, run=False)  # type: ignore[attr-defined]
+    status.add_callback(lambda _: signal.clear_sub(changed))  # type: ignore[attr-defined]
+    changed()
+    return status
+
+
+def start_busy(busy: BusySignal, running: _Bounded, states: tuple[str, ...], reason: _Bounded) -> NamedStatus:
+    """Start a busy record; done once `running` is in one of `states`, failed with the text of `reason` if refused."""
+    status = wait_until(running, lambda value: value in states, f"start {busy.pvname}")
+
+    def ended() -> None:  # before it ran: the IOC refused
+        def complain() -> None:
+            status.fail(RuntimeError(f"{busy.pvname} did not start: {reason.latest or 'the IOC refused it'}"))
+
+        timer = threading.Timer(0.2, complain)  # the reason's monitor may come after
+        timer.daemon = True
+        timer.start()
+
+    try:
+        busy.start(ended)
+    except Exception as error:
+        status.fail(LostConnection(f"cannot write {busy.pvname}: {error}"))
+    return status

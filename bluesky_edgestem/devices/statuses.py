@@ -1,0 +1,79 @@
+"""Statuses that say what they wait for and why they failed, and how to put them one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ophyd.status import StatusBase
+from ophyd.utils import InvalidState
+
+
+class LostConnection(ConnectionError):
+    """A PV went away while something depended on it."""
+
+
+class NamedStatus(StatusBase):
+    """A status whose text is what it waits for and, once it failed, why: the RunEngine puts it into the stop document.
+
+    Parameters
+    ----------
+    what : str
+        What is being waited for, in words that name the PV.
+    timeout : float, optional
+        Time [s] after which it fails.
+    """
+
+    def __init__(self, what: str, timeout: float | None = None) -> None:
+        self.what = what
+        super().__init__(timeout=timeout)
+
+    def finish(self) -> None:
+        """Mark as done, unless it is already."""
+        self._settle(None)
+
+    def fail(self, error: Exception) -> None:
+        """Mark as failed, unless it is done already."""
+        self._settle(error)
+
+    def _settle(self, error: Exception | None) -> None:
+        # Monitors, put completions and timers race for the end of a status; the first one counts.
+        try:
+            if error is None:
+                self.set_finished()
+            else:
+                self.set_exception(error)
+        except InvalidState:
+            return
+
+    def __repr__(self) -> str:
+        error = getattr(self, "_exception", None)
+        return self.what if error is None else f"{self.what}: {error}"
+
+    __str__ = __repr__
+
+
+def in_order(what: str, *steps: Callable[[], StatusBase]) -> NamedStatus:
+    """Start each step when the one before has succeeded; done after the last, failed with the first that fails."""
+    whole = NamedStatus(what)
+    waiting = iter(steps)
+
+    def advance(previous: StatusBase | None = None) -> None:
+        if previous is not None and not previous.success:
+            whole.fail(previous.exception() or RuntimeError(str(previous)))
+            return
+        try:
+            step = next(waiting, None)
+            if step is None:
+                whole.finish()
+            else:
+                step().add_callback(advance)
+        except Exception as error:
+            whole.fail(error)
+
+    advance()
+    return whole
+
+
+def together(what: str, *statuses: StatusBase) -> NamedStatus:
+    """Done when all of `statuses` are; failed with the first that fails."""
+    return in_order(what, *[lambda status=status: status for status in statuses])
