@@ -28,7 +28,9 @@ def test_numbers_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_paths_and_sets_of_the_metadata_are_kept() -> None:
-    assert encode("start", {"file": Path("/a"), "tags": {"b", "a"}}) == b'["start", {"file": "/a", "tags": ["a", "b"]}]\n'
+    assert (
+        encode("start", {"file": Path("/a"), "tags": {"b", "a"}}) == b'["start", {"file": "/a", "tags": ["a", "b"]}]\n'
+    )
 
 
 def test_what_cannot_be_kept_is_named() -> None:

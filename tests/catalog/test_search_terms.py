@@ -30,7 +30,7 @@ class Recorder:
         ("sample == MoS2", [Eq("start.sample", "MoS2")]),
         ("sample!=MoS2", [NotEq("start.sample", "MoS2")]),
         ("target_sd<0.02", [Comparison("lt", "start.target_sd", 0.02)]),
-        ("beam.energy_keV>=200", [Comparison("ge", "start.beam.energy_keV", 200), Comparison("le", "start.beam.energy_keV", 1.7e308)]),
+        ("beam.keV>=200", [Comparison("ge", "start.beam.keV", 200), Comparison("le", "start.beam.keV", 1.7e308)]),
         ("name<m", [Comparison("lt", "start.name", "m"), Comparison("ge", "start.name", "")]),
         ("dose=1e5", [Eq("start.dose", 100000.0)]),
         ('n="5"', [Eq("start.n", "5")]),
