@@ -77,8 +77,10 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
 
         client = server.client()
         earlier = _documents(client, resumes) if resumes else ()
-        microscope = Microscope(experiment.microscope.prefix, name="microscope", frames_folder=folders["frames"])
+        microscope = Microscope(experiment.microscope.prefix, name="microscope", directory=str(folders["frames"]))
         microscope.wait_for_connection(timeout=10)
+        if experiment.microscope.simulated:
+            microscope.beam.current.set(experiment.beam.current_pA).wait(5)
         writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
         engine = RunEngine({}, context_managers=[_ends_on_ctrl_c])
         engine.subscribe(writer)
@@ -138,9 +140,10 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
         return MicroscopeProcess(
             experiment.microscope.prefix,
             seed=experiment.microscope.specimen_seed,
-            current=experiment.beam.current_pA,
-            **{k: getattr(optics, k) for k in ("energy_keV", "semiangle_mrad", "pixel_mrad", "n_pixels", "psf_px")},
-            background=optics.background,
+            energy=optics.energy_keV,
+            semiangle=optics.semiangle_mrad,
+            pixel=optics.pixel_mrad,
+            pixels=optics.n_pixels,
         ).start()
 
     with ThreadPoolExecutor(3) as pool:

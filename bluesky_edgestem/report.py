@@ -282,6 +282,6 @@ def _circle(centre: np.ndarray, radius: float):
 def _reflections(optics: Optics, strain, rotation: float) -> np.ndarray:
     """Where the deformed reference lattice diffracts to, (m, 2) [mrad]."""
     cell = crystals.REFERENCE.a * np.array([[1.0, 0.0], [-0.5, np.sqrt(3) / 2]])
-    cell = cell @ crystals.deformation(np.asarray(strain, float), np.float64(rotation)).T
+    cell = cell @ crystals.deformation(np.asarray(strain, float), float(rotation)).T
     orders = np.stack(np.meshgrid(*[np.arange(-4, 5)] * 2), -1).reshape(-1, 2)
     return 1e3 * optics.wavelength * orders @ np.linalg.inv(cell).T

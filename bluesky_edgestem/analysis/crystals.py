@@ -59,25 +59,25 @@ def strain_vector(tensor: np.ndarray) -> np.ndarray:
     return np.stack([tensor[..., 0, 0], tensor[..., 1, 1], tensor[..., 0, 1]], -1)
 
 
-def rotation_matrix(rotation: np.ndarray) -> np.ndarray:
+def rotation_matrix(rotation: np.ndarray | float) -> np.ndarray:
     """Counter-clockwise rotations (...,) [rad] as matrices (..., 2, 2)."""
     c, s = np.cos(rotation), np.sin(rotation)
     return np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
 
 
-def deformation(strain: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+def deformation(strain: np.ndarray, rotation: np.ndarray | float) -> np.ndarray:
     """Deformation ``F = (1 + ε) R(θ)``: strains (..., 3) and rotations (...,) [rad] to (..., 2, 2)."""
     return (np.eye(2) + strain_tensor(strain)) @ rotation_matrix(rotation)
 
 
-def wrap_rotation(rotation: np.ndarray) -> np.ndarray:
+def wrap_rotation(rotation: np.ndarray | float) -> np.ndarray:
     """Rotations [rad] brought into (-π/6, π/6], the range that a near six-fold pattern can tell."""
     period = np.pi / 3
     rotation = np.asarray(rotation, float)
     return rotation - period * np.ceil(rotation / period - 0.5)
 
 
-def phase_strain(strain: np.ndarray, rotation: np.ndarray, formula: str) -> np.ndarray:
+def phase_strain(strain: np.ndarray, rotation: np.ndarray | float, formula: str) -> np.ndarray:
     """Strain relative to the relaxed lattice of `formula`, in crystal axes.
 
     Parameters

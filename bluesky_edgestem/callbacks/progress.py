@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -86,15 +87,12 @@ class Progress(DocumentRouter):
 
     def _time_left(self) -> str:
         """Time to the target, from how fast the maximum falls; never more than the budget has left."""
-        left = self._budget.get("time", float("inf")) - (time.monotonic() - self._began)
-        if self._target and len(self._maximum) >= 2:
-            import math
-
-            (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
-            rate = math.log(first / last) / (t1 - t0) if last < first else 0.0
-            if rate > 0:
-                left = min(left, max(math.log(last / self._target), 0.0) / rate)
-        return f"about {left:.0f} s left" if left != float("inf") else "time left unknown"
+        budget = self._budget.get("time", math.inf) - (time.monotonic() - self._began)
+        (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
+        if self._target and last < first:
+            rate = math.log(first / last) / (t1 - t0)
+            return f"about {min(budget, max(math.log(last / self._target), 0.0) / rate):.0f} s left"
+        return f"at most {budget:.0f} s left" if budget < math.inf else "time left unknown"
 
     def _tick(self, ended: threading.Event) -> None:
         while not ended.wait(self._period):

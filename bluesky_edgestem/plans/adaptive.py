@@ -17,8 +17,9 @@ from ..callbacks.energetics import Energetics, Energies
 from ..callbacks.recommender import Optimizer, Recommender
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView
+from .beam import describe_beam, prepare_beam, set_dwell_time
 from .publishing import declare, publish, wait_for
-from .stubs import fly_positions
+from .stubs import declare_frames, fly_positions
 
 
 def adaptive_map(
@@ -27,7 +28,7 @@ def adaptive_map(
     target_sd: float,
     *,
     optics: Optics | dict[str, Any] | None = None,
-    dwell_time: float = 1.6e-3,
+    dwell_time: float | None = None,
     initial: int = 32,
     batch: int = 24,
     max_positions: int = 400,
@@ -54,9 +55,9 @@ def adaptive_map(
     target_sd : float
         Largest posterior standard deviation wanted anywhere in the field [eV per formula unit].
     optics : Optics or dict, optional
-        Beam and detector calibration; a dict has the fields of `Optics`.
-    dwell_time : float
-        Exposure of one pattern [s].
+        Beam and detector calibration; a dict has the fields of `Optics`. As the microscope says if left out.
+    dwell_time : float, optional
+        Exposure of one pattern [s]; as it is set if left out.
     initial, batch : int
         Positions of the first batch and of each further one.
     max_positions : int
@@ -64,7 +65,7 @@ def adaptive_map(
     max_time : float
         Budget of time [s]; no batch begins after it.
     max_dose : float
-        Largest dose that a position may receive [electrons]; the plan refuses to begin above it.
+        Largest dose that a position may receive [electrons]; above it the beam is never unblanked.
     seed : int
         Draws the first batch.
     descriptors : DescriptorSource or str, optional
@@ -89,10 +90,8 @@ def adaptive_map(
     ValueError
         Before anything moves, if the field lies outside the coils' range or a number is not allowed.
     """
-    field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
-    optics = optics if isinstance(optics, Optics) else Optics(**(optics or {}))
-    _check(target_sd=target_sd, dwell_time=dwell_time, initial=initial, batch=batch, max_positions=max_positions)
-    microscope.check_field(field)
+    _check(target_sd=target_sd, initial=initial, batch=batch, max_positions=max_positions, max_time=max_time)
+    field, optics = prepare_beam(microscope, field_of_view, optics)
     if optimizer is None:
         from ..analysis.surrogate import EnergyMap
 
@@ -101,13 +100,13 @@ def adaptive_map(
         from ..analysis.networks import DescriptorNetwork
 
         descriptors = DescriptorNetwork.pretrained(descriptors)
-    own_cluster = None
+    cluster = None
     if energies is None or isinstance(energies, str):
         from ..energetics.cluster import DFTCluster
 
-        energies = own_cluster = DFTCluster(scheduler=energies or "local")
+        cluster = DFTCluster(scheduler=energies or "local")
 
-    describing, energising = Descriptors(descriptors, microscope.detector.name), Energetics(energies)
+    describing, energising = Descriptors(descriptors), Energetics(cluster or energies)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:
@@ -115,10 +114,8 @@ def adaptive_map(
         recommending(name, doc)
     metadata = {
         "plan_name": "adaptive_map",
-        "field_of_view": {k: getattr(field, k) for k in ("x0", "y0", "width", "height")},
         "target_sd": target_sd,
-        "optics": vars(optics),
-        "dwell_time": dwell_time,
+        **describe_beam(field, optics),
         "batch": batch,
         "seed": seed,
         "budget": {"positions": max_positions, "time": max_time, "dose": max_dose},
@@ -130,13 +127,15 @@ def adaptive_map(
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
     def measure() -> MsgGenerator[None]:
+        yield from set_dwell_time(microscope, dwell_time)
+        yield from declare_frames(microscope)
         yield from declare([describing.stream, energising.stream, recommending.stream])
         began = time.monotonic()
         measured = 0
         choice = yield from wait_for(recommending.initial(min(initial, max_positions)))
         while not choice.stop:
             marks = [time.monotonic()]
-            yield from fly_positions(microscope, choice.positions, dwell_time=dwell_time, max_dose=max_dose)
+            yield from fly_positions(microscope, choice.positions, max_dose=max_dose)
             marks.append(time.monotonic())
             yield from publish(describing.stream, describing.finished())
             marks.append(time.monotonic())
@@ -144,15 +143,17 @@ def adaptive_map(
             marks.append(time.monotonic())
             measured += len(choice.positions)
             spent = _spent(measured, max_positions, time.monotonic() - began, max_time)
-            seconds = dict(zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True))
+            seconds: dict[str, float] = dict(
+                zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True)
+            )
             choice = yield from publish(
                 recommending.stream,
                 recommending.recommend(min(batch, max_positions - measured), spent, seconds),
             )
 
     def release() -> MsgGenerator[None]:
-        if own_cluster is not None:
-            own_cluster.close()
+        if cluster is not None:
+            cluster.close()
         yield from bps.null()
 
     return (yield from bpp.finalize_wrapper(measure(), release))

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 import bluesky.plan_stubs as bps
-from bluesky.utils import MsgGenerator
+from bluesky.utils import Msg, MsgGenerator
 
 from ..callbacks.derived import DerivedStream
 
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 def declare(streams: Sequence[DerivedStream]) -> MsgGenerator[None]:
     """Announce derived streams in the run that is open."""
     for stream in streams:
-        yield from bps.declare_stream(stream, name=stream.name, collect=True)
+        yield Msg("declare_stream", None, stream, name=stream.name, collect=True)
 
 
 def wait_for(future: Future[Result]) -> MsgGenerator[Result]:
-    """Wait for `future` with the RunEngine free to pause, abort and suspend; gives its result, or raises its exception."""
+    """Wait for `future`, the RunEngine free to pause, abort and suspend; gives its result or raises its exception."""
     yield from bps.checkpoint()
     # After a pause and resume wait_for comes back although nothing is done: hence the loop.
     while not future.done():
@@ -33,5 +33,5 @@ def wait_for(future: Future[Result]) -> MsgGenerator[Result]:
 def publish(stream: DerivedStream, future: Future[Result]) -> MsgGenerator[Result]:
     """Wait for `future`, then save the rows of `stream` in the run; gives the future's result."""
     result = yield from wait_for(future)
-    yield from bps.collect(stream, name=stream.name)
+    yield Msg("collect", stream, name=stream.name)
     return result

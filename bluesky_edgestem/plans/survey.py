@@ -13,8 +13,9 @@ from ..analysis.optics import Optics
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView, ScanGrid
+from .beam import as_field, describe_beam, prepare_beam, set_dwell_time
 from .publishing import declare, publish
-from .stubs import fly_positions
+from .stubs import declare_frames, fly_positions
 
 
 def raster_map(
@@ -24,7 +25,7 @@ def raster_map(
     ny: int,
     *,
     optics: Optics | dict[str, Any] | None = None,
-    dwell_time: float = 1.6e-3,
+    dwell_time: float | None = None,
     max_dose: float = 1e7,
     descriptors: DescriptorSource | None = None,
     md: dict[str, Any] | None = None,
@@ -42,7 +43,7 @@ def raster_map(
     optics, dwell_time, max_dose, descriptors, md
         As for `adaptive_map`; without `descriptors` the run has frames only.
     """
-    field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
+    field = as_field(field_of_view)
     grid = ScanGrid(field, nx, ny)
     metadata = {
         "plan_name": "raster_map",
@@ -68,7 +69,7 @@ def sobol_map(
     *,
     seed: int = 0,
     optics: Optics | dict[str, Any] | None = None,
-    dwell_time: float = 1.6e-3,
+    dwell_time: float | None = None,
     max_dose: float = 1e7,
     descriptors: DescriptorSource | None = None,
     md: dict[str, Any] | None = None,
@@ -80,7 +81,7 @@ def sobol_map(
     from ..analysis.routing import travel_order
     from ..analysis.surrogate import sobol_design
 
-    field = field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
+    field = as_field(field_of_view)
     positions = sobol_design(field, num_points, np.random.default_rng(seed))
     metadata = {"plan_name": "sobol_map", "num_points": num_points, "seed": seed}
     yield from _survey(
@@ -100,28 +101,24 @@ def _survey(
     field: FieldOfView,
     positions: np.ndarray,
     optics: Optics | dict[str, Any] | None,
-    dwell_time: float,
+    dwell_time: float | None,
     max_dose: float,
     descriptors: DescriptorSource | None,
     md: dict[str, Any],
 ) -> MsgGenerator[None]:
-    optics = optics if isinstance(optics, Optics) else Optics(**(optics or {}))
-    microscope.check_field(field)
-    describing = None if descriptors is None else Descriptors(descriptors, microscope.detector.name)
-    metadata = {
-        "field_of_view": {k: getattr(field, k) for k in ("x0", "y0", "width", "height")},
-        "optics": vars(optics),
-        "dwell_time": dwell_time,
-        **md,
-    }
+    field, optics = prepare_beam(microscope, field, optics)
+    describing = None if descriptors is None else Descriptors(descriptors)
+    metadata = {**describe_beam(field, optics), **md}
 
     @bpp.subs_decorator([] if describing is None else [describing])
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
     def measure() -> MsgGenerator[None]:
+        yield from set_dwell_time(microscope, dwell_time)
+        yield from declare_frames(microscope)
         if describing is not None:
             yield from declare([describing.stream])
-        yield from fly_positions(microscope, positions, dwell_time=dwell_time, max_dose=max_dose)
+        yield from fly_positions(microscope, positions, max_dose=max_dose)
         if describing is not None:
             yield from publish(describing.stream, describing.finished())
 
