@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from bluesky_edgestem.catalog.connection import check_answers
 from bluesky_edgestem.catalog.delivery import Tally, impatient, is_complete, rewrite
 from bluesky_edgestem.catalog.errors import CatalogError, JournalError
 from bluesky_edgestem.catalog.journal import claimed, pending, read_journal
-from bluesky_edgestem.catalog.server import check_answers
 
 if TYPE_CHECKING:
     from tiled.client.container import Container

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from bluesky_edgestem.catalog.connection import check_answers
 from bluesky_edgestem.catalog.delivery import RunDelivery, Tally, impatient, is_complete, rewrite
 from bluesky_edgestem.catalog.errors import CatalogError, JournalError
 from bluesky_edgestem.catalog.journal import Document, Journal, encode, read_journal
-from bluesky_edgestem.catalog.server import check_answers
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -168,7 +168,7 @@ class CatalogWriter:
             except queue.Empty:
                 item = None
             if isinstance(item, tuple):
-                self._deliver(*item)
+                self._take(*item)
             if isinstance(item, threading.Event) or time.monotonic() - written >= self._interval:
                 for run in list(self._runs.values()):
                     if run.delivery is not None:
@@ -177,16 +177,19 @@ class CatalogWriter:
             if isinstance(item, threading.Event):
                 item.set()
 
-    def _deliver(self, run: _Run, line: bytes) -> None:
+    def _take(self, run: _Run, line: bytes) -> None:
         # From the line and not from the document: the catalog gets exactly what a replay would give it.
         name, doc = json.loads(line)
-        run.tally.add(name, doc)
-        if name == "start":
-            run.delivery = RunDelivery(self._client)
-        if (delivery := run.delivery) is not None:
-            self._try(run, lambda: delivery(name, doc))
+        if not run.delivery_error:
+            self._try(run, lambda: self._deliver(run, name, doc))
         if name == "stop":
             self._finish(run)
+
+    def _deliver(self, run: _Run, name: str, doc: Document) -> None:
+        run.tally.add(name, doc)
+        if run.delivery is None:
+            run.delivery = RunDelivery(self._client)
+        run.delivery(name, doc)
 
     def _try(self, run: _Run, action: Callable[[], None]) -> None:
         try:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bluesky_edgestem.catalog.connection import check_answers, connect, running_server
 from bluesky_edgestem.catalog.errors import CatalogError
-from bluesky_edgestem.catalog.server import CatalogServer, check_answers, connect, open_catalog, running_server
+from bluesky_edgestem.catalog.server import CatalogServer, open_catalog
 
 pytestmark = pytest.mark.system
 
