@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from bluesky_edgestem.analysis.surrogate import EnergyMap
 from bluesky_edgestem.callbacks.derived import DerivedStream
 from bluesky_edgestem.callbacks.descriptors import Descriptors
 from bluesky_edgestem.callbacks.energetics import Energetics
 from bluesky_edgestem.callbacks.recommender import Recommender
-from bluesky_edgestem.geometry import FieldOfView, ScanGrid
+from bluesky_edgestem.geometry import FieldOfView
 
 # What the callbacks work with does not change their columns, except the shape of the map.
 NOTHING: Any = None
-OPTIMIZER: Any = SimpleNamespace(grid=ScanGrid(FieldOfView.centred(100.0), 64, 64))
 STREAMS = (
     (Descriptors(NOTHING).stream, "one event for each position"),
     (Energetics(NOTHING).stream, "one event for each position, in the same order"),
-    (Recommender(OPTIMIZER).stream, "one event for each batch"),
+    (Recommender(EnergyMap(FieldOfView.centred(100.0), 0.01, 1.0)).stream, "one event for each batch"),
 )
 
 
