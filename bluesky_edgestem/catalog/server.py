@@ -1,8 +1,8 @@
 """A Tiled server in a process of its own, over a catalog directory that stays on disk.
 
 The directory holds everything: `catalog.db` (SQLite), `tables.duckdb` and `arrays/` (data of event streams), `api_key`,
-`frames.json` (folders from which the frames of any run so far are read), `server.log`, `server.json` (where the running
-server is) and `journals/` (see `bluesky_edgestem.catalog.writer`). Frames stay where the detector wrote them.
+`frames.json` (folders from which the frames of any run so far are read), `server.log`, and `server.json` (where the
+running server is). Frames stay where the detector wrote them.
 """
 
 import contextlib
@@ -153,14 +153,13 @@ class CatalogServer:
     def _prepare_directory(self) -> Iterator[Any]:
         try:
             (self.directory / "arrays").mkdir(parents=True, exist_ok=True)
-            (self.directory / "journals").mkdir(exist_ok=True)
             if not (self.directory / "api_key").exists():
                 _write_private(self.directory / "api_key", secrets.token_hex(32))
             self._remember_frames()
             lock = open(self.directory / "server.lock", "w")  # noqa: SIM115 - closed below
         except OSError as error:
             raise CatalogError(
-                f"The catalog directory {self.directory} cannot be written ({error.strerror}: {error.filename}). "
+                f"The catalog directory {self.directory} cannot be written ({error}). "
                 "Give a directory that you may write to and that has space left."
             ) from error
         with lock:

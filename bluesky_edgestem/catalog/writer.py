@@ -49,7 +49,7 @@ class CatalogWriter:
     client : Container
         Tiled client of the catalog, as `CatalogServer.client()` gives.
     journals : str or Path
-        Folder for the journals, made if it is not there; `<catalog directory>/journals` by custom.
+        Folder for the journals, made if it is not there.
     interval : float
         How far a reader of the catalog may lag behind a run [s].
 
