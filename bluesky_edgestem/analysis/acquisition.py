@@ -1,13 +1,14 @@
-"""Which positions to measure next: those that take the most variance out of the energy map, each pick knowing the others.
+"""Which positions to measure next: those that take the most variance out of the energy map, each pick knowing the
+others.
 
 A measurement at j of a quantity with posterior covariance C and noise σ² lowers its variance at x by
 
     δ(x, j) = C(x, j)² / (C(j, j) + σ²),
 
-whatever value it finds. For an energy that is quadratic in independent quantities, with slope g and curvature h at x, the
-energy's variance is expected to fall by g² δ + ½ h² δ² (the variance of its posterior mean; exact). The best j is taken, C is
-downdated by the rank-one term that the measurement will bring, and so on: the closed form, in place of botorch's
-qNegIntegratedPosteriorVariance, which conditions a model for every candidate.
+whatever value it finds. For an energy that is quadratic in independent quantities, with slope g and curvature h at x,
+the energy's variance is expected to fall by g² δ + ½ h² δ² (the variance of its posterior mean; exact). The best j is
+taken, C is downdated by the rank-one term that the measurement will bring, and so on: the closed form, in place of
+botorch's qNegIntegratedPosteriorVariance, which conditions a model for every candidate.
 
 A run ends on the largest standard deviation of the field, so that cells above the target count more than those below.
 
@@ -107,7 +108,7 @@ def choose(
 
 
 def expected_fall(channel: Channel, slope2: np.ndarray, curvature2: np.ndarray) -> np.ndarray:
-    """(m,) summed fall g² δ + ½ h² δ² of the energy's variance for a measurement at each position, g² and h² given (m,)."""
+    """(m,) summed fall g² δ + ½ h² δ² of the energy's variance for a measurement at each position; g², h² are (m,)."""
     diagonal = np.diagonal(channel.covariance) + channel.noise
     square = channel.covariance**2
     gain = (slope2 @ square) / diagonal
@@ -116,7 +117,7 @@ def expected_fall(channel: Channel, slope2: np.ndarray, curvature2: np.ndarray) 
 
 
 def downdate(channel: Channel, pick: int) -> np.ndarray:
-    """Condition the channel's covariance, in place, on a measurement at `pick`; returns the (m,) fall of its variance."""
+    """Condition the covariance, in place, on a measurement at `pick`; returns the (m,) fall of its variance."""
     column = channel.covariance[:, pick].copy()
     total = column[pick] + channel.noise
     channel.covariance[...] -= np.outer(column, column / total)

@@ -8,15 +8,16 @@ Under a rotation by φ, t stays and u + iv turns by 2φ. A D3h crystal therefore
 
     1, t | t², q | t³, tq, w | t⁴, t²q, q², tw      with  q = u² + v²,  w = Re[(u + iv)³ exp(-6iθ)],
 
-where θ is the rotation of the zigzag direction from x. Only w sees the rotation, and only modulo 60°, which is all that a
-six-fold diffraction pattern tells. The energy is linear in the coefficients, so that energies and gradients (stress) of DFT
-determine them by conjugate Bayesian regression.
+where θ is the rotation of the zigzag direction from x. Only w sees the rotation, and only modulo 60°, which is all
+that a six-fold diffraction pattern tells. The energy is linear in the coefficients, so that energies and gradients
+(stress) of DFT determine them by conjugate Bayesian regression.
 
-The modes also make the noise of a strain measurement nearly diagonal: for a six-fold pattern its covariance is an isotropic
-tensor, which is diagonal in (t, u, v) though not in (exx, eyy, exy).
+The modes also make the noise of a strain measurement nearly diagonal: for a six-fold pattern its covariance is an
+isotropic tensor, which is diagonal in (t, u, v) though not in (exx, eyy, exy). What is left beside it is dropped.
 
-Sources: S. Yu. Davydov, Phys. Solid State 53, 665 (2011), for the third-order invariants of a hexagonal sheet; C. M. Bishop,
-Pattern Recognition and Machine Learning (2006), section 3.3, for the regression.
+Sources: X. Wei, B. Fragneaud, C. A. Marianetti, J. W. Kysar, Phys. Rev. B 80, 205407 (2009), and for MoS2 R. C. Cooper
+et al., Phys. Rev. B 87, 035423 (2013), for the expansion; C. M. Bishop, Pattern Recognition and Machine Learning
+(2006), section 3.3, for the regression.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ MODES = np.array([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 2.0]])
 TERMS = ("1", "t", "t2", "q", "t3", "tq", "w", "t4", "t2q", "q2", "tw")
 """Names of the polynomial's terms, in the order of its coefficients."""
 
-# What is believed of any transition-metal dichalcogenide before its first calculation [eV per formula unit]: its relaxed
-# lattice is the one given (so the constant and the slope are small), it is about as stiff as MoS2 (132 and 33 N/m over
-# 8.8 Å²), and the higher orders are bounded by what keeps a crystal stable to 20 % of strain.
+# What is believed of any transition-metal dichalcogenide before its first calculation [eV per formula unit]: its
+# relaxed lattice is the one given (so the constant and the slope are small), it is about as stiff as MoS2 (132 and 33
+# N/m over 8.8 Å²), and the higher orders are bounded by what keeps a crystal stable to 20 % of strain.
 _PRIOR_MEAN = np.array([0.0, 0.0, 22.0, 13.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 _PRIOR_SD = np.array([0.002, 0.3, 11.0, 6.5, 150.0, 150.0, 75.0, 600.0, 600.0, 300.0, 300.0])
 _ENERGY_SD = 5e-4  # [eV] expected residual of an energy, prior to data
@@ -54,8 +55,8 @@ def terms(modes: np.ndarray, hexad: np.ndarray) -> np.ndarray:
     modes : (..., 3) array
         Strain modes (t, u, v), relative to the phase's relaxed lattice.
     hexad : (..., 2) array
-        cos 6θ and sin 6θ of the crystal's rotation; (1, 0) where the modes are in crystal axes. A mean over an uncertain
-        rotation gives the expected term, since the terms are linear in it.
+        cos 6θ and sin 6θ of the crystal's rotation; (1, 0) where the modes are in crystal axes. A mean over an
+        uncertain rotation gives the expected term, since the terms are linear in it.
 
     Returns
     -------
@@ -152,9 +153,9 @@ class ElasticModel:
 def fit_elastic_model(strain: np.ndarray, energy: np.ndarray, gradient: np.ndarray | None = None) -> ElasticModel:
     """Fit the energy polynomial of one phase to calculations of it.
 
-    The strain is taken as exact: it is the strain that was calculated, whatever measurement it came from. The prior is normal
-    in the coefficients and inverse-gamma in one residual variance, of which the gradients' is a fixed multiple, so that the
-    posterior is closed.
+    The strain is taken as exact: it is the strain that was calculated, whatever measurement it came from. The prior
+    is normal in the coefficients and inverse-gamma in one residual variance, of which the gradients' is a fixed
+    multiple, so that the posterior is closed.
 
     Parameters
     ----------

@@ -1,15 +1,17 @@
-"""Gaussian processes over the field of view: strain with a noise of its own at each position, and labels such as the phase.
+"""Gaussian processes over the field of view: strain with a noise of its own at each position, and labels such as the
+phase.
 
-The strain's modes (dilatation and two shears, see `elasticity`) are three processes, each with a Matérn-5/2 kernel of its
-own, anisotropic, refitted by marginal likelihood with botorch. Everything after the fit is an exact Cholesky factor in
-float64: gpytorch's switch to iterative methods for many data never comes into play.
+The strain's modes (dilatation and two shears, see `elasticity`) are three processes, each with a Matérn-5/2 kernel of
+its own, anisotropic, refitted by marginal likelihood with botorch. Everything after the fit is an exact Cholesky
+factor in float64: gpytorch's switch to iterative methods for many data never comes into play.
 
 Sources: C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning (2006), chapters 2, 4 and 5.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
@@ -17,10 +19,11 @@ from scipy.linalg import cholesky, solve_triangular
 FIT_AT_MOST = 400
 """Positions that a fit of the kernels sees: more of them hardly move six numbers, and cost their cube."""
 
-# Prior of the kernels: log-normal, median and log-standard deviation. Short lengths are favoured over what the first few
-# positions seem to say, since a length taken too long stops a run too early.
+# Prior of the kernels: log-normal, median and log-standard deviation. Short lengths are favoured over what the first
+# few positions seem to say, since a length taken too long stops a run too early.
 _LENGTH_MEDIAN, _LENGTH_SPREAD = 0.10, 0.5  # of the field's larger side
 _AMPLITUDE_MEDIAN, _AMPLITUDE_SPREAD = 0.008, 0.7  # strain
+_CALIBRATION_COUNT = 10.0  # data that the marginal likelihood's amplitude is worth, against errors of prediction
 _JITTER = 1e-8  # of the amplitude squared, for positions that nearly coincide
 
 
@@ -71,7 +74,7 @@ class Field:
     """
 
     def __init__(self, kernel: Kernel, positions, values, noise, level=0.0):
-        self.kernel, self.positions, self.level = kernel, positions, level
+        self.kernel, self.positions, self.values, self.noise, self.level = kernel, positions, values, noise, level
         covariance = kernel(positions, positions)
         covariance[np.diag_indices_from(covariance)] += noise + _JITTER * kernel.amplitude**2
         self._factor = cholesky(covariance, lower=True, check_finite=False) if len(positions) else covariance
@@ -85,6 +88,16 @@ class Field:
             -0.5 * np.sum(self._residual**2)
             - np.log(np.diagonal(self._factor)).sum() * (1 if np.ndim(values) == 1 else np.shape(values)[1])
         )
+
+    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each datum, predicted from all others: squared error over variance, and the process's share of that
+        variance.
+
+        For one process; equations 5.12 of Rasmussen and Williams.
+        """
+        inverse = self.whiten(np.eye(len(self.positions)))
+        precision = np.sum(inverse**2, axis=0)
+        return self._weights**2 / precision, np.clip(1 - self.noise * precision, 0.0, 1.0)
 
     def whiten(self, right: np.ndarray) -> np.ndarray:
         """Solve the Cholesky factor against `right` (n, ...)."""
@@ -110,6 +123,25 @@ class Field:
     def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """(k, l) posterior covariance between positions (k, 2) and (l, 2)."""
         return self.kernel(a, b) - self.explained(a).T @ self.explained(b)
+
+
+def calibrated(fields: Sequence[Field]) -> list[Field]:
+    """The fields with their amplitudes scaled, all alike, to the errors they make in predicting each datum left out.
+
+    The marginal likelihood sets an amplitude by the whole field; where the kernel is rougher or smoother than the
+    truth, the standard deviations between the data are then too wide or too narrow. A datum counts by how much of its
+    predicted variance is the process's own rather than noise, and the factor 1 has the weight of ten data.
+    """
+    errors = weights = _CALIBRATION_COUNT
+    for field in fields:
+        square, own = field.left_out()
+        errors += float(np.sum(own**2 * square))
+        weights += float(np.sum(own**2))
+    factor = np.sqrt(errors / weights)
+    return [
+        Field(replace(f.kernel, amplitude=f.kernel.amplitude * factor), f.positions, f.values, f.noise, f.level)
+        for f in fields
+    ]
 
 
 def fit_strain_kernels(
@@ -143,7 +175,9 @@ def fit_strain_kernels(
     import torch
     from botorch.models import SingleTaskGP
     from botorch.optim.fit import fit_gpytorch_mll_scipy
+    from botorch.settings import validate_input_scaling
     from gpytorch.kernels import MaternKernel, ScaleKernel
+    from gpytorch.means import ConstantMean
     from gpytorch.mlls import ExactMarginalLogLikelihood
     from gpytorch.priors import LogNormalPrior
     from gpytorch.settings import fast_computations
@@ -163,13 +197,17 @@ def fit_strain_kernels(
         batch_shape=three,
         outputscale_prior=LogNormalPrior(0.0, 2 * _AMPLITUDE_SPREAD),
     )
-    model = SingleTaskGP(
-        torch.as_tensor(positions / size, dtype=torch.double),
-        torch.as_tensor(modes / scale, dtype=torch.double),
-        train_Yvar=torch.as_tensor(noise / scale**2, dtype=torch.double),
-        covar_module=kernel,
-        outcome_transform=None,
-    )
+    level = ConstantMean(batch_shape=three)
+    # The strain is scaled by what is expected of it, not by what was measured, so that the priors keep their meaning.
+    with validate_input_scaling(False):
+        model = SingleTaskGP(
+            torch.as_tensor(positions / size, dtype=torch.double),
+            torch.as_tensor(modes / scale, dtype=torch.double),
+            train_Yvar=torch.as_tensor(noise / scale**2, dtype=torch.double),
+            covar_module=kernel,
+            mean_module=level,
+            outcome_transform=None,
+        )
     kernel.base_kernel.lengthscale = torch.as_tensor(np.array([[k.lengths / size] for k in start]))
     kernel.outputscale = torch.as_tensor(np.array([(k.amplitude / scale) ** 2 for k in start]))
     likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
@@ -177,7 +215,7 @@ def fit_strain_kernels(
         fit_gpytorch_mll_scipy(likelihood, options={"maxiter": 100})
     lengths = kernel.base_kernel.lengthscale.detach().numpy().reshape(3, 2) * size
     amplitudes = np.sqrt(kernel.outputscale.detach().numpy()) * scale
-    levels = model.mean_module.constant.detach().numpy().reshape(3) * scale
+    levels = level.constant.detach().numpy().reshape(3) * scale
     return [Kernel(length, float(a)) for length, a in zip(lengths, amplitudes, strict=True)], levels
 
 

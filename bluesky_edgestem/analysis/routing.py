@@ -1,8 +1,8 @@
 """The order in which to visit a chosen set of positions: a short open path from where the beam is.
 
-The coils settle for a time that grows with the step, so a batch is chosen first and ordered after. A nearest-neighbour tour,
-improved by 2-opt (reversing a stretch) and or-opt (moving a stretch of up to three), is within a few per cent of the best
-path for the few dozen positions of a batch.
+The coils settle for a time that grows with the step, so a batch is chosen first and ordered after. A
+nearest-neighbour tour, improved by 2-opt (reversing a stretch) and or-opt (moving a stretch of up to three), is
+within a few per cent of the best path for the few dozen positions of a batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def path_length(positions: np.ndarray, start: np.ndarray | None = None) -> float
 
 
 def nearest_neighbour_order(positions: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-    """(n,) order of visit that always takes the nearest position left; from the first position where no start is given."""
+    """(n,) order of visit that always takes the nearest position left; without `start`, from the first position."""
     points = np.asarray(positions, dtype=float).reshape(-1, 2)
     left = np.ones(len(points), dtype=bool)
     here = points[0] if start is None and len(points) else np.asarray(start, dtype=float)
