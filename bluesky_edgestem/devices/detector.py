@@ -77,7 +77,7 @@ class PixelatedDetector(Device):
         Of the detector's PVs, before ``cam1:`` and ``HDF1:``.
     name : str
     data_key : str, optional
-        Of the frames, `name` by default; `data_key`_x and `data_key`_y are the probe's positions [nm] at their exposures.
+        Of the frames, `name` by default; with _x and _y appended, of the probe's positions [nm] at the exposures.
     directory : str
         Folder that the frames go to, as the detector's IOC and the readers see it.
     """

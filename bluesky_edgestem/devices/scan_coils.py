@@ -101,14 +101,14 @@ class ScanCoils(Device):
 
     def hold(self) -> NamedStatus:
         """Hold the flight before its next position; done once it is held, or over."""
-        self.pause_flight.put(1, force=True, use_complete=False)
+        self.pause_flight.begin()
         return wait_until(self.state, lambda state: state != "Flying", f"hold {self.fly.pvname}", WRITE_TIMEOUT)
 
     def go_on(self) -> None:
         """Go on with a held flight."""
-        self.pause_flight.put(0, force=True, use_complete=False)
+        self.pause_flight.end()
 
     def stop(self, *, success: bool = False) -> None:
         """End a flight where it is."""
         if self.flying:
-            self.abort.put(1, force=True, use_complete=False)
+            self.abort.begin()

@@ -70,9 +70,7 @@ class SetSignal(_Bounded, EpicsSignal):
         """
         self.check_value(value)
         shown = f"{np.size(value)} values" if np.ndim(value) else repr(value)
-        status = NamedStatus(
-            f"set {self.setpoint_pvname} to {shown}", (timeout or self.write_timeout) + (settle_time or 0)
-        )
+        status = NamedStatus(f"set {self.setpoint_pvname} to {shown}")
         completed = threading.Event()
 
         def follow(*_: Any, **__: Any) -> None:
@@ -80,39 +78,72 @@ class SetSignal(_Bounded, EpicsSignal):
                 status.finish()
 
         def complain() -> None:
+            reason = getattr(getattr(self.parent, "message", None), "latest", None)
             status.fail(
-                ValueError(f"{self.setpoint_pvname} was set to {shown} but {self.pvname} reads {self.latest!r}")
+                ValueError(
+                    f"{self.setpoint_pvname} was set to {shown} but {self.pvname} reads {self._shown()}"
+                    + (f"; its IOC says: {reason}" if reason else "")
+                )
             )
 
         def complete(*_: Any, **__: Any) -> None:
             completed.set()
             follow()
             if not status.done:
-                grace = threading.Timer(READBACK_GRACE, complain)
-                grace.daemon = True
-                grace.start()
-                status.add_callback(lambda _: grace.cancel())
+                _after(READBACK_GRACE, complain, status)
 
         watch((self,), status)
+        if not self.connected:  # a put would wait for the connection first
+            return status
         self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
         status.add_callback(lambda _: self.clear_sub(follow))
+        # caproto's client never completes a put that the IOC refused
+        _after((timeout or self.write_timeout) + (settle_time or 0), complain, status)
         try:
             self.put(value, force=True, callback=complete, use_complete=True)
         except Exception as error:
             status.fail(LostConnection(f"cannot write {self.setpoint_pvname}: {error}"))
         return status
 
+    def _shown(self) -> str:
+        return f"{np.size(self.latest)} values" if np.ndim(self.latest) else repr(self.latest)
+
 
 class BusySignal(_Bounded, EpicsSignal):
     """A busy record: writing 1 starts something and the put completes at its end; writing 0 ends it."""
 
     def start(self, ended: Callable[[], None]) -> None:
-        """Start, without waiting; `ended` is called when the record says that it is over, or was refused."""
+        """Start, without waiting; `ended` is called when the record says that it is over, or was refused.
+
+        Raises
+        ------
+        LostConnection
+            The IOC is not there.
+        """
+        self._check_connection()
         self.put(1, force=True, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
 
+    def begin(self) -> None:
+        """Write 1, without waiting; raises as `start` does."""
+        self._check_connection()
+        self.put(1, force=True, use_complete=False)
+
     def end(self) -> None:
-        """Write 0, without waiting."""
+        """Write 0, without waiting; raises as `start` does."""
+        self._check_connection()
         self.put(0, force=True, use_complete=False)
+
+    def _check_connection(self) -> None:
+        if not self.connected:  # a put would wait for it
+            raise LostConnection(f"no connection to {self.pvname}; its IOC has ended or cannot be reached")
+
+
+def _after(seconds: float, do: Callable[[], None], status: NamedStatus) -> None:
+    """Call `do` after `seconds` unless `status` is done before."""
+    timer = threading.Timer(seconds, do)
+    timer.daemon = True
+    timer.start()
+    status.add_callback(lambda _: timer.cancel())
 
 
 def _same(readback: Any, value: Any) -> bool:
@@ -167,9 +198,7 @@ def start_busy(busy: BusySignal, running: _Bounded, states: tuple[str, ...], rea
         def complain() -> None:
             status.fail(RuntimeError(f"{busy.pvname} did not start: {reason.latest or 'the IOC refused it'}"))
 
-        timer = threading.Timer(0.2, complain)  # the reason's monitor may come after
-        timer.daemon = True
-        timer.start()
+        _after(0.2, complain, status)  # the reason's monitor may come after
 
     try:
         busy.start(ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,12 @@ import numpy as np
 FRAMES = "/entry/data/data"
 ATTRIBUTES = "/entry/instrument/NDAttributes"
 ATTRIBUTE_CHUNK = 256
+
+
+def cause(error: Exception) -> str:
+    """What the system said, out of HDF5's long account of it."""
+    said = re.search("error message = '([^']+)'", str(error))
+    return said[1] if said else str(getattr(error, "strerror", None) or error)
 
 
 class FrameFile:
@@ -33,9 +40,7 @@ class FrameFile:
         The file exists, or cannot be written.
     """
 
-    def __init__(
-        self, path: Path, shape: tuple[int, int], compression: str = "BSLZ4", swmr: bool = True
-    ) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int], compression: str = "BSLZ4", swmr: bool = True) -> None:
         filters = {"None": {}, "zlib": {"compression": "gzip"}, "BSLZ4": hdf5plugin.Bitshuffle(cname="lz4")}
         self._file = h5py.File(path, "x", libver="latest")
         self._frames = self._file.create_dataset(

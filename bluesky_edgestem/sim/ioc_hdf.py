@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .column import Column
-from .hdf5_writer import FrameFile
+from .hdf5_writer import FrameFile, cause
 from .records import Paced, Records, RefusedWrite, choice, integer, setting, text
 
 COMPRESSIONS = ("None", "N-bit", "szip", "zlib", "Blosc", "BSLZ4", "LZ4", "JPEG")
@@ -83,7 +83,7 @@ class HDFPluginIOC(Records):
             try:
                 Path(path).mkdir(parents=True)
             except OSError as error:
-                await self.say(f"cannot create {path}: {error.strerror}")
+                await self.say(f"cannot create {path}: {cause(error)}")
         await self.path_exists.write("Yes" if Path(path).is_dir() else "No")
         await self.file_path_rbv.write(path)
         return path
@@ -127,7 +127,7 @@ class HDFPluginIOC(Records):
                 await self._open(path)
         except OSError as error:
             await self.write_status.write("Write error")
-            raise RefusedWrite(f"cannot write {path}: {error.strerror or error}") from error
+            raise RefusedWrite(f"cannot write {path}: {cause(error)}") from error
         await self.write_status.write("Write OK")
         await self.say("")
         self._count = 0
@@ -163,14 +163,14 @@ class HDFPluginIOC(Records):
             await self._blocking(self._file.append, frame, x, y)
         except (OSError, RuntimeError) as error:
             await self._fail(error)
-            raise OSError(f"frame {self._count} was not written: {error}") from error
+            raise OSError(f"frame {self._count} was not written: {cause(error)}") from error
         self._count += 1
         self._captured.put(self._count)
         if self._count == self.num_capture.value:
             await self._end()
 
     async def _fail(self, error: Exception) -> None:
-        await self.say(f"{self.full_name.value}: {error}")
+        await self.say(f"{cause(error)}: {self.full_name.value}")
         await self.write_status.write("Write error")
         await self._end()
 
@@ -187,7 +187,7 @@ class HDFPluginIOC(Records):
             try:
                 await self._blocking(file.close)
             except (OSError, RuntimeError) as error:
-                await self.say(f"{self.full_name.value}: {error}")
+                await self.say(f"{cause(error)}: {self.full_name.value}")
                 await self.write_status.write("Write error")
         if self.auto_increment.value == "Yes":
             await self.file_number.write(self.file_number.value + 1)

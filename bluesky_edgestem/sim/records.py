@@ -21,7 +21,7 @@ class RefusedWrite(ValueError):
 
 
 class _Alarmed:
-    """A record that goes into alarm when a client's write is refused, and out of it at the next good one."""
+    """A record that is in alarm from a refused write (which caproto sees to) to the next good one, and says why."""
 
     async def verify_value(self, data):
         try:
@@ -29,9 +29,9 @@ class _Alarmed:
         except Exception as error:
             await self.group.refused(self, error)  # type: ignore[attr-defined]
             raise
-        if self.alarm.severity == AlarmSeverity.INVALID_ALARM:  # type: ignore[attr-defined]
+        if self.alarm.status == AlarmStatus.WRITE:  # type: ignore[attr-defined]
             await self.alarm.write(  # type: ignore[attr-defined]
-                status=AlarmStatus.NO_ALARM, severity=AlarmSeverity.NO_ALARM, alarm_string=""
+                status=AlarmStatus.NO_ALARM, severity=AlarmSeverity.NO_ALARM
             )
         return data
 
@@ -75,12 +75,9 @@ class Records(PVGroup):
         return value
 
     async def refused(self, record, error: Exception) -> None:
-        """Put `record` into alarm and say why."""
+        """Say why a write to `record` was refused."""
         text = f"{record.pvname}: {error}"
         logger.warning("refused: %s", text)
-        await record.alarm.write(
-            status=AlarmStatus.WRITE, severity=AlarmSeverity.INVALID_ALARM, alarm_string=str(error)[:39]
-        )
         await self.say(text)
 
     async def say(self, text: str) -> None:

@@ -1,0 +1,180 @@
+"""What the clients of the simulated microscope do in these tests; each function runs in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+import numpy as np
+import ophyd
+from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
+
+from bluesky_edgestem.devices.microscope import Microscope
+from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
+
+tell = print  # the client replaces it by what reaches the test
+_made: dict[tuple, Microscope] = {}
+
+
+def microscope(prefix: str, directory: str) -> Microscope:
+    if prefix not in _made:
+        _made[prefix] = Microscope(prefix, name="microscope")
+        _made[prefix].wait_for_connection(timeout=10)
+    _made[prefix].detector.files.directory = directory
+    return _made[prefix]
+
+
+def layer() -> str:
+    return ophyd.cl.name
+
+
+def plan(scope, lists, tail=None, **kwargs):
+    """A run that flies each of `lists`, and `tail` after that."""
+
+    @bpp.stage_decorator([scope])
+    @bpp.run_decorator(md={"plan_name": "test"})
+    def inner():
+        yield from declare_frames(scope)
+        for positions in lists:
+            yield from fly_positions(scope, positions, **kwargs)
+        if tail is not None:
+            yield from tail()
+
+    return inner()
+
+
+def run(prefix, directory, lists, exposure=1e-3, settle=1e-3, **kwargs):
+    """Fly `lists` in one run; the documents, and what it raised."""
+    scope = microscope(prefix, directory)
+    scope.detector.cam.acquire_time.set(exposure).wait()
+    scope.coils.settle_time.set(settle).wait()
+    documents: list = []
+    engine = RunEngine()
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    error = ""
+    try:
+        engine(plan(scope, lists, **kwargs))
+    except Exception as raised:
+        error = f"{type(raised).__name__}: {raised}"
+        if raised.__cause__ is not None:
+            error += f" <- {type(raised.__cause__).__name__}: {raised.__cause__}"
+    return documents, error, time.time()
+
+
+def budget(prefix, directory, positions, max_dose):
+    """A flight with a dose budget [electrons per pattern]."""
+    return run(prefix, directory, [positions], max_dose=max_dose)
+
+
+def run_telling(prefix, directory, lists, exposure, settle):
+    """As `run`, telling the number of frames in the file as they come."""
+    scope = microscope(prefix, directory)
+    scope.detector.hdf.num_captured.subscribe(lambda value, **_: tell(("frames", int(value))), run=False)
+    return run(prefix, directory, lists, exposure, settle)
+
+
+def run_again(prefix, directory, lists):
+    """A run with devices that were connected before."""
+    scope = _made[prefix]
+    scope.detector.files.directory = directory
+    documents: list = []
+    engine = RunEngine()
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    try:
+        engine(plan(scope, lists))
+    except Exception as error:
+        return documents, f"{type(error).__name__}: {error}", time.time()
+    return documents, "", time.time()
+
+
+def run_impatient(prefix, directory, lists, exposure, settle, stall):
+    """As `run_telling`, with `stall` [s] for the longest silence."""
+    from bluesky_edgestem.devices import flight
+
+    flight.STALL_TIMEOUT = stall
+    return run_telling(prefix, directory, lists, exposure, settle)
+
+
+def fly_blanked(prefix, directory, positions):
+    """Fly the coils and the detector without the microscope, so that nothing unblanks."""
+    scope = microscope(prefix, directory)
+    detector = scope.detector
+    detector.stage().wait(5)
+    detector.prepare(len(positions)).wait(5)
+    scope.coils.load(np.asarray(positions)).wait(5)
+    detector.kickoff().wait(5)
+    scope.coils.start(lambda: None)
+    detector.complete().wait(5)
+    detector.unstage().wait(5)
+    return scope.beam.blanked
+
+
+def attempt(prefix, directory, what, *args):
+    """The error of one of the microscope's methods, or "" """
+    scope = microscope(prefix, directory)
+    for name in what.split(".")[:-1]:
+        scope = getattr(scope, name)
+    try:
+        outcome = getattr(scope, what.split(".")[-1])(*args)
+        if hasattr(outcome, "wait"):
+            outcome.wait(10)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def dose(prefix, directory, exposure):
+    scope = microscope(prefix, directory)
+    scope.detector.cam.acquire_time.set(exposure).wait()
+    return scope.dose_per_pattern, scope.exposure_for(1e5), scope.optics
+
+
+def paused(prefix, directory, positions, then):
+    """Start a run, wait for the test's Ctrl-C, tell it, then resume or abort."""
+    scope = microscope(prefix, directory)
+    scope.detector.cam.acquire_time.set(2e-3).wait()
+    scope.coils.settle_time.set(2e-3).wait()
+    documents: list = []
+    engine = RunEngine()
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    subscription = scope.detector.hdf.num_captured.subscribe(
+        lambda value, **_: tell(("frames", int(value))) if value > 10 else None, run=False
+    )
+    try:
+        engine(plan(scope, [positions]))
+    except RunEngineInterrupted:
+        scope.detector.hdf.num_captured.unsubscribe(subscription)
+        tell(("paused", scope.coils.state.get(use_monitor=False)))
+        getattr(engine, then)()
+    return documents
+
+
+def failing(prefix, directory, positions):
+    """A plan that raises with a flight under way."""
+    scope = microscope(prefix, directory)
+
+    def early():
+        yield from bps.prepare(scope, positions, wait=True)
+        yield from bps.kickoff(scope, wait=True)
+        yield from bps.sleep(0.1)
+        raise RuntimeError("the plan's own error")
+
+    return run_with_tail(scope, early)
+
+
+def run_with_tail(scope, tail):
+    documents: list = []
+    engine = RunEngine()
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    try:
+        engine(plan(scope, [], tail))
+    except Exception as error:
+        return documents, f"{type(error).__name__}: {error}"
+    return documents, ""
+
+
+def path_of(documents) -> Path:
+    return Path(next(d["uri"] for n, d in documents if n == "stream_resource").removeprefix("file://localhost"))
