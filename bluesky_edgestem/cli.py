@@ -132,10 +132,13 @@ def _replay(options: argparse.Namespace) -> int:
     from .catalog.replay import replay
     from .catalog.server import open_catalog
 
-    with open_catalog(options.folder / "catalog") as client:
-        for uid, outcome in replay(options.folder / "journals", client).items():
-            print(f"{uid[:8]}  {outcome}")
-    return 0
+    with open_catalog(options.folder / "catalog", frames=[options.folder / "frames"]) as client:
+        replayed = replay(options.folder / "journals", client)
+    for run in replayed:
+        print(f"{run.uid[:8]}  {run.outcome}" + (f": {run.reason}" if run.reason else ""))
+    if not replayed:
+        print("no run is waiting: all are in the catalog")
+    return 1 if any(run.outcome == "failed" for run in replayed) else 0
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -108,7 +108,7 @@ def _median(record: RunRecord, converged: np.ndarray) -> float:
 def worst_overhead(record: RunRecord) -> float:
     """Longest time a batch took beyond acquisition, DFT and the choice of positions [s]; nan with one batch.
 
-    Between two rows of ``optimization`` lies one batch; what it did not spend at the microscope, waiting for energies or
+    Between two rows of ``optimization`` lies one batch; what it did not spend at the microscope, on energies or
     in the Gaussian process is the loop's own.
     """
     o = record.optimization

@@ -46,7 +46,8 @@ class DerivedStream:
         if row.keys() != self.columns.keys():
             raise ValueError(
                 f"a row of stream {self.name!r} needs exactly {sorted(self.columns)}; "
-                f"missing {sorted(self.columns.keys() - row.keys())}, unknown {sorted(row.keys() - self.columns.keys())}"
+                f"missing {sorted(self.columns.keys() - row.keys())}, "
+                f"unknown {sorted(row.keys() - self.columns.keys())}"
             )
         with self._lock:
             self._rows.append((time.time(), row))

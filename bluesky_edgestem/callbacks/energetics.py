@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
@@ -23,10 +24,10 @@ class Energies(Protocol):
 
 
 class Energetics(DocumentRouter):
-    """Takes the stream ``descriptors`` and derives the stream ``energetics``, a row a probe position, in the same order.
+    """Takes the stream ``descriptors`` and derives the stream ``energetics``, a row a position, in the same order.
 
-    A position whose descriptor is flagged, or whose calculation fails, has a row too: its state is ``failed``, its energy
-    nan, and the reason says why.
+    A position whose descriptor is flagged, or whose calculation fails, has a row too: its state is ``failed``, its
+    energy nan, and the reason says why.
     """
 
     def __init__(self, energies: Energies) -> None:
@@ -57,9 +58,8 @@ class Energetics(DocumentRouter):
         self.submitted = 0
         self.done = 0
         self._energies = energies
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="energetics")
         self._streams: dict[str, str] = {}
-        self._work: list[Future[None]] = []
+        self._asked: list[tuple[dict, np.ndarray, Future[EnergyResult]]] = []
         self._pending: set[Future[EnergyResult]] = set()
 
     def start(self, doc):
@@ -76,43 +76,54 @@ class Energetics(DocumentRouter):
             return doc
         row = dict(doc["data"])
         if row["flagged"]:
-            self._work.append(self._worker.submit(self._put, row, None, np.full(3, np.nan)))
-            return doc
-        measured = np.array([row["exx"], row["eyy"], row["exy"]])
-        own = phase_strain(measured, row["rotation"], row["phase"])
-        future = self._energies.submit(row["phase"], tuple(float(v) for v in own))
-        self.submitted += 1
-        self._pending.add(future)
-        future.add_done_callback(self._count)
-        self._work.append(self._worker.submit(self._put, row, future, own))
+            own = np.full(3, np.nan)
+            future: Future[EnergyResult] = Future()
+            future.set_result(_not_computed(row["phase"], f"the descriptor is flagged: {row['flagged']}"))
+        else:
+            own = phase_strain(np.array([row["exx"], row["eyy"], row["exy"]]), row["rotation"], row["phase"])
+            future = self._energies.submit(row["phase"], tuple(float(v) for v in own))
+            self.submitted += 1
+            self._pending.add(future)
+            future.add_done_callback(self._count)
+        self._asked.append((row, own, future))
         return doc
 
     def finished(self) -> Future[None]:
         """Done once each position received so far has its row."""
-        work, self._work = self._work, []
+        asked, self._asked = self._asked, []
+        settled: Future[None] = Future()
+        left, lock = len(asked), threading.Lock()
 
-        def settle() -> None:
-            for future in work:
-                future.result()
+        # No thread waits: whichever calculation ends last, in whatever thread, writes the rows, in order.
+        def ended(_: Future[EnergyResult]) -> None:
+            nonlocal left
+            with lock:
+                left -= 1
+                if left:
+                    return
+            try:
+                for row, own, future in asked:
+                    self._put(row, own, future.result())
+                settled.set_result(None)
+            except BaseException as error:
+                settled.set_exception(error)
 
-        return self._worker.submit(settle)
+        for _, _, future in asked:
+            future.add_done_callback(ended)
+        if not asked:
+            settled.set_result(None)
+        return settled
 
     def stop(self, doc):
         """The run ends: what it still waits for is of no more use."""
         for future in tuple(self._pending):
             future.cancel()
 
-    def _count(self, future: Future) -> None:
+    def _count(self, future: Future[EnergyResult]) -> None:
         self._pending.discard(future)
         self.done += 1
 
-    def _put(self, row: dict, future: Future[EnergyResult] | None, own: np.ndarray) -> None:
-        if future is None:
-            nan = float("nan")
-            reason = f"the descriptor is flagged: {row['flagged']}"
-            result = EnergyResult(row["phase"], (nan, nan, nan), nan, (nan, nan, nan), "failed", reason, False, 0.0, "")
-        else:
-            result = future.result()
+    def _put(self, row: dict, own: np.ndarray, result: EnergyResult) -> None:
         self.stream.put(
             {
                 "frame": int(row["frame"]),
@@ -131,6 +142,11 @@ class Energetics(DocumentRouter):
                 "method": result.method,
             }
         )
+
+
+def _not_computed(formula: str, reason: str) -> EnergyResult:
+    nan = float("nan")
+    return EnergyResult(formula, (nan, nan, nan), nan, (nan, nan, nan), "failed", reason, False, 0.0, "")
 
 
 def _energy_sd(row: dict, gradient: np.ndarray) -> float:
