@@ -2,8 +2,8 @@
 
 Counts are Poisson distributed with mean ``dose * p``; the Fisher information per electron is ``Σ ∂p ∂pᵀ / p`` over the
 pixels (Kay, *Fundamentals of Statistical Signal Processing*, vol. 1, ch. 3), and no unbiased estimate has a
-covariance below its inverse. Rotation, beam centre and total intensity are free: they are estimated along, and their share
-of the information is not counted twice.
+covariance below its inverse. Rotation, beam centre and total intensity are free: they are estimated along, and their
+share of the information is not counted twice.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import crystals
 from .diffraction import cbed, detected, patch_extent
@@ -47,7 +48,7 @@ def poisson_information(expected: np.ndarray, derivatives: np.ndarray) -> np.nda
 
 
 def central_differences(
-    expected: Callable[[np.ndarray], np.ndarray], parameters: Sequence[float], steps: Sequence[float]
+    expected: Callable[[np.ndarray], np.ndarray], parameters: ArrayLike, steps: Sequence[float]
 ) -> np.ndarray:
     """Derivatives (k, ...) of `expected` by each of its k parameters, which change by ``± steps``."""
     at = np.asarray(parameters, float)
@@ -60,7 +61,7 @@ def central_differences(
 
 
 def pattern_information(
-    strain: Sequence[float],
+    strain: ArrayLike,
     rotation: float,
     phase_at: Callable[[np.ndarray], np.ndarray],
     optics: Optics,
@@ -92,11 +93,11 @@ def pattern_information(
     extent = patch_extent(optics)
 
     def expected(at: np.ndarray) -> np.ndarray:
-        atoms = crystals.monolayer_atoms(at[:3], float(at[3]), extent, phase_at, origin)
+        atoms = crystals.monolayer_atoms(at[:3].tolist(), float(at[3]), extent, phase_at, origin)
         shift = (float(at[4]), float(at[5]))
         return detected(cbed(atoms, optics, shift), optics, shift)
 
-    at = np.array([*strain, rotation, 0.0, 0.0])
+    at = np.array([*np.asarray(strain, float), rotation, 0.0, 0.0])
     mean = expected(at)
     return poisson_information(mean, np.concatenate([central_differences(expected, at, steps), mean[None]]))
 

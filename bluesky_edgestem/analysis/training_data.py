@@ -1,14 +1,15 @@
 """Multislice patterns to train and to judge networks on: drawn from seeds, kept without noise in HDF5.
 
-A *condition* is one draw of beam energy, semiangle and calibration, with some patterns of differently deformed specimens.
-Everything about a condition follows from ``(seed, index)``, so a file that was cut short is completed by running the same
-command again, and training and held-out patterns are told apart by condition, never by pattern. Point spread,
-background, dose and noise are left to whoever reads the patterns: they are cheap, and new at every reading.
+A *condition* is one draw of beam energy, semiangle and calibration, with some patterns of differently deformed
+specimens. Everything about a condition follows from ``(seed, index)``, so a file that was cut short is completed by
+running the same command again, and training and held-out patterns are told apart by condition, never by pattern.
+Point spread, background, dose and noise are left to whoever reads the patterns: they are cheap, and new at every
+reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -96,7 +97,9 @@ def simulate_condition(seed: int, index: int, n_patterns: int = PATTERNS_PER_CON
             beyond = p @ [np.cos(normal[i]), np.sin(normal[i])] > interface[i]
             return np.array(PHASES)[np.where(beyond, 1 - phase[i], phase[i])]
 
-        atoms = crystals.monolayer_atoms(strain[i], float(rotation[i]), extent, phase_at, origin=rng.uniform(0, 1, 2))
+        atoms = crystals.monolayer_atoms(
+            strain[i], float(rotation[i]), extent, phase_at, origin=rng.uniform(0, 1, 2).tolist()
+        )
         patterns[i] = cbed(atoms, optics, (float(shift[i, 0]), float(shift[i, 1])))
     return PatternSet(index, optics, patterns, strain, rotation, shift, phase, interface)
 
@@ -120,7 +123,14 @@ def _write(file, made: PatternSet) -> None:
     file.flush()
 
 
-def generate(path: Path, seed: int, n_patterns: int, workers: int = 1, progress=None) -> int:
+def generate(
+    path: Path,
+    seed: int,
+    n_patterns: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    per_condition: int = PATTERNS_PER_CONDITION,
+) -> int:
     """Write at least `n_patterns` patterns into an HDF5 file, or add those that it lacks.
 
     Parameters
@@ -130,11 +140,13 @@ def generate(path: Path, seed: int, n_patterns: int, workers: int = 1, progress=
     seed : int
         Settles every draw; a file holds one seed.
     n_patterns : int
-        Rounded up to whole conditions of `PATTERNS_PER_CONDITION`.
+        Rounded up to whole conditions.
     workers : int
         Processes to use.
     progress : callable, optional
         Called with (conditions done, conditions wanted) after each.
+    per_condition : int
+        Patterns in a condition.
 
     Returns
     -------
@@ -148,7 +160,7 @@ def generate(path: Path, seed: int, n_patterns: int, workers: int = 1, progress=
     """
     import h5py
 
-    wanted = -(-n_patterns // PATTERNS_PER_CONDITION)
+    wanted = -(-n_patterns // per_condition)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "a") as file:
@@ -165,10 +177,12 @@ def generate(path: Path, seed: int, n_patterns: int, workers: int = 1, progress=
 
         def results() -> Iterator[PatternSet]:
             if workers <= 1:
-                yield from (simulate_condition(seed, index) for index in missing)
+                yield from (simulate_condition(seed, index, per_condition) for index in missing)
                 return
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                for future in as_completed([pool.submit(simulate_condition, seed, index) for index in missing]):
+                for future in as_completed(
+                    [pool.submit(simulate_condition, seed, index, per_condition) for index in missing]
+                ):
                     yield future.result()
 
         for made in results():
@@ -187,7 +201,10 @@ def read(path: Path, held_out: bool) -> list[PatternSet]:
     with h5py.File(path, "r") as file:
         for name in sorted(n for n in file if n.startswith("condition_")):
             group = file[name]
-            optics = Optics(**{k: float(v) for k, v in group.attrs.items()}, psf_px=0.0, background=0.0)
+            energy, semiangle, pixel = (
+                float(group.attrs[name]) for name in ("energy_keV", "semiangle_mrad", "pixel_mrad")
+            )
+            optics = Optics(energy, semiangle, pixel, psf_px=0.0, background=0.0)
             arrays = {k: group[k][()] for k in ("patterns", "strain", "rotation", "shift_px", "phase", "interface")}
             made = PatternSet(int(name.split("_")[1]), optics, **arrays)
             if made.held_out == held_out:

@@ -1,0 +1,244 @@
+"""The descriptor network: diffraction patterns to strain, rotation and phase, each with its uncertainty.
+
+A likelihood network: its first layers are matched filters whose shapes follow from a learned scattering model
+(`scattering`), its middle climbs to and samples the posterior of the lattice (`lattice_inference`), and its head is a
+small multilayer perceptron that corrects the uncertainties for what the model leaves out. All of it is differentiable
+torch, and trained (`training`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import crystals
+from .descriptor import FeatureDescriptors
+from .disk_likelihood import disk_maps, windows
+from .lattice_inference import (
+    Setting,
+    climb,
+    find_centre,
+    fisher,
+    positions,
+    prepare,
+    sample,
+    search,
+)
+from .optics import Optics
+from .readings import PRIOR_SD, Reading, checked, described
+from .scattering import Beam, ScatteringModel, squared_distance
+
+SHIPPED = Path(__file__).parent / "weights" / "descriptor.pt"
+MAGIC = b"EDGESTEM-DESCRIPTOR"
+FORMAT = 1
+#: Frames that go through the network together.
+BATCH = 32
+
+
+class DescriptorNetwork(nn.Module):
+    """Strain, rotation and phase of monolayers from diffraction patterns of separate disks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scattering = ScatteringModel()
+        last = nn.Linear(24, 4)
+        nn.init.zeros_(last.weight)
+        last.bias = nn.Parameter(torch.tensor([0.0, 0.0, -8.0, 0.0]))
+        self.head = nn.Sequential(nn.Linear(9, 24), nn.SiLU(), last)
+        #: Logarithm of the nats by which phases differ at most: with many electrons, the model's own errors decide.
+        self.log_phase_cap = nn.Parameter(torch.tensor(3.0))
+        self.card: dict = {}
+        self._settings: dict[Optics, Setting] = {}
+
+    def setting(self, optics: Optics) -> Setting:
+        """What depends on the optics alone, kept for the next call."""
+        if optics not in self._settings:
+            if len(self._settings) >= 8:
+                self._settings.pop(next(iter(self._settings)))
+            with torch.no_grad():
+                self._settings[optics] = prepare(self.scattering, Beam(optics))
+        return self._settings[optics]
+
+    def train(self, mode: bool = True) -> DescriptorNetwork:
+        self._settings.clear()
+        return super().train(mode)
+
+    def forward(self, counts: Tensor, setting: Setting) -> Reading:
+        """Read counts (b, n, n), float32."""
+        beam = setting.beam
+        n = beam.optics.n_pixels
+        dose = counts.sum((1, 2))
+        with torch.no_grad():
+            centre = find_centre(setting, counts, dose)
+            from_beam2 = squared_distance(n, centre)
+            seen = beam.seen(centre)
+            start, _ = search(setting, counts, dose, seen, centre)
+        expected = beam.background(from_beam2) + self.scattering.floor(beam)
+        places = centre[:, None] + positions(start, setting.vectors)
+        maps = disk_maps(setting.filters, setting.order, counts, dose, seen, expected, places)
+        with torch.no_grad():
+            mode = climb(setting, maps, start, centre, dose)
+            information, _ = fisher(setting, mode, dose)
+            beforehand = torch.diag(torch.tensor([PRIOR_SD[0] ** -2] * 3 + [0.1**-2]))
+        posterior = sample(setting, maps, centre, mode, torch.linalg.inv(information + beforehand))
+        return self._judge(setting, counts, dose, seen, expected, centre, posterior)
+
+    def _judge(self, setting, counts, dose, seen, expected, centre, posterior) -> Reading:
+        """Phase from the disks' brightness, and the head's word on the uncertainties."""
+        beam = setting.beam
+        relative = positions(posterior.mean, setting.vectors)
+        places = centre[:, None] + relative
+        margin = beam.radius + 1.5 * self.scattering.edge(beam)
+        half = int(beam.radius + 4)
+        size = 2 * half + 1
+        corner = torch.round(places).long() - half
+        axis = torch.arange(size)
+        dx = corner[..., 0, None] + axis - places[..., 0, None]
+        dy = corner[..., 1, None] + axis - places[..., 1, None]
+        distance = torch.sqrt(dx[:, :, None, :] ** 2 + dy[:, :, :, None] ** 2).reshape(*places.shape[:2], -1)
+        weight = torch.sigmoid((margin - distance) / 0.3) * windows(seen, corner, size)
+        counted = (windows(counts, corner, size) * weight).sum(-1)
+        empty = (windows(expected, corner, size) * weight).sum(-1) * dose[:, None]
+        caught = (self.scattering.profile(beam, distance) * weight).sum(-1) * dose[:, None]
+        disk = torch.exp(self.scattering.log_strained(beam, relative)) * caught[:, None]
+        rate = disk + empty[:, None] + 1e-6
+        likelihood = (counted[:, None] * torch.log(rate) - rate).sum(-1)
+        likelihood = likelihood - likelihood.mean(1, keepdim=True)
+        cap = torch.exp(self.log_phase_cap)
+        likelihood = likelihood / torch.sqrt(1 + (likelihood / cap) ** 2)
+
+        best = likelihood.argmax(1)
+        disk_best = disk[torch.arange(len(best)), best].sum(1).clamp(min=1e-6)
+        brightness = (counted - empty).sum(1) / disk_best
+        outside = (expected * seen).sum((1, 2)) * dose - empty.sum(1)
+        found = (counts * seen).sum((1, 2)) - counted.sum(1)
+
+        spread = posterior.covariance
+        variance = spread.diagonal(dim1=1, dim2=2)
+        per_electron = torch.log(dose.clamp(min=1.0))
+        features = torch.stack(
+            [
+                (per_electron - 11.0) / 2,
+                torch.full_like(dose, np.log(beam.radius) - 1.5),
+                torch.full_like(dose, np.log(beam.vectors[0].norm() / 28)) * 4,
+                torch.full_like(dose, np.log10(beam.optics.background + 1e-3) + 1.5),
+                torch.full_like(dose, beam.optics.psf_px - 0.6) * 5,
+                (torch.log(variance[:, :3].mean(1)) + 10) / 2,
+                (torch.log(variance[:, 3]) + 10) / 2,
+                torch.log(posterior.effective / 200),
+                (torch.log(posterior.log_likelihood.clamp(min=1.0)) - 4) / 2,
+            ],
+            -1,
+        ).detach()
+        out = self.head(features)
+        stretch = torch.exp(0.5 * torch.stack([out[:, 0]] * 3 + [out[:, 1]], -1))
+        # What the model leaves out does not shrink with the dose; it grows with a disk's radius.
+        floor = torch.exp(out[:, 2]) * beam.radius / beam.vectors[0].norm()
+        covariance = spread * stretch[:, :, None] * stretch[:, None, :] + torch.diag_embed(
+            (floor**2)[:, None] * torch.tensor([1.0, 1.0, 0.5, 0.5])
+        )
+        return Reading(
+            posterior.mean,
+            covariance,
+            likelihood * torch.exp(out[:, 3:4]),
+            posterior.log_likelihood,
+            brightness,
+            counted.sum(1).clamp(min=1).sqrt() / disk_best,
+            found / dose.clamp(min=1),
+            outside / dose.clamp(min=1),
+        )
+
+    @torch.no_grad()
+    def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
+        """Read recorded frames.
+
+        Parameters
+        ----------
+        frames : array (n, n_pixels, n_pixels), unsigned integers
+            Electrons counted; rows along y.
+        optics : Optics
+            Beam and detector that recorded them.
+
+        Returns
+        -------
+        FeatureDescriptors
+            Where `flagged` gives a reason, the values are no better than what was known beforehand, and their standard
+            deviations say so.
+
+        Raises
+        ------
+        TypeError
+            If frames are not unsigned integers.
+        ValueError
+            If frames have another size than the optics say, or the optics are none the network can read.
+        """
+        frames = checked(frames, optics)
+        setting = self.setting(optics)
+        full = np.iinfo(frames.dtype).max
+        parts = []
+        for low in range(0, len(frames), BATCH):
+            some = frames[low : low + BATCH]
+            counts = torch.from_numpy(some.astype(np.float32))
+            parts.append(described(self(counts, setting), counts, (some == full).any(axis=(1, 2))))
+        if not parts:
+            empty = np.zeros((0, 3))
+            return FeatureDescriptors(
+                empty, np.zeros((0, 3, 3)), np.zeros(0), np.zeros(0), tuple(crystals.MONOLAYERS),
+                np.zeros((0, len(crystals.MONOLAYERS))), np.zeros(0, str),
+            )  # fmt: skip
+        strain, covariance, rotation, rotation_sd, probability, flagged = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
+        return FeatureDescriptors(
+            strain, covariance, rotation, rotation_sd, tuple(crystals.MONOLAYERS), probability, flagged
+        )
+
+    def save(self, path: Path, card: dict) -> None:
+        """Write the weights with the facts of their training, under a checksum."""
+        payload = io.BytesIO()
+        torch.save({"weights": self.state_dict(), "card": card}, payload)
+        data = payload.getvalue()
+        header = b"%s %d %s\n" % (MAGIC, FORMAT, hashlib.sha256(data).hexdigest().encode())
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(header + data)
+
+    @classmethod
+    def pretrained(cls, path: Path | None = None) -> DescriptorNetwork:
+        """The network with weights from a file; without a path, those that ship with the package.
+
+        Raises
+        ------
+        ValueError
+            If the file is missing, cut short, altered, or of another format or network; the message names it.
+        """
+        path = SHIPPED if path is None else Path(path)
+        remedy = "reinstall bluesky-edgestem" if path == SHIPPED else "write it anew with `edgestem train descriptors`"
+
+        def refuse(why: str) -> ValueError:
+            return ValueError(f"descriptor network weights {path}: {why}; {remedy}")
+
+        try:
+            header, _, data = path.read_bytes().partition(b"\n")
+        except OSError as error:
+            raise refuse(error.strerror or "cannot be read") from None
+        words = header.split()
+        if len(words) != 3 or words[0] != MAGIC:
+            raise refuse("not a weights file of the descriptor network")
+        if words[1] != b"%d" % FORMAT:
+            raise refuse(f"format {words[1].decode(errors='replace')}, this version reads format {FORMAT}")
+        if hashlib.sha256(data).hexdigest().encode() != words[2]:
+            raise refuse("cut short or altered (its checksum does not match)")
+        network = cls()
+        try:
+            kept = torch.load(io.BytesIO(data), weights_only=True)
+            network.load_state_dict(kept["weights"])
+        except Exception as error:
+            raise refuse(f"of another network ({str(error).splitlines()[0]})") from None
+        network.card = kept["card"]
+        return network.eval()

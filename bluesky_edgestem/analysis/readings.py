@@ -1,0 +1,98 @@
+"""What a descriptor network reads, before and after: which frames it takes, and which readings it does not trust."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import crystals
+from .optics import Optics
+from .scattering import FIRST_ORDER
+
+#: Log-likelihood of a lattice, against none at all, below which the search may have found noise.
+NOT_FOUND = 12.0
+#: Standard deviations of what is known beforehand: strain, and rotation modulo 60° [rad].
+PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the network says of `b` patterns, as tensors."""
+
+    unknowns: Tensor  #: (b, 4) exx, eyy, exy, rotation
+    covariance: Tensor  #: (b, 4, 4)
+    phase_logits: Tensor  #: (b, phases)
+    log_likelihood: Tensor  #: (b,) of the lattice, against no disks at all
+    brightness: Tensor  #: (b,) electrons in the disks, over those expected of the likelier phase
+    brightness_sd: Tensor  #: (b,) its standard deviation from counting
+    background: Tensor  #: (b,) share of the electrons that is between the disks
+    background_expected: Tensor  #: (b,) the same, as the optics say
+
+
+def checked(frames: np.ndarray, optics: Optics) -> np.ndarray:
+    """Frames, if the network can read them; otherwise an error that says why not."""
+    frames = np.asarray(frames)
+    if not np.issubdtype(frames.dtype, np.unsignedinteger):
+        raise TypeError(f"frames are {frames.dtype}; the network reads counted electrons: unsigned integers")
+    n = optics.n_pixels
+    if frames.ndim != 3 or frames.shape[1:] != (n, n):
+        raise ValueError(f"frames have shape {frames.shape}; these optics (n_pixels = {n}) need (any, {n}, {n})")
+    first = FIRST_ORDER / optics.pixel_reciprocal
+    if not 0.15 * n < first < 0.29 * n:
+        low, high = (FIRST_ORDER * optics.wavelength * 1e3 / (f * n) for f in (0.28, 0.16))
+        raise ValueError(
+            f"pixel_mrad = {optics.pixel_mrad} puts the first-order reflections {first:.1f} pixels from the beam; the "
+            f"network was trained for {0.17 * n:.0f} to {0.27 * n:.0f} pixels: choose pixel_mrad from {low:.3f} to "
+            f"{high:.3f}"
+        )
+    if not 0.03 < optics.disk_radius / first < 0.44:
+        least = 0.04 * first * optics.pixel_mrad
+        most = 0.43 * first * optics.pixel_mrad
+        raise ValueError(
+            f"semiangle_mrad = {optics.semiangle_mrad} gives disks of radius {optics.disk_radius:.1f} pixels; the "
+            f"network reads separate disks: choose semiangle_mrad from {least:.2f} to {most:.2f}"
+        )
+    return frames
+
+
+def described(reading: Reading, counts: Tensor, saturated: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Columns of `FeatureDescriptors` from a reading, with flags."""
+    dose = counts.sum((1, 2)).numpy()
+    bright, bright_sd = reading.brightness.numpy(), reading.brightness_sd.numpy()
+    diffuse, allowed = reading.background.numpy(), reading.background_expected.numpy()
+    diffuse_sd = np.sqrt(np.maximum(diffuse, allowed) / np.maximum(dose, 1))
+    flagged = np.full(len(dose), "", dtype=object)
+
+    def flag(where: np.ndarray, reason) -> None:
+        for i in np.flatnonzero(where & (flagged == "")):
+            flagged[i] = reason(i)
+
+    flag(dose == 0, lambda i: "no electrons: the frame is empty")
+    flag(saturated, lambda i: "saturated: a pixel reached the largest value of its type")
+    weak = reading.log_likelihood.numpy() < NOT_FOUND
+    flag(
+        weak & (bright + 3 * bright_sd > 0.5),
+        lambda i: f"too few electrons to find the lattice of {dose[i]:.0f} in the frame",
+    )
+    wrong = (np.abs(bright - 1) > 0.4 + 5 * bright_sd) | weak
+    flag(wrong, lambda i: f"not a known phase: its disks hold {bright[i]:.2f} of the electrons that the likeliest has")
+    flag(
+        np.abs(diffuse - allowed) > 0.5 * allowed + 0.005 + 5 * diffuse_sd,
+        lambda i: (
+            f"{100 * diffuse[i]:.1f} % of the electrons are between the disks; the optics say {100 * allowed[i]:.1f} %"
+        ),
+    )
+    known = flagged == ""
+    unknowns = reading.unknowns.double().numpy()
+    covariance = reading.covariance.double().numpy()
+    probability = torch.softmax(reading.phase_logits.double(), 1).numpy()
+    beforehand = np.diag([PRIOR_SD[0] ** 2] * 3)
+    strain = np.where(known[:, None], unknowns[:, :3], 0.0)
+    strain_covariance = np.where(known[:, None, None], covariance[:, :3, :3], beforehand)
+    rotation = np.where(known, crystals.wrap_rotation(unknowns[:, 3]), 0.0)
+    rotation_sd = np.where(known, np.minimum(np.sqrt(covariance[:, 3, 3]), PRIOR_SD[1]), PRIOR_SD[1])
+    probability = np.where(known[:, None], probability, 1 / probability.shape[1])
+    return strain, strain_covariance, rotation, rotation_sd, probability, flagged.astype(str)

@@ -1,0 +1,212 @@
+"""The shipped descriptor network on patterns that it has not seen, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_edgestem.analysis import crystals
+from bluesky_edgestem.analysis.cramer_rao import bound, pattern_information
+from bluesky_edgestem.analysis.diffraction import cbed, counted, detected, patch_extent
+from bluesky_edgestem.analysis.networks import SHIPPED, DescriptorNetwork
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.sim.specimen import Heterojunction
+
+OPTICS = Optics()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def network() -> DescriptorNetwork:
+    return DescriptorNetwork.pretrained()
+
+
+def expected(strain, rotation, formula="MoS2", optics=OPTICS, shift=(0.0, 0.0)) -> np.ndarray:
+    """Noise-free pattern (n, n) of a uniform monolayer."""
+    atoms = crystals.monolayer_atoms(
+        strain, rotation, patch_extent(optics), lambda p: np.full(len(p), formula), origin=(0.3, 0.1)
+    )
+    return detected(cbed(atoms, optics, shift), optics, shift)
+
+
+def frames(patterns, dose: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.array([counted(p, dose, rng) for p in patterns])
+
+
+def test_weights_are_small_and_say_what_made_them(network):
+    assert SHIPPED.stat().st_size < 5e6
+    assert network.card["command"].startswith("edgestem train descriptors")
+    assert SHIPPED.with_suffix(".md").read_text().startswith("# Descriptor network: card")
+
+
+@pytest.mark.parametrize(
+    "optics", [OPTICS, Optics(200.0, 1.4, 0.32, background=0.08), Optics(300.0, 1.2, 0.25, psf_px=0.45)]
+)
+def test_signs_of_strain_and_rotation_on_every_beam(network, optics):
+    """Positive exx is a lattice stretched along x; positive rotation is counter-clockwise; axes as in `crystals`."""
+    cases = [((0.03, 0.0, 0.0), 0.0), ((0.0, 0.02, 0.0), 0.2), ((0.0, 0.0, 0.015), -0.3), ((-0.02, 0.01, 0.01), 0.4)]
+    read = network.predict(frames([expected(s, r, optics=optics) for s, r in cases], 2e6), optics)
+    assert list(read.flagged) == [""] * 4
+    assert read.strain == pytest.approx(np.array([s for s, _ in cases]), abs=4e-3)
+    assert read.rotation == pytest.approx(np.array([r for _, r in cases]), abs=3e-3)
+
+
+def test_a_lattice_stretched_along_x_has_its_spots_nearer_along_x():
+    """Not of the network but of the convention that it is trained in."""
+    columns = np.arange(128) - 63.5
+    wide = [
+        np.sqrt((expected(s, 0.0)[:, :] * columns**2)[:, np.abs(columns) > 10].sum()) for s in ((0, 0, 0), (0.04, 0, 0))
+    ]
+    assert wide[1] < wide[0]
+
+
+def test_turning_the_specimen_turns_the_strain(network):
+    turn, strain = np.pi / 6, np.array([0.03, -0.01, 0.005])
+    matrix = crystals.rotation_matrix(turn)
+    turned = crystals.strain_vector(matrix @ crystals.strain_tensor(strain) @ matrix.T)
+    read = network.predict(frames([expected(strain, 0.1), expected(turned, 0.1 + turn)], 1e6), OPTICS)
+    sense = crystals.strain_vector(matrix @ crystals.strain_tensor(read.strain[0]) @ matrix.T)
+    assert sense == pytest.approx(read.strain[1], abs=5 * read.strain_sd.max())
+    assert read.rotation == pytest.approx(
+        crystals.wrap_rotation(np.array([0.1, 0.1 + turn])), abs=5 * read.rotation_sd.max()
+    )
+
+
+def test_a_beam_off_centre_changes_nothing(network):
+    strain = (0.02, 0.01, -0.01)
+    patterns = [expected(strain, 0.15, "WS2", shift=shift) for shift in ((0.0, 0.0), (1.7, -1.3), (-1.9, 0.4))]
+    read = network.predict(frames(patterns, 1e6), OPTICS)
+    assert (np.abs(read.strain - strain) < 5 * read.strain_sd).all()
+    assert list(read.phase) == ["WS2"] * 3
+
+
+@pytest.mark.parametrize("dose", [1e4, 1e5])
+def test_errors_on_an_unseen_specimen_are_near_the_bound(network, dose):
+    specimen, rng = Heterojunction(7001), np.random.default_rng(1)
+    where = rng.uniform(-45, 45, (10, 2))
+    patterns = [detected(cbed(specimen.atoms(p, patch_extent(OPTICS), rng), OPTICS), OPTICS) for p in where]
+    repeats = 12
+    read = network.predict(frames(patterns * repeats, dose), OPTICS)
+    error = read.strain - np.tile(specimen.strain(where), (repeats, 1))
+    variance = []
+    for p in where[:4]:
+        strain, rotation = specimen.strain(p)[0], float(specimen.rotation(p)[0])
+        here = specimen.phase(p)[0]
+        information = pattern_information(strain, rotation, lambda q, f=here: np.full(len(q), f), OPTICS)
+        variance.append(np.diag(bound(information, dose))[:3])
+    ratio = np.sqrt((error**2).mean() / np.mean(variance))
+    assert ratio < 1.5
+    inside = np.abs(error) < 1.96 * read.strain_sd
+    assert 0.90 < inside.mean() < 0.985
+    far = np.tile(np.abs(specimen._depth(where)) > 1.0, repeats)
+    right = (read.phase == np.tile(specimen.phase(where), repeats))[far]
+    assert right.mean() > (0.8 if dose < 5e4 else 0.99)
+
+
+def test_what_it_cannot_read_is_flagged_with_a_wide_interval(network):
+    good = expected((0.01, 0.0, 0.0), 0.1)
+    rng = np.random.default_rng(0)
+    empty = np.zeros((128, 128), np.uint16)
+    sparse = counted(good, 100, rng)
+    saturated = counted(good, 1e5, rng)
+    saturated[64, 64] = 65535
+    thick = good.copy()
+    distance = np.hypot(*(np.mgrid[:128, :128] - 63.5))
+    thick[distance > 10] *= 4
+    other = np.where(distance < 8, good, 1e-6)  # an amorphous film
+    stack = np.array(
+        [empty, sparse, saturated, counted(thick, 1e5, rng), counted(other, 1e5, rng), counted(good, 1e5, rng)]
+    )
+    read = network.predict(stack, OPTICS)
+    reasons = ["no electrons", "too few electrons", "saturated", "not a known phase", "not a known phase", ""]
+    for said, reason in zip(read.flagged, reasons, strict=True):
+        assert said.startswith(reason) and bool(said) == bool(reason)
+    assert (read.strain_sd[:5] > 0.02).all() and (read.rotation_sd[:5] > 0.25).all()
+    assert read.phase_probability[:5] == pytest.approx(0.5)
+    assert np.isfinite(read.strain).all() and np.isfinite(read.covariance).all()
+    assert (read.strain_sd[5] < 0.004).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_every_unsigned_type_reads_alike(network, dtype):
+    stack = frames([expected((0.01, 0.0, 0.0), 0.1)], 1e4)
+    if dtype is np.uint8:
+        stack = np.minimum(stack, 254)
+    read = network.predict(stack.astype(dtype), OPTICS)
+    assert read.strain[0] == pytest.approx([0.01, 0.0, 0.0], abs=0.03)
+    assert read.covariance.shape == (1, 3, 3) and read.phases == ("MoS2", "WS2")
+
+
+def test_no_frames_are_no_descriptors(network):
+    assert len(network.predict(np.zeros((0, 128, 128), np.uint16), OPTICS)) == 0
+
+
+def test_the_same_frame_reads_the_same_in_any_company(network):
+    stack = frames([expected((0.01, 0.0, 0.0), r) for r in np.linspace(-0.4, 0.4, 5)], 1e5)
+    together, alone = network.predict(stack, OPTICS), network.predict(stack[3:4], OPTICS)
+    assert together.strain[3] == pytest.approx(alone.strain[0], abs=1e-5)
+
+
+def test_frames_and_optics_that_do_not_fit_are_refused(network):
+    with pytest.raises(TypeError, match="frames are float64; the network reads counted electrons: unsigned integers"):
+        network.predict(np.zeros((1, 128, 128)), OPTICS)
+    with pytest.raises(
+        ValueError, match=r"shape \(1, 64, 64\); these optics \(n_pixels = 128\) need \(any, 128, 128\)"
+    ):
+        network.predict(np.zeros((1, 64, 64), np.uint16), OPTICS)
+    frame = np.zeros((1, 128, 128), np.uint16)
+    with pytest.raises(ValueError, match=r"pixel_mrad = 2.0 .* choose pixel_mrad from 0\.\d+ to 0\.\d+"):
+        network.predict(frame, replace(OPTICS, pixel_mrad=2.0))
+    with pytest.raises(ValueError, match=r"semiangle_mrad = 9.0 .* separate disks: choose semiangle_mrad"):
+        network.predict(frame, replace(OPTICS, semiangle_mrad=9.0))
+
+
+def test_larger_frames_are_read_too(network):
+    optics = Optics(n_pixels=192, pixel_mrad=0.34)
+    strain = (0.02, -0.01, 0.01)
+    read = network.predict(frames([expected(strain, 0.1, optics=optics)], 1e6), optics)
+    assert read.strain[0] == pytest.approx(strain, abs=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda b: b[: len(b) // 2], "cut short or altered"),
+        (lambda b: b[:-100] + bytes(100), "cut short or altered"),
+        (lambda b: b"PK" + b, "not a weights file"),
+        (lambda b: b"", "not a weights file"),
+        (lambda b: b.replace(b"DESCRIPTOR 1", b"DESCRIPTOR 9", 1), "format 9, this version reads format 1"),
+    ],
+)
+def test_damaged_weights_are_one_clear_error(tmp_path, damage, says):
+    path = tmp_path / "descriptor.pt"
+    path.write_bytes(damage(SHIPPED.read_bytes()))
+    with pytest.raises(ValueError, match=says) as refused:
+        DescriptorNetwork.pretrained(path)
+    assert str(path) in str(refused.value)
+
+
+def test_weights_that_are_not_there_or_of_another_network_are_one_clear_error(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.pt: No such file"):
+        DescriptorNetwork.pretrained(tmp_path / "nowhere.pt")
+    other = DescriptorNetwork()
+    other.head = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    other.save(tmp_path / "other.pt", {})
+    with pytest.raises(ValueError, match="of another network"):
+        DescriptorNetwork.pretrained(tmp_path / "other.pt")
+
+
+def test_weights_come_back_as_they_were_saved(network, tmp_path):
+    network.save(tmp_path / "copy.pt", network.card)
+    copy = DescriptorNetwork.pretrained(tmp_path / "copy.pt")
+    assert copy.card == network.card
+    assert all(torch.equal(v, copy.state_dict()[k]) for k, v in network.state_dict().items())
