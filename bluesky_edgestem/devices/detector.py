@@ -13,6 +13,9 @@ from .frame_files import FrameFiles, HDFPlugin
 from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until
 from .statuses import NamedStatus, in_order
 
+READ_OUT_TIMEOUT = 5.0
+"""Time [s] for the frames already exposed to be written when the detector is disarmed."""
+
 
 class EigerCam(Device):
     """areaDetector's ADEiger, as far as it is needed."""
@@ -61,7 +64,7 @@ class SeriesArming:
             self.cam.detector_state,
             lambda state: state in ("Idle", "Aborted", "Error"),
             f"end {self.cam.acquire.pvname}",
-            10.0,  # a backlog of frames may still have to be written
+            READ_OUT_TIMEOUT,
         )
 
 

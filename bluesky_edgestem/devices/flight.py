@@ -12,8 +12,8 @@ from .statuses import NamedStatus
 
 STALL_TIMEOUT = 20.0
 """Time [s] without a frame after which a flight has failed; an IOC can hang without losing its connection."""
-ENDED_GRACE = 5.0
-"""Time [s] for the frames still on their way when the coils say that the flight is over."""
+ENDED_GRACE = 0.5
+"""Time [s] for the coils' counter to arrive after they say that the flight is over."""
 
 
 class Flight:
@@ -69,13 +69,9 @@ class Flight:
             self.status.fail(OSError(f"{message.pvname}: {message.latest}"))
 
     def _coils_ended(self) -> None:
-        timer = threading.Timer(ENDED_GRACE if self.coils.index.latest == self.n else 0.5, self._check_end)
-        timer.daemon = True
-        timer.start()
+        self.status.after(ENDED_GRACE, self._check_end)
 
     def _check_end(self) -> None:
-        if self._over.is_set():
-            return
         if self.coils.index.latest != self.n:
             message = self.coils.message
             self.status.fail(

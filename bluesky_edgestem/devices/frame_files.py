@@ -55,15 +55,15 @@ class FrameFiles:
 
     def __init__(self, hdf: HDFPlugin, name: str, directory: str) -> None:
         self.hdf, self.name, self.directory = hdf, name, directory
-        self.written = 0
         self._shape = (0, 0)
         self._path = PurePosixPath()
         self._bundles: list = []
         self._emitted = 0
-        hdf.num_captured.subscribe(self._count)
 
-    def _count(self, value: int, **_: object) -> None:
-        self.written = int(value)
+    @property
+    def written(self) -> int:
+        """Frames in the file, by the last monitor."""
+        return int(self.hdf.num_captured.latest or 0)
 
     def open(self, shape: tuple[int, int]) -> NamedStatus:
         """Start a file for frames of `shape` (ny, nx); done once the plugin captures.

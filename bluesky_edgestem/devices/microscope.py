@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -50,6 +51,7 @@ class Microscope(Device):
         self._flight: Flight | None = None
         self._prepared = 0
         self._held = False
+        self._safety = threading.Lock()
 
     # -- what a plan asks before it starts ------------------------------------------------------------------------
 
@@ -162,7 +164,8 @@ class Microscope(Device):
 
     def _blank_after(self, flight: NamedStatus) -> None:
         if not flight.success:
-            self._make_safe()
+            # in a thread of its own: it waits for monitors, and the failure may have been told by one
+            threading.Thread(target=self._make_safe, name="make safe").start()
 
     def complete(self) -> NamedStatus:
         """Done once every frame is in the file and the beam is blanked again."""
@@ -218,8 +221,9 @@ class Microscope(Device):
         The coils are told first, without waiting, or the positions they reach under a blanked beam would count as
         measured.
         """
-        for step in (self.coils.stop, lambda: self.beam.set("Blanked").wait(), self.detector.stop):
-            try:
-                step()
-            except Exception as error:
-                logger.error("%s could not be made safe: %s", self.name, error)
+        with self._safety:
+            for step in (self.coils.stop, lambda: self.beam.set("Blanked").wait(), self.detector.stop):
+                try:
+                    step()
+                except Exception as error:
+                    logger.error("%s could not be made safe: %s", self.name, error)

@@ -90,7 +90,7 @@ class SetSignal(_Bounded, EpicsSignal):
             completed.set()
             follow()
             if not status.done:
-                _after(READBACK_GRACE, complain, status)
+                status.after(READBACK_GRACE, complain)
 
         watch((self,), status)
         if not self.connected:  # a put would wait for the connection first
@@ -98,7 +98,7 @@ class SetSignal(_Bounded, EpicsSignal):
         self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
         status.add_callback(lambda _: self.clear_sub(follow))
         # caproto's client never completes a put that the IOC refused
-        _after((timeout or self.write_timeout) + (settle_time or 0), complain, status)
+        status.after((timeout or self.write_timeout) + (settle_time or 0), complain)
         try:
             self.put(value, force=True, callback=complete, use_complete=True)
         except Exception as error:
@@ -138,14 +138,6 @@ class BusySignal(_Bounded, EpicsSignal):
             raise LostConnection(f"no connection to {self.pvname}; its IOC has ended or cannot be reached")
 
 
-def _after(seconds: float, do: Callable[[], None], status: NamedStatus) -> None:
-    """Call `do` after `seconds` unless `status` is done before."""
-    timer = threading.Timer(seconds, do)
-    timer.daemon = True
-    timer.start()
-    status.add_callback(lambda _: timer.cancel())
-
-
 def _same(readback: Any, value: Any) -> bool:
     """Whether a readback is what was written, to the rounding of a double on its way."""
     if readback is None:
@@ -174,31 +166,46 @@ def watch(signals: tuple[_Bounded, ...], status: NamedStatus) -> None:
 
 
 def wait_until(
-    signal: _Bounded, accept: Callable[[Any], bool], what: str, timeout: float | None = WRITE_TIMEOUT
+    signal: _Bounded,
+    accept: Callable[[Any], bool],
+    what: str,
+    timeout: float | None = WRITE_TIMEOUT,
+    reason: _Bounded | None = None,
 ) -> NamedStatus:
-    """Done once `signal` has a value that `accept` takes; fails on a lost connection or after `timeout` [s]."""
-    status = NamedStatus(what, timeout)
+    """Done once `signal` has a value that `accept` takes.
+
+    Fails on a lost connection or after `timeout` [s], with the text of `reason` where there is one.
+    """
+    status = NamedStatus(what)
 
     def changed(*_: Any, **__: Any) -> None:
         if signal.latest is not None and accept(signal.latest):
             status.finish()
 
+    def give_up() -> None:
+        why = f"; its IOC says: {reason.latest}" if reason is not None and reason.latest else ""
+        status.fail(TimeoutError(f"{signal.pvname} is still {signal.latest!r} after {timeout:g} s{why}"))  # type: ignore[attr-defined]
+
     watch((signal,), status)
     signal.subscribe(changed, run=False)  # type: ignore[attr-defined]
     status.add_callback(lambda _: signal.clear_sub(changed))  # type: ignore[attr-defined]
+    if timeout is not None:
+        status.after(timeout, give_up)
     changed()
     return status
 
 
 def start_busy(busy: BusySignal, running: _Bounded, states: tuple[str, ...], reason: _Bounded) -> NamedStatus:
     """Start a busy record; done once `running` is in one of `states`, failed with the text of `reason` if refused."""
-    status = wait_until(running, lambda value: value in states, f"start {busy.pvname}")
+    status = wait_until(running, lambda value: value in states, f"start {busy.pvname}", reason=reason)
 
-    def ended() -> None:  # before it ran: the IOC refused
+    def ended() -> (
+        None
+    ):  # before it ran: the IOC refused. (caproto's client does not call this then; the timeout does.)
         def complain() -> None:
-            status.fail(RuntimeError(f"{busy.pvname} did not start: {reason.latest or 'the IOC refused it'}"))
+            status.fail(RuntimeError(f"{busy.pvname} was refused; its IOC says: {reason.latest or 'nothing'}"))
 
-        _after(0.2, complain, status)  # the reason's monitor may come after
+        status.after(0.2, complain)  # the reason's monitor may come after
 
     try:
         busy.start(ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from ophyd.status import StatusBase
@@ -19,13 +20,18 @@ class NamedStatus(StatusBase):
     ----------
     what : str
         What is being waited for, in words that name the PV.
-    timeout : float, optional
-        Time [s] after which it fails.
     """
 
-    def __init__(self, what: str, timeout: float | None = None) -> None:
+    def __init__(self, what: str) -> None:
         self.what = what
-        super().__init__(timeout=timeout)
+        super().__init__()
+
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        """Call `do` after `seconds` unless this is done before."""
+        timer = threading.Timer(seconds, do)
+        timer.daemon = True
+        timer.start()
+        self.add_callback(lambda _: timer.cancel())
 
     def finish(self) -> None:
         """Mark as done, unless it is already."""

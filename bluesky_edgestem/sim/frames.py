@@ -20,9 +20,7 @@ SOURCES = ("specimen", "disks")
 class FrameSource(Protocol):
     """What the detector sees at a probe position."""
 
-    def frame(
-        self, position: np.ndarray, dose: float, optics: Optics, rng: np.random.Generator
-    ) -> np.ndarray:
+    def frame(self, position: np.ndarray, dose: float, optics: Optics, rng: np.random.Generator) -> np.ndarray:
         """One recorded frame (n_pixels, n_pixels) uint16 at `position` (2,) [nm] and `dose` [electrons]."""
         ...
 
@@ -30,20 +28,14 @@ class FrameSource(Protocol):
 class Disks:
     """Seven soft disks in a hexagon that turns with x and widens with y: fast, and different at every position."""
 
-    def frame(
-        self, position: np.ndarray, dose: float, optics: Optics, rng: np.random.Generator
-    ) -> np.ndarray:
+    def frame(self, position: np.ndarray, dose: float, optics: Optics, rng: np.random.Generator) -> np.ndarray:
         """One frame of Poisson counts; see `FrameSource.frame`."""
         n, sigma = optics.n_pixels, max(optics.disk_radius / 2, 1.0)
         angles = np.arange(6) * np.pi / 3 + 0.005 * position[0]
         radius = n * (0.25 + 0.0005 * position[1])
-        centres = (n - 1) / 2 + np.vstack(
-            [[0, 0], radius * np.column_stack([np.cos(angles), np.sin(angles)])]
-        )
+        centres = (n - 1) / 2 + np.vstack([[0, 0], radius * np.column_stack([np.cos(angles), np.sin(angles)])])
         pixels = np.arange(n)
-        along = np.exp(
-            -((pixels - centres[:, :, None]) ** 2) / (2 * sigma**2)
-        )  # (7, 2, n): the disks are separable
+        along = np.exp(-((pixels - centres[:, :, None]) ** 2) / (2 * sigma**2))  # (7, 2, n): the disks are separable
         pattern = np.einsum("ki,kj->ij", along[:, 1], along[:, 0])
         return rng.poisson(dose * pattern / pattern.sum()).clip(0, 65535).astype(np.uint16)
 
@@ -115,9 +107,7 @@ class Renderer:
             )
             self.workers = workers
 
-    def submit(
-        self, position: tuple[float, float], dose: float, optics: Optics, number: int
-    ) -> Future[np.ndarray]:
+    def submit(self, position: tuple[float, float], dose: float, optics: Optics, number: int) -> Future[np.ndarray]:
         """The frame at `position` [nm] with `dose` [electrons], as a future; `number` makes its noise its own."""
         if dose <= 0:
             dark: Future[np.ndarray] = Future()

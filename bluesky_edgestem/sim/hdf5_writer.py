@@ -68,7 +68,7 @@ class FrameFile:
         Raises
         ------
         OSError, RuntimeError
-            The disk is full, or has gone.
+            The disk is full, or has gone; `abandon` the file then.
         """
         n = len(self._frames) + 1
         for dataset, value in zip((*self._positions, self._frames), (x, y, frame), strict=True):
@@ -79,3 +79,14 @@ class FrameFile:
     def close(self) -> None:
         """Finish the file; raises as `append` does."""
         self._file.close()
+
+    def abandon(self) -> None:
+        """Leave a file that could not be written as it is, readable up to its last flush.
+
+        HDF5 cannot flush it, so it can neither be closed nor collected: both end in a segmentation fault.
+        """
+        abandoned.append(self)
+
+
+abandoned: list[FrameFile] = []
+"""Files that must outlive the process: end it by `os._exit` where there is one."""

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import caproto.server.common
 from caproto.asyncio.server import Context
@@ -20,11 +21,13 @@ from ..analysis.optics import Optics
 from ..geometry import FieldOfView
 from .column import Column
 from .frames import SOURCES, Renderer, die_with_parent
+from .hdf5_writer import abandoned
 from .ioc_beam import BeamIOC
 from .ioc_detector import EigerIOC
 from .ioc_hdf import HDFPluginIOC
 from .ioc_scan import ScanCoilsIOC
 from .records import Records
+from .trigger_line import send_triggers, take_triggers
 
 GROUPS: dict[str, type[Records]] = {
     "Scan:": ScanCoilsIOC,
@@ -102,6 +105,8 @@ async def serve(
     scan_range: float = 120.0,
     workers: int = 2,
     interface: str = "127.0.0.1",
+    part: str = "all",
+    line: Path | None = None,
 ) -> None:
     """Run the IOCs until cancelled.
 
@@ -123,23 +128,37 @@ async def serve(
         Processes that compute frames.
     interface : str
         Address to serve on; the loopback address keeps other machines out.
+    part : {"all", "column", "detector"}
+        Which IOCs to run: scan coils and beam, or the detector, or all in this process.
+    line : Path, optional
+        Unix socket of the trigger line from the column's process to the detector's; the column makes it.
     """
     # Below this pause between monitors caproto bundles them; its default of 10 ms delays each one by as much.
     caproto.server.common.HIGH_LOAD_TIMEOUT = 0.001
     column = Column(optics=optics or Optics())
-    renderer = Renderer(source, seed, field or FieldOfView.centred(100.0), workers)
-    try:
-        plugin = HDFPluginIOC(prefix + "HDF1:", column=column)
-        groups = [
-            ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range),
-            BeamIOC(prefix + "Beam:", column=column),
-            EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin),
-            plugin,
-        ]
-        # The first frame of a worker pays for its imports; pay before anyone waits for it.
-        await asyncio.gather(
-            *(asyncio.wrap_future(renderer.submit((0.0, 0.0), 1.0, column.optics, n)) for n in range(renderer.workers))
-        )
+    async with contextlib.AsyncExitStack() as stack:
+        groups: list[Records] = []
+        if part in ("all", "column"):
+            groups += [
+                ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range),
+                BeamIOC(prefix + "Beam:", column=column),
+            ]
+        if part in ("all", "detector"):
+            renderer = Renderer(source, seed, field or FieldOfView.centred(100.0), workers)
+            stack.callback(renderer.close)
+            # The first frame of a worker pays for its imports; pay before anyone waits for it.
+            await asyncio.gather(
+                *(
+                    asyncio.wrap_future(renderer.submit((0.0, 0.0), 1.0, column.optics, n))
+                    for n in range(renderer.workers)
+                )
+            )
+            plugin = HDFPluginIOC(prefix + "HDF1:", column=column)
+            groups += [EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin), plugin]
+        if part == "column" and line is not None:
+            stack.callback((await send_triggers(column, line)).close)
+        if part == "detector" and line is not None:
+            stack.callback((await take_triggers(column, line)).cancel)
         context = PromptContext({name: pv for group in groups for name, pv in group.pvdb.items()}, [interface])
 
         async def announce(async_lib):
@@ -148,8 +167,6 @@ async def serve(
             print(f"{READY} {prefix} {os.getpid()}", flush=True)
 
         await context.run(startup_hook=announce)
-    finally:
-        renderer.close()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +195,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
     parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
+    parser.add_argument(
+        "--part", choices=("all", "column", "detector"), default="all", help="IOCs to run in this process (%(default)s)"
+    )
+    parser.add_argument("--line", type=Path, help="Unix socket of the trigger line, where the parts run apart")
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
     )
@@ -211,10 +232,15 @@ def run(options: argparse.Namespace) -> int:
             scan_range=options.scan_range,
             workers=options.workers,
             interface=options.interface,
+            part=options.part,
+            line=options.line,
         )
 
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(until_signalled())
+    if abandoned:
+        sys.stdout.flush()
+        os._exit(0)
     return 0
 
 

@@ -24,7 +24,7 @@ DETECTOR_STATES = (
     "Disconnected",
     "Aborted",
 )
-BACKLOG = 64
+BACKLOG = 16
 """Frames under way between exposure and file; a full backlog keeps the coils waiting, as a full detector buffer."""
 
 

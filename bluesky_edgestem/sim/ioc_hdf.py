@@ -170,6 +170,9 @@ class HDFPluginIOC(Records):
             await self._end()
 
     async def _fail(self, error: Exception) -> None:
+        if self._file is not None:
+            self._file.abandon()
+            self._file = None
         await self.say(f"{cause(error)}: {self.full_name.value}")
         await self.write_status.write("Write error")
         await self._end()
@@ -187,6 +190,7 @@ class HDFPluginIOC(Records):
             try:
                 await self._blocking(file.close)
             except (OSError, RuntimeError) as error:
+                file.abandon()
                 await self.say(f"{cause(error)}: {self.full_name.value}")
                 await self.write_status.write("Write error")
         if self.auto_increment.value == "Yes":

@@ -7,8 +7,10 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
 
 from .ioc import READY
@@ -43,6 +45,8 @@ class MicroscopeProcess:
     ----------
     prefix : str, optional
         Goes before every PV's name; drawn by default, so that two microscopes never share a name.
+    separate_detector : bool
+        Run the detector's IOC in a process of its own, that can be lost while coils and blanker stay.
     **options : str or float
         Options of ``edgestem sim`` by name, e.g. ``source="disks"``, ``seed=3``, ``scan_range=120.0``.
 
@@ -52,59 +56,77 @@ class MicroscopeProcess:
     client_env : dict[str, str]
         The EPICS variables that a client needs.
     process : subprocess.Popen
+        Of the coils and the beam, and of the detector too where it has no process of its own.
+    detector_process : subprocess.Popen
     """
 
-    def __init__(self, prefix: str | None = None, **options: object) -> None:
+    process: subprocess.Popen[str]
+    detector_process: subprocess.Popen[str]
+
+    def __init__(self, prefix: str | None = None, *, separate_detector: bool = False, **options: object) -> None:
         self.prefix = prefix or f"SIM{uuid.uuid4().hex[:8]}:"
         self._options = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        self._parts = ("column", "detector") if separate_detector else ("all",)
+        # A server each: two on one UDP port of the loopback address would take each other's searches.
+        self._ports = [_free_port() for _ in self._parts]
         self.client_env = {
-            "EPICS_CA_ADDR_LIST": "127.0.0.1",
+            "EPICS_CA_ADDR_LIST": " ".join(f"127.0.0.1:{port}" for port in self._ports),
             "EPICS_CA_AUTO_ADDR_LIST": "NO",
-            "EPICS_CA_SERVER_PORT": str(_free_port()),
+            "EPICS_CA_SERVER_PORT": str(self._ports[0]),
             "EPICS_CA_REPEATER_PORT": str(_free_port()),
         }
-        self.process: subprocess.Popen[str]
+        self._processes: list[subprocess.Popen[str]] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> MicroscopeProcess:
-        """Start the process and wait until clients may connect.
+        """Start, and wait until clients may connect.
 
         Raises
         ------
         RuntimeError
-            The process ended, or was not ready in time; the text is what it printed.
+            A process ended, or was not ready in time.
         """
+        self._folder = tempfile.TemporaryDirectory()
+        line = Path(self._folder.name) / "trigger"
+        try:
+            for part, port in zip(self._parts, self._ports, strict=True):
+                self._processes.append(self._start(part, port, line))
+        except BaseException:
+            self.stop()
+            raise
+        self.process, self.detector_process = self._processes[0], self._processes[-1]
+        return self
+
+    def _start(self, part: str, port: int, line: Path) -> subprocess.Popen[str]:
         env = {
             **os.environ,
             **self.client_env,
+            "EPICS_CA_SERVER_PORT": str(port),
+            "EPICS_CAS_SERVER_PORT": str(port),
             "EPICS_CAS_INTF_ADDR_LIST": "127.0.0.1",
             "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
             "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
         }
         command = [sys.executable, "-m", f"{__package__}.ioc", "--prefix", self.prefix, "--die-with-parent"]
-        self.process = subprocess.Popen(command + self._options, env=env, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
+        command += ["--part", part, "--line", str(line), *self._options]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
         deadline = time.monotonic() + START_TIMEOUT
-        while select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            line = self.process.stdout.readline()
-            if line.startswith(READY):
-                return self
-            if not line:
-                raise RuntimeError(
-                    f"the simulated microscope ended at its start, exit code {self.process.wait()}"
-                )
-        self.stop()
+        while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            said = process.stdout.readline()
+            if said.startswith(READY):
+                return process
+            if not said:
+                raise RuntimeError(f"the simulated microscope ended at its start, exit code {process.wait()}")
+        _end(process)
         raise RuntimeError(f"the simulated microscope was not ready within {START_TIMEOUT:g} s")
 
     def stop(self) -> None:
-        """End the process; does nothing where it has ended."""
-        self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        """End the processes; does nothing where they have ended."""
+        for process in self._processes:
+            _end(process)
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def __enter__(self) -> MicroscopeProcess:
         return self.start()
@@ -113,3 +135,14 @@ class MicroscopeProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -35,6 +35,13 @@ def fresh_ioc() -> Iterator[MicroscopeProcess]:
         yield process
 
 
+@pytest.fixture
+def split_ioc() -> Iterator[MicroscopeProcess]:
+    """A simulated microscope whose detector has a process of its own."""
+    with MicroscopeProcess(source="disks", pixels=64, separate_detector=True) as process:
+        yield process
+
+
 @pytest.fixture(params=["pyepics", "caproto"], scope="module")
 def layer(request: pytest.FixtureRequest) -> str:
     """ophyd's control layer."""
@@ -53,6 +60,14 @@ def client(ioc: MicroscopeProcess, layer: str) -> Iterator:
 def fresh_client(fresh_ioc: MicroscopeProcess, layer: str) -> Iterator:
     """A client of `fresh_ioc`."""
     with_layer = Client(str(HERE / "flights.py"), {**fresh_ioc.client_env, "OPHYD_CONTROL_LAYER": layer})
+    yield with_layer
+    with_layer.close()
+
+
+@pytest.fixture
+def split_client(split_ioc: MicroscopeProcess, layer: str) -> Iterator:
+    """A client of `split_ioc`."""
+    with_layer = Client(str(HERE / "flights.py"), {**split_ioc.client_env, "OPHYD_CONTROL_LAYER": layer})
     yield with_layer
     with_layer.close()
 

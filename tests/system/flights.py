@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -69,11 +70,29 @@ def budget(prefix, directory, positions, max_dose):
     return run(prefix, directory, [positions], max_dose=max_dose)
 
 
+@contextlib.contextmanager
+def frames_told(scope):
+    """Tell the test the number of frames in the file as they come."""
+    started = False
+
+    def told(value, **_):
+        nonlocal started
+        started = started or value == 0  # what the file before had is no news
+        if started:
+            tell(("frames", int(value)))
+
+    signal = scope.detector.hdf.num_captured
+    number = signal.subscribe(told, run=False)
+    try:
+        yield
+    finally:
+        signal.unsubscribe(number)
+
+
 def run_telling(prefix, directory, lists, exposure, settle):
     """As `run`, telling the number of frames in the file as they come."""
-    scope = microscope(prefix, directory)
-    scope.detector.hdf.num_captured.subscribe(lambda value, **_: tell(("frames", int(value))), run=False)
-    return run(prefix, directory, lists, exposure, settle)
+    with frames_told(microscope(prefix, directory)):
+        return run(prefix, directory, lists, exposure, settle)
 
 
 def run_again(prefix, directory, lists):
@@ -92,9 +111,10 @@ def run_again(prefix, directory, lists):
 
 def run_impatient(prefix, directory, lists, exposure, settle, stall):
     """As `run_telling`, with `stall` [s] for the longest silence."""
-    from bluesky_edgestem.devices import flight
+    from bluesky_edgestem.devices import detector, flight
 
     flight.STALL_TIMEOUT = stall
+    detector.READ_OUT_TIMEOUT = 0.5  # nothing will come: the test need not wait for it
     return run_telling(prefix, directory, lists, exposure, settle)
 
 
@@ -140,13 +160,10 @@ def paused(prefix, directory, positions, then):
     documents: list = []
     engine = RunEngine()
     engine.subscribe(lambda name, document: documents.append((name, document)))
-    subscription = scope.detector.hdf.num_captured.subscribe(
-        lambda value, **_: tell(("frames", int(value))) if value > 10 else None, run=False
-    )
     try:
-        engine(plan(scope, [positions]))
+        with frames_told(scope):
+            engine(plan(scope, [positions]))
     except RunEngineInterrupted:
-        scope.detector.hdf.num_captured.unsubscribe(subscription)
         tell(("paused", scope.coils.state.get(use_monitor=False)))
         getattr(engine, then)()
     return documents
