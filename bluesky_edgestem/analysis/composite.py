@@ -95,7 +95,7 @@ class CompositeSurrogate:
         """The posterior at positions (k, 2) [nm]."""
         means, variances = zip(*(process.predict(at) for process in self.strain), strict=True)
         modes, mode_variance = np.stack(means, axis=-1), np.stack(variances, axis=-1)
-        hexad = self.hexad.predict(at)[0]
+        hexad = self.hexad.mean(at)
         length = np.linalg.norm(hexad, axis=1)
         hexad /= np.maximum(length, 1.0)[:, None]
         unsure = 1 - np.minimum(length, 1.0)
@@ -125,11 +125,11 @@ class CompositeSurrogate:
     def channels(self, at: np.ndarray, posterior: EnergyPosterior) -> list[Channel]:
         """What a measurement at one of `at` (m, 2) tells of the others: the three strain modes, and the phase."""
         made = [
-            Channel(process.covariance(at, at), float(noise), posterior.slope2[:, k], posterior.curvature2[:, k])
+            Channel(process.covariance(at), float(noise), posterior.slope2[:, k], posterior.curvature2[:, k])
             for k, (process, noise) in enumerate(zip(self.strain, self.noise, strict=True))
         ]
         if len(self.phases) > 1:
-            covariance = self.phase.covariance(at, at)
+            covariance = self.phase.covariance(at)
             slope2 = posterior.phase_variance / np.maximum(np.diagonal(covariance), 1e-9)
             made.append(Channel(covariance, _LABEL_NOISE, slope2, np.zeros(len(at))))
         return made

@@ -15,9 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dtrtri
 
 FIT_AT_MOST = 400
 """Positions that a fit of the kernels sees: more of them hardly move six numbers, and cost their cube."""
+
+LABELS_AT_MOST = 250
+"""Positions that the choice of a label field's length sees."""
 
 # Prior of the kernels: log-normal, median and log-standard deviation. Short lengths are favoured over what the first
 # few positions seem to say, since a length taken too long stops a run too early.
@@ -95,7 +99,7 @@ class Field:
 
         For one process; equations 5.12 of Rasmussen and Williams.
         """
-        inverse = self.whiten(np.eye(len(self.positions)))
+        inverse = np.tril(dtrtri(self._factor, lower=1)[0]) if len(self.positions) else self._factor
         precision = np.sum(inverse**2, axis=0)
         return self._weights**2 / precision, np.clip(1 - self.noise * precision, 0.0, 1.0)
 
@@ -120,9 +124,10 @@ class Field:
         variance = self.kernel.amplitude**2 - np.einsum("ij,ij->j", explained, explained)
         return mean, np.maximum(variance, _JITTER * self.kernel.amplitude**2)
 
-    def covariance(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """(k, l) posterior covariance between positions (k, 2) and (l, 2)."""
-        return self.kernel(a, b) - self.explained(a).T @ self.explained(b)
+    def covariance(self, at: np.ndarray) -> np.ndarray:
+        """(k, k) posterior covariance between positions (k, 2) [nm]."""
+        explained = self.explained(at)
+        return self.kernel(at, at) - explained.T @ explained
 
 
 def calibrated(fields: Sequence[Field]) -> list[Field]:
@@ -211,8 +216,14 @@ def fit_strain_kernels(
     kernel.base_kernel.lengthscale = torch.as_tensor(np.array([[k.lengths / size] for k in start]))
     kernel.outputscale = torch.as_tensor(np.array([(k.amplitude / scale) ** 2 for k in start]))
     likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
-    with fast_computations(covar_root_decomposition=False, log_prob=False, solves=False):
-        fit_gpytorch_mll_scipy(likelihood, options={"maxiter": 100})
+    # Matrices of this size gain nothing from a second thread, and lose tenfold where the other core is busy.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with fast_computations(covar_root_decomposition=False, log_prob=False, solves=False):
+            fit_gpytorch_mll_scipy(likelihood, options={"maxiter": 100})
+    finally:
+        torch.set_num_threads(threads)
     lengths = kernel.base_kernel.lengthscale.detach().numpy().reshape(3, 2) * size
     amplitudes = np.sqrt(kernel.outputscale.detach().numpy()) * scale
     levels = level.constant.detach().numpy().reshape(3) * scale
@@ -235,8 +246,11 @@ def label_field(positions: np.ndarray, labels: np.ndarray, noise: float, size: f
     size : float
         Larger side of the field of view [nm].
     """
-    fields = (
-        Field(Kernel(np.full(2, length), 1.0, smoothness=0.5), positions, labels, np.full(len(positions), noise))
-        for length in size * np.geomspace(0.02, 2.0, 8)
-    )
-    return max(fields, key=lambda field: field.log_likelihood)
+
+    def field(length: float, every: int) -> Field:
+        kernel = Kernel(np.full(2, length), 1.0, smoothness=0.5)
+        return Field(kernel, positions[::every], labels[::every], np.full(len(positions[::every]), noise))
+
+    thinning = -(-len(positions) // LABELS_AT_MOST) or 1
+    likelihoods = {length: field(length, thinning).log_likelihood for length in size * np.geomspace(0.02, 2.0, 8)}
+    return field(max(likelihoods, key=lambda length: likelihoods[length]), 1)

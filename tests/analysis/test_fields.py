@@ -39,7 +39,7 @@ def test_posterior_is_that_of_the_normal_equations():
     assert mean == pytest.approx(0.002 + cross @ inverse @ (values - 0.002), abs=1e-9)
     expected = kernel(at, at) - cross @ inverse @ cross.T
     assert variance == pytest.approx(np.diagonal(expected), abs=1e-10)
-    assert field.covariance(at, at) == pytest.approx(expected, abs=1e-10)
+    assert field.covariance(at) == pytest.approx(expected, abs=1e-10)
     assert field.mean(at) == pytest.approx(mean, abs=1e-12)
 
 
