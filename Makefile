@@ -33,7 +33,7 @@ bench: setup
 	.venv/bin/python benchmarks/readme.py
 
 docs: setup
-	.venv/bin/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	.venv/bin/sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 lock:
