@@ -174,6 +174,15 @@ class Microscope(Device):
         flight = self._flight.status
         return in_order("complete the flight", lambda: flight, lambda: self.beam.set("Blanked"))
 
+    def trigger(self) -> NamedStatus:
+        """One pattern where the probe is, for step scans: unblanked only as long as it takes."""
+        here = [self.coils.x.get(), self.coils.y.get()]
+        return in_order(f"trigger {self.name}", lambda: self.prepare([here]), self.kickoff, self.complete)
+
+    def describe(self) -> dict[str, DataKey]:
+        """Data keys of an event of a step scan: positions in the event, the frame in the file."""
+        return {**super().describe(), **self.describe_collect()}
+
     def describe_collect(self) -> dict[str, DataKey]:
         """Data keys of one stream: the frames and where the probe was."""
         return self.detector.describe_collect()

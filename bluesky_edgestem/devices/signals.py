@@ -138,16 +138,20 @@ class BusySignal(_Bounded, EpicsSignal):
             raise LostConnection(f"no connection to {self.pvname}; its IOC has ended or cannot be reached")
 
 
+AnySignal = ReadSignal | SetSignal | BusySignal
+
+
 def _same(readback: Any, value: Any) -> bool:
     """Whether a readback is what was written, to the rounding of a double on its way."""
     if readback is None:
         return False
     if isinstance(value, str):
         return str(readback) == value
-    return np.shape(readback) == np.shape(value) and bool(np.allclose(readback, value, rtol=1e-9, atol=1e-12))
+    read, written = np.ravel(readback), np.ravel(value)  # a waveform of one value is read as a scalar
+    return read.shape == written.shape and bool(np.allclose(read, written, rtol=1e-9, atol=1e-12))
 
 
-def watch(signals: tuple[_Bounded, ...], status: NamedStatus) -> None:
+def watch(signals: tuple[AnySignal, ...], status: NamedStatus) -> None:
     """Fail `status` as soon as one of `signals` loses its connection, with an error that names the PV."""
     for signal in signals:
 
@@ -160,17 +164,17 @@ def watch(signals: tuple[_Bounded, ...], status: NamedStatus) -> None:
                     )
                 )
 
-        signal.subscribe(changed, event_type="meta", run=False)  # type: ignore[attr-defined]
+        signal.subscribe(changed, event_type="meta", run=False)
         status.add_callback(lambda _, signal=signal, changed=changed: signal.clear_sub(changed))
-        changed(connected=signal.connected, obj=signal)  # type: ignore[attr-defined]
+        changed(connected=signal.connected, obj=signal)
 
 
 def wait_until(
-    signal: _Bounded,
+    signal: AnySignal,
     accept: Callable[[Any], bool],
     what: str,
     timeout: float | None = WRITE_TIMEOUT,
-    reason: _Bounded | None = None,
+    reason: AnySignal | None = None,
 ) -> NamedStatus:
     """Done once `signal` has a value that `accept` takes.
 
@@ -184,18 +188,18 @@ def wait_until(
 
     def give_up() -> None:
         why = f"; its IOC says: {reason.latest}" if reason is not None and reason.latest else ""
-        status.fail(TimeoutError(f"{signal.pvname} is still {signal.latest!r} after {timeout:g} s{why}"))  # type: ignore[attr-defined]
+        status.fail(TimeoutError(f"{signal.pvname} is still {signal.latest!r} after {timeout:g} s{why}"))
 
     watch((signal,), status)
-    signal.subscribe(changed, run=False)  # type: ignore[attr-defined]
-    status.add_callback(lambda _: signal.clear_sub(changed))  # type: ignore[attr-defined]
+    signal.subscribe(changed, run=False)
+    status.add_callback(lambda _: signal.clear_sub(changed))
     if timeout is not None:
         status.after(timeout, give_up)
     changed()
     return status
 
 
-def start_busy(busy: BusySignal, running: _Bounded, states: tuple[str, ...], reason: _Bounded) -> NamedStatus:
+def start_busy(busy: BusySignal, running: AnySignal, states: tuple[str, ...], reason: AnySignal) -> NamedStatus:
     """Start a busy record; done once `running` is in one of `states`, failed with the text of `reason` if refused."""
     status = wait_until(running, lambda value: value in states, f"start {busy.pvname}", reason=reason)
 

@@ -204,11 +204,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _served_already(prefix: str) -> bool:
+    """Whether another IOC answers for `prefix`: a second one would start without complaint, and take half the clients."""
+    from caproto import CaprotoTimeoutError
+    from caproto.sync.client import read
+
+    try:
+        read(prefix + "Scan:State_RBV", timeout=0.5, repeater=False)
+    except (CaprotoTimeoutError, TimeoutError, OSError):
+        return False
+    return True
+
+
 def run(options: argparse.Namespace) -> int:
-    """Run the IOCs with parsed `options` until Ctrl-C or SIGTERM."""
-    if options.die_with_parent:
+    """Run the IOCs with parsed `options` until Ctrl-C or SIGTERM; 1 where the prefix is taken."""
+    if options.die_with_parent:  # started on ports of its own
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
+    elif _served_already(options.prefix):
+        print(f"another IOC serves {options.prefix} already; end it, or choose another --prefix", file=sys.stderr)
+        return 1
     logging.basicConfig(format="%(levelname)s %(message)s")
     # A refused write and a client that went away come with a traceback each from caproto; refusals are logged here.
     logging.getLogger("caproto").setLevel(logging.CRITICAL)

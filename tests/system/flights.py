@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import ophyd
@@ -116,6 +117,17 @@ def run_impatient(prefix, directory, lists, exposure, settle, stall):
     flight.STALL_TIMEOUT = stall
     detector.READ_OUT_TIMEOUT = 0.5  # nothing will come: the test need not wait for it
     return run_telling(prefix, directory, lists, exposure, settle)
+
+
+def step(prefix, directory, count, scan):
+    """Bluesky's own count and scan with the microscope as the detector."""
+    scope = microscope(prefix, directory)
+    documents: list = []
+    engine = RunEngine()
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    engine(bp.count([scope], count))
+    engine(bp.scan([scope], scope.coils.x, *scan))
+    return documents
 
 
 def fly_blanked(prefix, directory, positions):

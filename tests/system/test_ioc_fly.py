@@ -93,11 +93,33 @@ def test_frames_are_compressed_with_bitshuffle_lz4_one_to_a_chunk(ioc, client, t
         assert (code, values[4]) == (32008, 2), "bitshuffle, with lz4"
 
 
+def test_step_scans_take_one_pattern_an_event(ioc, client, tmp_path, caget):
+    documents = client.call("step", ioc.prefix, str(tmp_path), 3, (-10, 10, 5))
+    names = [name for name, _ in documents]
+    assert (names.count("start"), names.count("event"), names.count("stop")) == (2, 8, 2)
+    assert [d["num_events"] for n, d in documents if n == "stop"] == [{"primary": 3}, {"primary": 5}]
+    events = [d["data"] for n, d in documents if n == "event"]
+    assert [d["microscope_coils_x"] for d in events[3:]] == [-10, -5, 0, 5, 10]
+    first, second = sorted(tmp_path.glob("*.h5"), key=lambda path: path.stat().st_mtime)
+    for path, x in ((first, None), (second, [-10, -5, 0, 5, 10])):
+        with h5py.File(path) as file:
+            assert file["/entry/data/data"][:].sum(axis=(1, 2)).min() > 0.9e5
+            if x is not None:
+                np.testing.assert_array_equal(file["/entry/instrument/NDAttributes/ScanX"][:], x)
+    assert caget(ioc, "Beam:Blank_RBV")[0] == 1
+
+
 def test_a_blanked_beam_gives_empty_frames(ioc, client, tmp_path):
     assert client.call("fly_blanked", ioc.prefix, str(tmp_path), FIRST)
     frames, positions = read_frames(tmp_path)
     np.testing.assert_array_equal(positions, FIRST)
     assert frames.max() == 0
+
+
+def test_a_flight_of_one_position(ioc, client, tmp_path):
+    documents, error, _ = client.call("run", ioc.prefix, str(tmp_path), [[[3.0, 4.0]], [[5.0, 6.0]]])
+    assert error == "" and documents[-1][1]["num_events"] == {"primary": 2}
+    assert read_frames(tmp_path)[1].tolist() == [[3, 4], [5, 6]]
 
 
 def test_coils_settle_before_each_exposure(ioc, client, tmp_path):
