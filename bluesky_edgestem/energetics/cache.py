@@ -1,8 +1,8 @@
 """Energies on disk, keyed by structure and method, so that none is computed twice: not in this run, not in the next,
 not by two processes at once.
 
-One SQLite file. A process that is to compute an energy first claims it; another that wants the same one sees the claim and
-waits. A claim is kept alive by its owner's heartbeat, and lapses with it: what a crashed process left is taken over.
+One SQLite file. A process that is to compute an energy first claims it; another that wants the same one sees the claim
+and waits. A claim is kept alive by its owner's heartbeat, and lapses with it: what a crashed process left is taken over.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from .result import EnergyResult
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS energies (
-    formula TEXT NOT NULL, exx REAL NOT NULL, eyy REAL NOT NULL, exy REAL NOT NULL, method TEXT NOT NULL, code TEXT NOT NULL,
-    energy REAL NOT NULL, gxx REAL NOT NULL, gyy REAL NOT NULL, gxy REAL NOT NULL, wall_s REAL NOT NULL, time REAL NOT NULL,
+    formula TEXT NOT NULL, exx REAL NOT NULL, eyy REAL NOT NULL, exy REAL NOT NULL,
+    method TEXT NOT NULL, code TEXT NOT NULL,
+    energy REAL NOT NULL, gxx REAL NOT NULL, gyy REAL NOT NULL, gxy REAL NOT NULL,
+    wall_s REAL NOT NULL, time REAL NOT NULL,
     PRIMARY KEY (formula, exx, eyy, exy, method, code)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (
-    formula TEXT NOT NULL, exx REAL NOT NULL, eyy REAL NOT NULL, exy REAL NOT NULL, method TEXT NOT NULL, code TEXT NOT NULL,
+    formula TEXT NOT NULL, exx REAL NOT NULL, eyy REAL NOT NULL, exy REAL NOT NULL,
+    method TEXT NOT NULL, code TEXT NOT NULL,
     owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, beat REAL NOT NULL,
     PRIMARY KEY (formula, exx, eyy, exy, method, code)
 ) WITHOUT ROWID;
@@ -93,11 +96,13 @@ class EnergyCache:
             ) from None
         except sqlite3.OperationalError as error:
             raise OSError(
-                f"cannot write the energy cache {self.path}: {error}; free space, change permissions or choose another folder"
+                f"cannot write the energy cache {self.path}: {error}; "
+                "free space, change permissions or choose another folder"
             ) from None
         except sqlite3.DatabaseError as error:
             raise ValueError(
-                f"{self.path} is no energy cache: {error}; move it away, and a new one is begun (energies are computed again)"
+                f"{self.path} is no energy cache: {error}; "
+                "move it away, and a new one is begun (energies are computed again)"
             ) from None
 
     def get(self, structure: Structure) -> EnergyResult | None:

@@ -74,7 +74,7 @@ class DFTCluster:
         time_limit: float = 120.0,
     ) -> None:
         self.method, self.time_limit = method, time_limit
-        #: Energies asked for, and answered, since the start.
+        #: Energies asked for, and answered or given up, since the start.
         self.submitted = self.completed = 0
         #: Of those answered: known already, and failed.
         self.cached = self.failed = 0
@@ -102,7 +102,7 @@ class DFTCluster:
             # A worker that is killed may have been killed by its task: once more, then it has failed.
             stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 1}))
             cluster = LocalCluster(
-                n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None,
+                n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )  # fmt: skip
             stack.callback(cluster.close)
@@ -162,6 +162,11 @@ class DFTCluster:
         future.add_done_callback(partial(self._cancelled, structure))
         self._events.put((self._ask, structure, future))
         return future
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers on this machine."""
+        return [] if self._local is None else self._local.pids
 
     def close(self) -> None:
         """End the workers; what they still compute is answered as failed."""
@@ -286,15 +291,18 @@ class DFTCluster:
         return EnergyResult.failed(structure.formula, structure.strain, reason, self.method.name)
 
     def _answer(self, future: Future[EnergyResult], result: EnergyResult) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         with self._count:
             self.completed += 1
             self.cached += result.cached
             self.failed += result.state == "failed"
-        if future.set_running_or_notify_cancel():
-            future.set_result(result)
+        future.set_result(result)
 
     def _cancelled(self, structure: Structure, future: Future[EnergyResult]) -> None:
         if future.cancelled():
+            with self._count:
+                self.completed += 1
             self._events.put((self._give_up, structure))
 
 

@@ -3,10 +3,10 @@
 Three things make one calculation of a low-symmetry cell short while energies relative to the relaxed phase are good to
 below 1 meV:
 
-- *Finite basis.* At a cutoff of 350 eV the number of plane waves jumps as the cell deforms, and the energy with it. The
-  correction of Francis and Payne (J. Phys.: Condens. Matter 2, 4395 (1990)), ``E - dE/dlnN ln(N/N0)`` with N0 the number
-  that a continuous count would give, removes the jumps, and the corresponding term the Pulay stress, so that the
-  gradient is that of the energy.
+- *Finite basis.* At a cutoff of 350 eV the number N of plane waves jumps as the cell deforms, and the energy with it
+  (0.2 meV rms along a strain of 3 %). The correction of Francis and Payne (J. Phys.: Condens. Matter 2, 4395 (1990)),
+  ``E - dE/dlnN ln(N/N0)`` with N0 the number that a continuous count would give, removes the jumps, and the
+  corresponding term the Pulay stress, so that the gradient is that of the energy.
 - *Relaxed ions without a relaxation.* The chalcogens are put where linear response takes them (`RelaxedCell`), and what
   force F remains is relaxed by one Newton step on paper: ``E - F²/2k``, and ``-F du/dε`` in the gradient.
 - *Warm start.* A calculator is kept for each phase and begins from the wave functions of the structure before; results
@@ -152,7 +152,7 @@ class MonolayerDFT:
         )  # fmt: skip
 
     def raw(self, atoms: Atoms, time_limit: float = math.inf) -> tuple[float, np.ndarray, np.ndarray]:
-        """Total energy [eV], its gradient (3,) by the strain of the cell [eV], and forces (3,) on ux, uy, height [eV/Å].
+        """Total energy [eV], its gradient (3,) by the cell's strain [eV], forces (3,) on ux, uy and height [eV/Å].
 
         The gradient is by a further strain added to that of `atoms`, whose unstrained cell is `self.cell`.
 
