@@ -21,8 +21,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def having(language: str) -> list:
-    """The pages with blocks in `language`, named by their path."""
-    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, language)]
+    """The pages with blocks in `language`, named by their path; marked where a block starts other processes."""
+    made = []
+    for page in PAGES:
+        if found := blocks(page, language):
+            starts = any(word in block for block in found for word in ("MicroscopeProcess", "CatalogServer", "Cluster"))
+            made.append(pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.system] * starts))
+    return made
 
 
 @pytest.mark.parametrize("page", having("python"))
