@@ -216,14 +216,8 @@ def fit_strain_kernels(
     kernel.base_kernel.lengthscale = torch.as_tensor(np.array([[k.lengths / size] for k in start]))
     kernel.outputscale = torch.as_tensor(np.array([(k.amplitude / scale) ** 2 for k in start]))
     likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
-    # Matrices of this size gain nothing from a second thread, and lose tenfold where the other core is busy.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with fast_computations(covar_root_decomposition=False, log_prob=False, solves=False):
-            fit_gpytorch_mll_scipy(likelihood, options={"maxiter": 100})
-    finally:
-        torch.set_num_threads(threads)
+    with fast_computations(covar_root_decomposition=False, log_prob=False, solves=False):
+        fit_gpytorch_mll_scipy(likelihood, options={"maxiter": 100})
     lengths = kernel.base_kernel.lengthscale.detach().numpy().reshape(3, 2) * size
     amplitudes = np.sqrt(kernel.outputscale.detach().numpy()) * scale
     levels = level.constant.detach().numpy().reshape(3) * scale

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 
 from ..geometry import FieldOfView, ScanGrid
 from . import crystals
@@ -138,11 +139,14 @@ class EnergyMap:
         -------
         mean, sd : (n,) arrays, or (ny, nx) maps
         """
+        # Matrices of this size gain little from a second thread, and lose tenfold where another process has its core.
         if positions is not None:
-            at = self._refreshed().predict(np.asarray(positions, dtype=float).reshape(-1, 2))
+            with threadpool_limits(1):
+                at = self._refreshed().predict(np.asarray(positions, dtype=float).reshape(-1, 2))
             return at.mean, np.sqrt(at.variance)
         if self._map is None:
-            at = self._refreshed().predict(self.map_grid.positions)
+            with threadpool_limits(1):
+                at = self._refreshed().predict(self.map_grid.positions)
             shape = self.map_grid.shape
             self._map = at.mean.reshape(shape), np.sqrt(at.variance).reshape(shape)
         return self._map
@@ -150,7 +154,8 @@ class EnergyMap:
     @property
     def models(self) -> dict[str, ElasticModel]:
         """The energy as a function of strain, by phase, as this run's calculations tell it."""
-        return dict(zip(self.phases, self._refreshed().models, strict=True))
+        with threadpool_limits(1):
+            return dict(zip(self.phases, self._refreshed().models, strict=True))
 
     def should_stop(self) -> str | None:
         """Why to stop, or None: the target is met over the whole map, in two batches running.
@@ -193,7 +198,8 @@ class EnergyMap:
         if not self.measurements:
             chosen, start = sobol_design(self.field_of_view, num_points, rng), None
         else:
-            chosen = self._chosen(num_points, rng)
+            with threadpool_limits(1):
+                chosen = self._chosen(num_points, rng)
             start = np.array([self.measurements[-1].x, self.measurements[-1].y])
         return chosen[travel_order(chosen, start)]
 
