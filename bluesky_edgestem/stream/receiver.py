@@ -1,0 +1,216 @@
+"""Takes the stream off the network, and says when it cannot keep up."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from .gate import Gate, Inspect
+from .protocol_v1 import ProtocolV1
+from .protocol_v2 import ProtocolV2
+from .series import Event, Frame, ProtocolError, Series
+
+PROTOCOLS = {"v1": ProtocolV1, "v2": ProtocolV2}
+HIGH_WATER_MARK = 1000
+"""Messages that a socket holds; the detector keeps the next ones, and drops frames once its own memory is full."""
+MAX_MESSAGE = 1 << 28
+"""Bytes of the largest message part that is taken; a peer that sends a larger one is disconnected."""
+BATCH = 64
+"""Messages handed over at once where so many wait."""
+POLL = 100
+"""Time [ms] between two looks at whether the receiver is to stop."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A message or frame that was not taken; `number` where it was a frame of `series`."""
+
+    reason: str
+    series: int | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Early:
+    """A frame that came before the header of its series, as it may with several workers: not checked yet."""
+
+    frame: Frame
+
+
+Item = Event | Early | Refusal
+
+
+@dataclass
+class BackPressure:
+    """How far the receiver was behind the detector.
+
+    Attributes
+    ----------
+    waited_s : float
+        Time that workers could not hand over [s]: the writer was slower than the stream.
+    deepest : int
+        Most batches that waited at once, of `capacity`.
+    """
+
+    capacity: int
+    waited_s: float = 0.0
+    deepest: int = 0
+
+
+class Receiver:
+    """PULL sockets in threads of their own; `get` gives what they took.
+
+    Parameters
+    ----------
+    address : str
+        Of the detector, e.g. ``tcp://172.31.1.1:9999``.
+    protocol : {"v1", "v2"}
+    workers : int
+        Sockets, each in a thread; the detector deals messages out to them in turn.
+    queue_batches : int
+        Batches (of up to 64 messages) that wait for `get` before the workers do.
+    verify : bool
+        Decode each frame, and refuse what cannot be.
+    inspect : callable, optional
+        See `gate.Inspect`; called in the workers.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        protocol: str = "v1",
+        workers: int = 1,
+        queue_batches: int = 64,
+        verify: bool = True,
+        inspect: Inspect | None = None,
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {protocol!r}; allowed is {' | '.join(PROTOCOLS)}")
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; a stream needs at least 1")
+        self._decoder = PROTOCOLS[protocol]()
+        self._queue: queue.Queue[list[Item]] = queue.Queue(queue_batches)
+        self._verify, self._inspect = verify, inspect
+        self._gates: dict[int, Gate] = {}
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self.back_pressure = BackPressure(queue_batches)
+        self._context = zmq.Context()
+        sockets = [self._connect(address) for _ in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(socket,), name=f"stream-{k}", daemon=True)
+            for k, socket in enumerate(sockets)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _connect(self, address: str) -> zmq.Socket:
+        socket = self._context.socket(zmq.PULL)
+        socket.set_hwm(HIGH_WATER_MARK)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        socket.setsockopt(zmq.LINGER, 0)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            self._context.destroy(0)
+            raise ValueError(f"address is {address!r}; allowed is tcp://HOST:PORT ({error})") from None
+        return socket
+
+    def gate(self, series: Series) -> Gate:
+        """The gate of a series, the same for all threads."""
+        with self._lock:
+            if series.number not in self._gates:
+                if len(self._gates) >= 4:  # those of series long over
+                    self._gates.pop(min(self._gates))
+                self._gates[series.number] = Gate(series, verify=self._verify, inspect=self._inspect)
+            return self._gates[series.number]
+
+    def forget(self, number: int) -> None:
+        """Series `number` is over; a later one may have its number, after the detector was initialised."""
+        with self._lock:
+            self._gates.pop(number, None)
+
+    def get(self, timeout: float) -> list[Item]:
+        """What came next, in the order it came to one worker; nothing after `timeout` [s]."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return []
+
+    @property
+    def depth(self) -> int:
+        """Batches that wait now."""
+        return self._queue.qsize()
+
+    def close(self) -> None:
+        """End the workers; what waits is dropped."""
+        self._stopping.set()
+        for thread in self._threads:
+            while thread.is_alive():
+                self.get(0.01)
+                thread.join(0.05)
+        self._context.destroy(0)
+
+    def _work(self, socket: zmq.Socket) -> None:
+        while not self._stopping.is_set():
+            if not socket.poll(POLL):
+                continue
+            batch: list[Item] = []
+            while len(batch) < BATCH:
+                try:
+                    parts = socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                batch += self._take(parts)
+            self._hand_over(batch)
+
+    def _take(self, parts: list[bytes]) -> list[Item]:
+        try:
+            events = self._decoder.events(parts)
+        except ProtocolError as error:
+            return [Refusal(str(error))]
+        taken: list[Item] = []
+        for event in events:
+            if isinstance(event, Series):
+                self.gate(event)
+            elif isinstance(event, Frame):
+                gate = self._gates.get(event.series)
+                taken.append(Early(event) if gate is None else admit(gate, event))
+                continue
+            taken.append(event)
+        return taken
+
+    def _hand_over(self, batch: list[Item]) -> None:
+        pressure = self.back_pressure
+        pressure.deepest = max(pressure.deepest, self._queue.qsize())
+        if not self._queue.full():
+            self._queue.put(batch)  # may wait where another worker was faster: too short to count
+            return
+        began = time.monotonic()
+        if not pressure.waited_s:
+            log.warning("back-pressure: frames come faster than they are written; the detector may drop some")
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(batch, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        with self._lock:
+            pressure.waited_s += time.monotonic() - began
+
+
+def admit(gate: Gate, frame: Frame) -> Frame | Refusal:
+    """`frame`, or why the gate does not let it in."""
+    try:
+        gate.admit(frame)
+    except ProtocolError as error:
+        return Refusal(str(error), frame.series, frame.number)
+    return frame

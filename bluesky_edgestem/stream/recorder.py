@@ -1,0 +1,320 @@
+"""Keeps a series: frames by their number, what is missing known by name, an end whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .frame_set import FrameSet
+from .receiver import BackPressure, Early, Item, Receiver, Refusal, admit
+from .series import End, Frame, Series
+from .series_file import Context, DiskFull, SeriesFile
+
+EARLY = 4096
+"""Frames that are kept for a series whose header has not come, or whose predecessor has not ended."""
+NAMED = 1000
+"""Refusals that are kept with their reasons; all are counted."""
+TICK = 0.05
+"""Time [s] between two looks at the clock while nothing comes."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What came of a series.
+
+    Parameters
+    ----------
+    path : Path
+    series : Series
+    frames : int
+        In the file.
+    expected : int
+        By the series' header, or by the last frame where the header did not say.
+    missing : tuple[range, ...]
+        Numbers of the frames that never came.
+    ended : str
+        "end message", or what ended the series instead.
+    duplicates : int
+        Frames that came again, and were dropped.
+    refused : tuple[Refusal, ...]
+        Messages and frames that were not taken, the first `NAMED` of them.
+    refused_count : int
+        All of them.
+    back_pressure : BackPressure
+    nbytes : int
+        Compressed size of the frames [bytes].
+    seconds : float
+        From the first frame to the end [s].
+    """
+
+    path: Path
+    series: Series
+    frames: int
+    expected: int
+    missing: tuple[range, ...]
+    ended: str
+    duplicates: int
+    refused: tuple[Refusal, ...]
+    refused_count: int
+    back_pressure: BackPressure
+    nbytes: int
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame that was expected is in the file."""
+        return not self.missing
+
+    def __str__(self) -> str:
+        said = [
+            f"series {self.series.number}: {self.frames} of {self.expected} frames in {self.path}",
+            f"ended by {self.ended}",
+        ]
+        if self.missing:
+            said.append("incomplete, missing " + spelled(self.missing))
+        if self.duplicates:
+            said.append(f"{self.duplicates} came twice")
+        if self.refused_count:
+            said.append(f"{self.refused_count} refused, the first: {self.refused[0].reason}")
+        if self.back_pressure.waited_s:
+            said.append(f"the stream waited {self.back_pressure.waited_s:.2f} s for the writer")
+        if self.seconds > 0:
+            said.append(f"{self.frames / self.seconds:.0f} frames/s, {self.nbytes / self.seconds / 1e6:.0f} MB/s")
+        return "; ".join(said)
+
+
+def spelled(missing: tuple[range, ...], most: int = 10) -> str:
+    """Runs of frame numbers in words: ``3, 7 to 9``."""
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in missing[:most]]
+    return ", ".join(words) + (f" and {len(missing) - most} more runs" if len(missing) > most else "")
+
+
+class Recorder:
+    """Writes the series that a receiver takes, one call each.
+
+    Parameters
+    ----------
+    receiver : Receiver
+    timeout : float
+        A series whose next message does not come for so long [s], after its first frame, is closed as it is.
+    grace : float
+        After the end message (or the next series' header) frames may still come from another worker for so long [s].
+    """
+
+    def __init__(self, receiver: Receiver, *, timeout: float = 10.0, grace: float = 1.0) -> None:
+        self.receiver, self.timeout, self.grace = receiver, timeout, grace
+        self._held: deque[Item] = deque(maxlen=EARLY)
+
+    def record(
+        self,
+        path: Path,
+        *,
+        context: Context | None = None,
+        progress: Callable[[SeriesFile], object] | None = None,
+        stop: threading.Event | None = None,
+        start_timeout: float | None = None,
+    ) -> Recording:
+        """Keep the next series in `path`.
+
+        Parameters
+        ----------
+        path : Path
+            A file that does not exist yet.
+        context : Context, optional
+            Probe positions, optics and sample, for the file.
+        progress : callable, optional
+            Called with the file after each batch; its ``acknowledged`` are the frames that readers see.
+        stop : threading.Event, optional
+            Once set, the series is closed as it is.
+        start_timeout : float, optional
+            How long to wait for a series to begin [s]; for ever by default.
+
+        Raises
+        ------
+        FileExistsError
+        TimeoutError
+            No series began.
+        OSError
+            The file cannot be made.
+        """
+        if path.exists():
+            raise FileExistsError(f"{path} exists; frames are never written over: give another name")
+        stop = stop or threading.Event()
+        series = self._await_series(stop, start_timeout)
+        under_way = _UnderWay(self, series, path, context or Context(), progress)
+        self.receiver.back_pressure.waited_s, self.receiver.back_pressure.deepest = 0.0, 0
+        try:
+            under_way.run(stop)
+        except BaseException as error:
+            under_way.ended = under_way.ended or ("interrupt" if isinstance(error, KeyboardInterrupt) else str(error))
+            under_way.finish()
+            raise
+        finally:
+            self.receiver.forget(series.number)
+        return under_way.finish()
+
+    def items(self) -> list[Item]:
+        """What came next: first what an earlier call left."""
+        if self._held:
+            held = list(self._held)
+            self._held.clear()
+            return held
+        return self.receiver.get(TICK)
+
+    def hold(self, item: Item) -> bool:
+        """Keep `item` for the next series; False where too many are."""
+        if len(self._held) == EARLY:
+            return False
+        self._held.append(item)
+        return True
+
+    def _await_series(self, stop: threading.Event, timeout: float | None) -> Series:
+        began = time.monotonic()
+        early: deque[Item] = deque(maxlen=EARLY)
+        while not stop.is_set():
+            items = self.items()
+            for k, item in enumerate(items):
+                if isinstance(item, Series):
+                    self._held.extend((*early, *items[k + 1 :]))
+                    return item
+                if isinstance(item, Early):
+                    early.append(item)
+                elif isinstance(item, Refusal):
+                    log.warning("refused before the series began: %s", item.reason)
+            if timeout is not None and time.monotonic() - began > timeout:
+                raise TimeoutError(f"no series began within {timeout:g} s; is the detector armed, its stream enabled?")
+        raise TimeoutError("stopped before a series began")
+
+
+class _UnderWay:
+    """One series from its header to its end."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        series: Series,
+        path: Path,
+        context: Context,
+        progress: Callable[[SeriesFile], object] | None,
+    ) -> None:
+        self.recorder, self.series, self.path = recorder, series, path
+        self.context, self.progress = context, progress
+        self.gate = recorder.receiver.gate(series)
+        self.file: SeriesFile | None = None
+        self.came = FrameSet()
+        self.duplicates = self.refused_count = self.nbytes = 0
+        self.refused: list[Refusal] = []
+        self.ended, self.deadline = "", float("inf")
+        self.first = self.last = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Take items until the series has ended."""
+        while not stop.is_set():
+            items = self.recorder.items()
+            now = time.monotonic()
+            frames = []
+            left_over = []
+            for item in items:
+                frame = self._sort(item, left_over)
+                if frame is not None:
+                    frames.append(frame)
+            for item in left_over:
+                if not self.recorder.hold(item):
+                    self.deadline = now
+            self._write(frames)
+            if frames:
+                self.first, self.last = self.first or now, now
+            elif self.file is not None:
+                self.file.flush()
+            everything = self.series.frames is not None and len(self.came) == self.series.frames
+            if self.ended and (everything or now > self.deadline):
+                return
+            if self.first and not self.ended and now - self.last > self.recorder.timeout:
+                self.ended = f"timeout: nothing came for {self.recorder.timeout:g} s, and no end message"
+                return
+        self.ended = self.ended or "stop"
+
+    def _sort(self, item: Item, left_over: list[Item]) -> Frame | None:
+        """`item` where it is a frame to write; everything else is noted."""
+        mine = self.series.number
+        if isinstance(item, Early) and item.frame.series == mine:
+            item = admit(self.gate, item.frame)
+        if isinstance(item, Frame) and item.series == mine:
+            if self.came.add(item.number):
+                return item
+            self.duplicates += 1
+        elif isinstance(item, Refusal):
+            if item.series in (None, mine):
+                self.refused_count += 1
+                if len(self.refused) < NAMED:
+                    self.refused.append(item)
+        elif isinstance(item, End):
+            if item.series == mine:
+                self._end("end message")
+        elif isinstance(item, Series):
+            if item.number != mine:
+                left_over.append(item)
+                self._end(f"the header of series {item.number}, without an end message")
+        elif isinstance(item, Frame | Early):
+            left_over.append(item)
+        return None
+
+    def _end(self, how: str) -> None:
+        self.ended = self.ended or how
+        # Where the count is not known, what other workers still hold can only be waited for.
+        self.deadline = min(self.deadline, time.monotonic() + self.recorder.grace)
+
+    def _write(self, frames: list[Frame]) -> None:
+        if not frames:
+            return
+        if self.file is None:
+            self.file = SeriesFile(self.path, self.series, frames[0].chunks[0], self.context)
+        try:
+            self.file.write(frames)
+        except DiskFull as error:
+            self.ended = str(error)
+            raise
+        except (OSError, RuntimeError):
+            self.file.abandon()
+            self.file = None
+            raise
+        self.nbytes += sum(len(chunk.data) for frame in frames for chunk in frame.chunks)
+        if self.progress is not None:
+            self.progress(self.file)
+
+    def finish(self) -> Recording:
+        """Close the file and tell."""
+        expected = self.series.frames if self.series.frames is not None else self.came.end
+        written = self.file.written if self.file is not None else 0
+        missing = tuple(self.came.missing(expected))
+        pressure = self.recorder.receiver.back_pressure
+        if self.file is not None:
+            self.file.finish(
+                missing,
+                expected,
+                ended=self.ended,
+                duplicate_frames=self.duplicates,
+                refused_frames=self.refused_count,
+                backpressure_s=pressure.waited_s,
+            )
+        return Recording(
+            path=self.path,
+            series=self.series,
+            frames=written,
+            expected=expected,
+            missing=missing,
+            ended=self.ended,
+            duplicates=self.duplicates,
+            refused=tuple(self.refused),
+            refused_count=self.refused_count,
+            back_pressure=BackPressure(pressure.capacity, pressure.waited_s, pressure.deepest),
+            nbytes=self.nbytes,
+            seconds=self.last - self.first,
+        )
