@@ -65,7 +65,7 @@ class StopTable(_Table):
     """When the run is complete, and when it must end whatever it knows."""
 
     target_sd_eV: float = Field(
-        0.005,
+        0.003,
         gt=0,
         description="largest posterior standard deviation of the energy wanted anywhere [eV per formula unit]",
     )

@@ -84,7 +84,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
         engine = RunEngine({}, context_managers=[_ends_on_ctrl_c])
         engine.subscribe(writer)
-        engine.subscribe(Progress())
+        engine.subscribe(Progress(lambda: (energies.completed, energies.submitted)))
         print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
         plan = adaptive_map(
             microscope,
@@ -133,20 +133,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     # Refused before anything is started.
     network = DescriptorNetwork.pretrained(weights)
 
-    def simulate():
-        from .sim.launch import MicroscopeProcess
-
-        optics = optics_of(experiment)
-        return MicroscopeProcess(
-            experiment.microscope.prefix,
-            seed=experiment.microscope.specimen_seed,
-            energy=optics.energy_keV,
-            semiangle=optics.semiangle_mrad,
-            pixel=optics.pixel_mrad,
-            pixels=optics.n_pixels,
-        ).start()
-
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(2) as pool:
         serving = pool.submit(CatalogServer(folders["catalog"], frames=[folders["frames"]]).start)
         computing = pool.submit(
             DFTCluster,
@@ -154,13 +141,32 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
             workers=experiment.energetics.workers,
             cache=experiment.energetics.cache.expanduser(),
         )
-        simulating = pool.submit(simulate) if experiment.microscope.simulated else None
-        # Whatever did start is closed, also where something else did not.
-        for future, close in ((serving, "stop"), (computing, "close"), (simulating, "stop")):
-            if future is not None and future.exception() is None:
-                stack.callback(getattr(future.result(), close))
-    epics = simulating.result().client_env if simulating is not None else {}
+        try:
+            # In this thread: the process ends with the thread that started it.
+            epics = stack.enter_context(_simulate(experiment)) if experiment.microscope.simulated else {}
+        finally:
+            # Whatever did start is closed, also where something else did not.
+            for future, close in ((serving, "stop"), (computing, "close")):
+                if future.exception() is None:
+                    stack.callback(getattr(future.result(), close))
     return serving.result(), computing.result(), network, epics
+
+
+@contextlib.contextmanager
+def _simulate(experiment: Experiment) -> Iterator[dict[str, str]]:
+    """The simulated microscope; gives the EPICS environment that finds it."""
+    from .sim.launch import MicroscopeProcess
+
+    optics = optics_of(experiment)
+    with MicroscopeProcess(
+        experiment.microscope.prefix,
+        seed=experiment.microscope.specimen_seed,
+        energy=optics.energy_keV,
+        semiangle=optics.semiangle_mrad,
+        pixel=optics.pixel_mrad,
+        pixels=optics.n_pixels,
+    ) as microscope:
+        yield microscope.client_env
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from event_model import DocumentRouter
@@ -14,18 +15,22 @@ from event_model import DocumentRouter
 class Progress(DocumentRouter):
     """Prints a line a batch, and keeps the last line of a terminal up to date in between.
 
-    It follows documents only, so that it can be subscribed to any RunEngine.
-
     Parameters
     ----------
+    jobs : callable, optional
+        Gives how many energies are done and how many were submitted, now; without it, energies are counted as their
+        documents come, at the end of each batch.
     file : text file
         Where to print.
     period : float
         How often the present state is printed, seconds; on a terminal it overwrites itself.
     """
 
-    def __init__(self, file: TextIO = sys.stdout, period: float = 1.0) -> None:
+    def __init__(
+        self, jobs: Callable[[], tuple[int, int]] | None = None, file: TextIO = sys.stdout, period: float = 1.0
+    ) -> None:
         super().__init__()
+        self._jobs = jobs
         self._file = file
         self._terminal = file.isatty()
         self._period = period if self._terminal else 15.0
@@ -85,6 +90,11 @@ class Progress(DocumentRouter):
         reason = f": {doc['reason']}" if doc.get("reason") else ""
         self._print(f"run ended ({doc['exit_status']}) after {time.monotonic() - self._began:.0f} s{reason}")
 
+    def _uncertainty(self) -> str:
+        if not self._maximum:
+            return ""
+        return f", max sd {1e3 * self._maximum[-1][1]:.2f} meV (target {1e3 * (self._target or 0):.2f} meV)"
+
     def _time_left(self) -> str:
         """Time to the target, from how fast the maximum falls; never more than the budget has left."""
         budget = self._budget.get("time", math.inf) - (time.monotonic() - self._began)
@@ -96,9 +106,10 @@ class Progress(DocumentRouter):
 
     def _tick(self, ended: threading.Event) -> None:
         while not ended.wait(self._period):
+            done, submitted = self._jobs() if self._jobs else (self._counts["energetics"], self._counts["descriptors"])
             line = (
                 f"batch {self._batch + 1}: {self._counts['frames']} patterns, {self._counts['descriptors']} read, "
-                f"{self._counts['energetics']} energies, {time.monotonic() - self._began:.0f} s"
+                f"DFT {done} of {submitted}{self._uncertainty()}, {time.monotonic() - self._began:.0f} s"
             )
             self._print(line, overwrite=self._terminal)
 

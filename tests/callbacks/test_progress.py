@@ -1,0 +1,54 @@
+"""What the terminal says follows the documents."""
+
+import io
+import re
+
+import event_model
+
+from bluesky_edgestem.callbacks.derived import integer, number, text
+from bluesky_edgestem.callbacks.progress import Progress
+
+COLUMNS = {
+    "batch": integer("t"), "positions": integer("t"), "converged": integer("t"), "max_sd": number("t"),
+    "target_sd": number("t"), "stop": text("t"),
+}  # fmt: skip
+
+
+def play(progress, rows):
+    run = event_model.compose_run(metadata={"plan_name": "adaptive_map", "target_sd": 0.003, "budget": {"time": 100.0}})
+    progress("start", run.start_doc)
+    descriptor = run.compose_descriptor(name="optimization", data_keys=COLUMNS)
+    progress("descriptor", descriptor.descriptor_doc)
+    for row in rows:
+        data = dict(zip(COLUMNS, row, strict=True))
+        progress("event", descriptor.compose_event(data=data, timestamps=dict.fromkeys(data, 0.0)))
+    progress("stop", run.compose_stop())
+
+
+def test_a_line_a_batch_with_the_maximum_against_the_target_and_why_it_ended():
+    out = io.StringIO()
+    play(Progress(file=out), [(1, 32, 31, 0.0081, 0.003, ""), (2, 48, 47, 0.0029, 0.003, "target reached")])
+    lines = out.getvalue().splitlines()
+    assert re.fullmatch(r"run \w{8} \(adaptive_map\) has begun", lines[0])
+    first = r"batch 1: 32 positions, 31 energies, max sd 8\.10 meV \(target 3\.00 meV\); at most (\d+) s left"
+    assert float(re.fullmatch(first, lines[1])[1]) <= 100
+    assert lines[2] == "batch 2: 48 positions, 47 energies, max sd 2.90 meV (target 3.00 meV); target reached"
+    assert re.fullmatch(r"run ended \(success\) after \d+ s", lines[3])
+
+
+def test_jobs_are_counted_while_they_run():
+    class Watched(io.StringIO):
+        def isatty(self):
+            return True
+
+    import time
+
+    out = Watched()
+    progress = Progress(lambda: (3, 16), file=out, period=0.05)
+    run = event_model.compose_run()
+    progress("start", run.start_doc)
+    deadline = time.monotonic() + 5
+    while "DFT" not in out.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    progress("stop", run.compose_stop())
+    assert "DFT 3 of 16" in out.getvalue()
