@@ -129,17 +129,18 @@ def _series(number: int, config: dict[str, Any]) -> Series:
 
 
 def _frame(head: dict[str, Any], parts: Sequence[bytes]) -> Frame:
-    if len(parts) < 3:
-        raise ProtocolError("dimage-1.0", f"{len(parts) + 1} parts", "4: dimage-1.0, dimage_d-1.0, blob, dconfig-1.0")
-    about, times = _json(parts[0], "dimage_d-1.0"), _json(parts[2], "dconfig-1.0")
-    for found, name in ((about, "dimage_d-1.0"), (times, "dconfig-1.0")):
-        if found.get("htype") != name:
-            raise ProtocolError("htype", found.get("htype"), name)
-    chunk = _chunk(about, parts[1])
-    start, stop, real = (_seconds(times, name) for name in ("start_time", "stop_time", "real_time"))
-    return Frame(
-        number_in(head, "series", "dimage-1.0"), number_in(head, "frame", "dimage-1.0"), (chunk,), start, stop, real
-    )
+    series, number = number_in(head, "series", "dimage-1.0"), number_in(head, "frame", "dimage-1.0")
+    try:
+        if len(parts) < 3:
+            raise ProtocolError("dimage-1.0", f"{len(parts) + 1} parts", "4: dimage, dimage_d, blob, dconfig")
+        about, times = _json(parts[0], "dimage_d-1.0"), _json(parts[2], "dconfig-1.0")
+        for found, name in ((about, "dimage_d-1.0"), (times, "dconfig-1.0")):
+            if found.get("htype") != name:
+                raise ProtocolError("htype", found.get("htype"), name)
+        start, stop, real = (_seconds(times, name) for name in ("start_time", "stop_time", "real_time"))
+        return Frame(series, number, (_chunk(about, parts[1]),), start, stop, real)
+    except ProtocolError as error:
+        raise error.of(series, number) from None
 
 
 def _chunk(about: dict[str, Any], blob: bytes) -> Chunk:

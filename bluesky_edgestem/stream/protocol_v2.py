@@ -129,18 +129,15 @@ def _plain(value: Any) -> Any:
 
 
 def _frame(message: Mapping[str, Any]) -> Frame:
-    data = message.get("data")
-    if not isinstance(data, Mapping) or not 1 <= len(data) <= MAX_CHANNELS:
-        raise ProtocolError("image.data", data, f"a map of 1 to {MAX_CHANNELS} channels")
-    start, stop, real = (_seconds(message, name) for name in ("start_time", "stop_time", "real_time"))
-    return Frame(
-        number_in(message, "series_id", "image"),
-        number_in(message, "image_id", "image"),
-        tuple(_chunk(name, data[name]) for name in data),
-        start,
-        stop,
-        real,
-    )
+    series, number = number_in(message, "series_id", "image"), number_in(message, "image_id", "image")
+    try:
+        data = message.get("data")
+        if not isinstance(data, Mapping) or not 1 <= len(data) <= MAX_CHANNELS:
+            raise ProtocolError("image.data", type(data).__name__, f"a map of 1 to {MAX_CHANNELS} channels")
+        start, stop, real = (_seconds(message, name) for name in ("start_time", "stop_time", "real_time"))
+        return Frame(series, number, tuple(_chunk(name, data[name]) for name in data), start, stop, real)
+    except ProtocolError as error:
+        raise error.of(series, number) from None
 
 
 def _tagged(value: Any, tags: Sequence[int] | Mapping[int, Any], where: str) -> tuple[int, Any]:

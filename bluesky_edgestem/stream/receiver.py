@@ -176,7 +176,7 @@ class Receiver:
         try:
             events = self._decoder.events(parts)
         except ProtocolError as error:
-            return [Refusal(str(error))]
+            return [Refusal(str(error), error.series, error.number)]
         taken: list[Item] = []
         for event in events:
             if isinstance(event, Series):

@@ -28,12 +28,24 @@ class ProtocolError(ValueError):
         What it held.
     allowed : str
         What it may hold.
+
+    Attributes
+    ----------
+    series, number : int, optional
+        Of the frame that it is about, where so much could be read.
     """
 
     def __init__(self, field: str, given: object, allowed: str) -> None:
         shown = repr(given)
         super().__init__(f"{field} is {shown if len(shown) <= 80 else shown[:77] + '...'}; allowed is {allowed}")
         self.field = field
+        self.series: int | None = None
+        self.number: int | None = None
+
+    def of(self, series: int, number: int) -> ProtocolError:
+        """This error, about frame `number` of `series`."""
+        self.series, self.number = series, number
+        return self
 
 
 def frames_expected(trigger_mode: str, nimages: int, ntrigger: int, ntriggers_skipped: int = 0) -> int | None:
