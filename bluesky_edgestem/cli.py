@@ -1,4 +1,4 @@
-"""The command line: `edgestem demo | sim | run | resume | train | catalog`.
+"""The command line: `edgestem demo | run | resume | catalog | sim | train | stream`.
 
 Nothing heavy is imported before the command is known, so that `edgestem --help` answers at once.
 """
@@ -7,23 +7,40 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from . import __version__
 
+#: Commands with a command line of their own, and where it is: module and what it does. Two words go before one.
+DELEGATED = {
+    "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
+    "train": ("bluesky_edgestem.analysis.training", "train a network"),
+    "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status: 0, 1 after an error that was explained, 130 after Ctrl-C."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for length in (2, 1):
+        if module := DELEGATED.get(" ".join(words[:length])):
+            own = import_module(module[0]).main
+            return _explained(partial(own, words[length:]), traceback=False)
+    options = _parser().parse_args(words)
+    return _explained(lambda: options.command(options), options.traceback)
+
+
+def _explained(command: Callable[[], int | None], traceback: bool) -> int:
     try:
-        return options.command(options) or 0
+        return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError) as error:
-        if options.traceback:
+        if traceback:
             raise
         print(f"edgestem: {error}", file=sys.stderr)
         return 1
@@ -49,13 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("uid", help="uid of the interrupted run, or its first characters")
     resume.set_defaults(command=_resume)
 
-    sim = commands.add_parser("sim", help="the simulated microscope alone, for any EPICS client", add_help=False)
-    sim.add_argument("rest", nargs=argparse.REMAINDER)
-    sim.set_defaults(command=_sim)
-
-    train = commands.add_parser("train", help="train a network", add_help=False)
-    train.add_argument("rest", nargs=argparse.REMAINDER)
-    train.set_defaults(command=_train)
+    for command, (_, what) in DELEGATED.items():
+        commands.add_parser(command.split()[0], help=what)
 
     catalog = commands.add_parser("catalog", help="search, serve and repair the catalog of runs")
     actions = catalog.add_subparsers(required=True, metavar="ACTION")
@@ -105,18 +117,6 @@ def _resume(options: argparse.Namespace) -> int:
     from .experiment import carry_out
 
     return carry_out(load_experiment(options.experiment), resumes=options.uid)
-
-
-def _sim(options: argparse.Namespace) -> int:
-    from .sim.ioc import main as sim
-
-    return sim(options.rest) or 0
-
-
-def _train(options: argparse.Namespace) -> int:
-    from .analysis.training import main as train
-
-    return train(options.rest) or 0
 
 
 def _search(options: argparse.Namespace) -> int:

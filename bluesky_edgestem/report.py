@@ -36,8 +36,8 @@ class RunRecord:
         """From a Tiled client of the run."""
 
         def columns(stream: str) -> dict[str, np.ndarray]:
-            data = run[stream].read()
-            return {str(k): np.asarray(data[k].values) for k in data.variables}
+            # One by one: xarray knows no two dimensions of the same length, as the maps have.
+            return {key: np.asarray(run[stream][key].read()) for key in run[stream]}
 
         return cls(
             start=dict(run.metadata["start"]),

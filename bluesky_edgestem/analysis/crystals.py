@@ -101,7 +101,7 @@ def phase_strain(strain: np.ndarray, rotation: np.ndarray | float, formula: str)
 
 
 def monolayer_atoms(
-    strain: Sequence[float],
+    strain: Sequence[float] | np.ndarray,
     rotation: float,
     extent: float,
     phase_at: Callable[[np.ndarray], np.ndarray],

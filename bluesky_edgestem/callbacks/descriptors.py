@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -57,18 +57,18 @@ class Descriptors(DocumentRouter):
 
     def start(self, doc):
         """A run begins: take the beam from its metadata."""
-        try:
-            self._optics = Optics(**doc["optics"])
-        except KeyError:
-            raise ValueError("the run's metadata has no 'optics'; Descriptors needs those of the beam") from None
-        self._resources: dict[str, dict] = {}
+        optics = dict(doc).get("optics")
+        if not isinstance(optics, dict):
+            raise ValueError("the run's metadata has no 'optics'; Descriptors needs those of the beam")
+        self._optics = Optics(**optics)
+        self._resources: dict[str, dict[str, Any]] = {}
         self._ready: dict[str, int] = dict.fromkeys(self._keys, 0)
         self._read = 0
 
     def stream_resource(self, doc):
         """A file of the run: remember where its frames and positions are."""
         if doc["data_key"] in self._keys:
-            self._resources[doc["uid"]] = doc
+            self._resources[doc["uid"]] = dict(doc)
 
     def stream_datum(self, doc):
         """More frames are on disk: read what is complete, in the worker."""
@@ -91,7 +91,7 @@ class Descriptors(DocumentRouter):
 
         return self._worker.submit(settle)
 
-    def _derive(self, resources: dict[str, dict], start: int, stop: int) -> None:
+    def _derive(self, resources: dict[str, dict[str, Any]], start: int, stop: int) -> None:
         frames, x, y = (self._dataset(resources, key, start, stop) for key in self._keys)
         found = self._source.predict(frames, self._optics)
         sd, phase = found.strain_sd, found.phase
@@ -115,7 +115,7 @@ class Descriptors(DocumentRouter):
             )
 
     @staticmethod
-    def _dataset(resources: dict[str, dict], key: str, start: int, stop: int) -> np.ndarray:
+    def _dataset(resources: dict[str, dict[str, Any]], key: str, start: int, stop: int) -> np.ndarray:
         import h5py
         import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from event_model import DocumentRouter
 
@@ -44,8 +44,9 @@ class Progress(DocumentRouter):
         self._counts = {"frames": 0, "descriptors": 0, "energetics": 0}
         self._maximum: list[tuple[float, float]] = []
         self._batch = 0
-        self._target = doc.get("target_sd")
-        self._budget = doc.get("budget", {})
+        metadata: dict[str, Any] = dict(doc)
+        self._target: float = metadata.get("target_sd", 0.0)
+        self._seconds: float = metadata.get("budget", {}).get("time", math.inf)
         self._began = time.monotonic()
         self._print(f"run {doc['uid'][:8]} ({doc.get('plan_name', 'plan')}) has begun")
         self._ended = threading.Event()
@@ -87,17 +88,17 @@ class Progress(DocumentRouter):
         """The run has ended."""
         if self._ended is not None:
             self._ended.set()
-        reason = f": {doc['reason']}" if doc.get("reason") else ""
+        reason = f": {doc.get('reason')}" if doc.get("reason") else ""
         self._print(f"run ended ({doc['exit_status']}) after {time.monotonic() - self._began:.0f} s{reason}")
 
     def _uncertainty(self) -> str:
         if not self._maximum:
             return ""
-        return f", max sd {1e3 * self._maximum[-1][1]:.2f} meV (target {1e3 * (self._target or 0):.2f} meV)"
+        return f", max sd {1e3 * self._maximum[-1][1]:.2f} meV (target {1e3 * self._target:.2f} meV)"
 
     def _time_left(self) -> str:
         """Time to the target, from how fast the maximum falls; never more than the budget has left."""
-        budget = self._budget.get("time", math.inf) - (time.monotonic() - self._began)
+        budget = self._seconds - (time.monotonic() - self._began)
         (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
         if self._target and last < first:
             rate = math.log(first / last) / (t1 - t0)

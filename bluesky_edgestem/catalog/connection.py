@@ -45,7 +45,7 @@ def check_answers(uri: str, *, timeout: float = 5.0) -> None:
         httpx.get(httpx.URL(uri).join("/healthz"), timeout=timeout, trust_env=False).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CatalogError(
-            f"No Tiled server answers at {uri} ({error}). Start one with `edgestem catalog serve DIRECTORY`."
+            f"No Tiled server answers at {uri} ({error}). Start one with `edgestem catalog serve --folder FOLDER`."
         ) from error
 
 

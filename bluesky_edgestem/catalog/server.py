@@ -237,7 +237,7 @@ def open_catalog(directory: str | Path, *, frames: Iterable[str | Path] = ()) ->
     if not Path(directory, "catalog.db").exists():
         raise CatalogError(
             f"There is no catalog in {Path(directory).absolute()}. Give the directory that a run has written to, "
-            "or start a new catalog with `edgestem catalog serve DIRECTORY`."
+            "or start a new catalog with `edgestem catalog serve --folder FOLDER`."
         )
     with CatalogServer(directory, frames=frames) as started:
         yield started.client()

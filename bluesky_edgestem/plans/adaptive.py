@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -99,14 +100,14 @@ def adaptive_map(
     if descriptors is None or isinstance(descriptors, str):
         from ..analysis.networks import DescriptorNetwork
 
-        descriptors = DescriptorNetwork.pretrained(descriptors)
+        descriptors = DescriptorNetwork.pretrained(None if descriptors is None else Path(descriptors))
     cluster = None
     if energies is None or isinstance(energies, str):
         from ..energetics.cluster import DFTCluster
 
-        cluster = DFTCluster(scheduler=energies or "local")
+        energies = cluster = DFTCluster(scheduler=energies or "local")
 
-    describing, energising = Descriptors(descriptors), Energetics(cluster or energies)
+    describing, energising = Descriptors(descriptors), Energetics(energies)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:

@@ -5,7 +5,7 @@ Only the simulated microscope and the scoring of results may ask a specimen for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +20,6 @@ def _smooth_step(distance: np.ndarray, width: float) -> np.ndarray:
     return 0.5 * (1 + np.tanh(distance / width))
 
 
-@dataclass(frozen=True)
 class Heterojunction:
     """A monolayer heterojunction with smooth strain, a wrinkle and a rotated grain; another seed is another specimen.
 
@@ -36,40 +35,38 @@ class Heterojunction:
         The region that the features are placed in [nm].
     """
 
-    seed: int
-    field: FieldOfView = FieldOfView.centred(100.0)
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        size = min(self.field.width, self.field.height)
-        centre = np.array([self.field.x0 + self.field.width / 2, self.field.y0 + self.field.height / 2])
+    def __init__(self, seed: int, field: FieldOfView | None = None) -> None:
+        self.seed = seed
+        self.field = field = FieldOfView.centred(100.0) if field is None else field
+        rng = np.random.default_rng(seed)
+        self._size = size = min(field.width, field.height)
+        self._centre = centre = np.array([field.x0 + field.width / 2, field.y0 + field.height / 2])
         side = rng.choice([-1, 1])
-        grain_angle = rng.uniform(0, 2 * np.pi)
-        drawn = dict(
-            _centre=centre,
-            _size=size,
-            _base_rotation=np.deg2rad(rng.uniform(-8, 8)),
-            _interface=(rng.uniform(-0.08, 0.08) * size, rng.uniform(0.03, 0.06) * size, rng.uniform(0, 2 * np.pi)),
-            _misfit=(rng.uniform(0.014, 0.020), rng.uniform(0.08, 0.11) * size),
-            _wrinkle=(
-                rng.uniform(-0.25, 0.25) * size,
-                side * np.deg2rad(rng.uniform(25, 65)),
-                rng.uniform(0.055, 0.075) * size,
-                rng.uniform(0.022, 0.030),
-            ),
-            _grain=(
-                centre + rng.uniform(0.2, 0.3) * size * np.array([np.cos(grain_angle), np.sin(grain_angle)]),
-                rng.uniform(0.12, 0.16) * size,
-                rng.choice([-1, 1]) * np.deg2rad(rng.uniform(10, 20)),
-                rng.choice([-1, 1]) * rng.uniform(0.006, 0.010),
-            ),
-            _waves=[
-                (rng.normal(0, 0.0012, 3), rng.normal(0, 1.0, 2) * 2 * np.pi / size, rng.uniform(0, 2 * np.pi))
-                for _ in range(5)
-            ],
+        direction = rng.uniform(0, 2 * np.pi)
+        self._base_rotation = np.deg2rad(rng.uniform(-8, 8))
+        # Offset [nm], amplitude [nm] and phase of the interface's wave.
+        self._interface = rng.uniform(-0.08, 0.08) * size, rng.uniform(0.03, 0.06) * size, rng.uniform(0, 2 * np.pi)
+        # Strain, and decay length [nm].
+        self._misfit = rng.uniform(0.014, 0.020), rng.uniform(0.08, 0.11) * size
+        # Offset [nm], direction of its normal, width [nm] and strain.
+        self._wrinkle = (
+            rng.uniform(-0.25, 0.25) * size,
+            side * np.deg2rad(rng.uniform(25, 65)),
+            rng.uniform(0.055, 0.075) * size,
+            rng.uniform(0.022, 0.030),
         )
-        for name, value in drawn.items():
-            object.__setattr__(self, name, value)
+        # Centre [nm], radius [nm], rotation and biaxial strain.
+        self._grain = (
+            centre + rng.uniform(0.2, 0.3) * size * np.array([np.cos(direction), np.sin(direction)]),
+            rng.uniform(0.12, 0.16) * size,
+            rng.choice([-1, 1]) * np.deg2rad(rng.uniform(10, 20)),
+            rng.choice([-1, 1]) * rng.uniform(0.006, 0.010),
+        )
+        # Strain, wave vector [1/nm] and phase of each long wave.
+        self._waves = [
+            (rng.normal(0, 0.0012, 3), rng.normal(0, 1.0, 2) * 2 * np.pi / size, rng.uniform(0, 2 * np.pi))
+            for _ in range(5)
+        ]
 
     def _depth(self, positions: np.ndarray) -> np.ndarray:
         """Distance to the right of the interface [nm]."""
@@ -112,18 +109,20 @@ class Heterojunction:
             strain += np.sin(relative @ wave + phase)[:, None] * amplitudes
         return strain
 
-    def atoms(self, position: np.ndarray, extent: float, rng: np.random.Generator):
+    def atoms(self, position: np.ndarray | Sequence[float], extent: float, rng: np.random.Generator):
         """The patch of `extent` [Å] under a probe at `position` (2,) [nm]; the beam falls anywhere in the unit cell."""
-        position = np.asarray(position, float).reshape(1, 2)
+        at = np.asarray(position, float).reshape(1, 2)
         return crystals.monolayer_atoms(
-            self.strain(position)[0],
-            float(self.rotation(position)[0]),
+            self.strain(at)[0],
+            float(self.rotation(at)[0]),
             extent,
-            lambda offsets: self.phase(position + 0.1 * offsets),
-            origin=rng.uniform(0, 1, 2),
+            lambda offsets: self.phase(at + 0.1 * offsets),
+            origin=tuple(rng.uniform(0, 1, 2)),
         )
 
-    def frame(self, position: np.ndarray, dose: float, optics: Optics, rng: np.random.Generator) -> np.ndarray:
+    def frame(
+        self, position: np.ndarray | Sequence[float], dose: float, optics: Optics, rng: np.random.Generator
+    ) -> np.ndarray:
         """One recorded frame (n_pixels, n_pixels) uint16 at `position` (2,) [nm] and `dose` [electrons]."""
         pattern = cbed(self.atoms(position, patch_extent(optics), rng), optics)
         return counted(detected(pattern, optics), dose, rng)
