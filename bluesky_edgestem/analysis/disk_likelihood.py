@@ -97,6 +97,14 @@ def windows(images: Tensor, corner: Tensor, size: int) -> Tensor:
     return padded[which, rows[..., None], columns[:, :, None, :]].reshape(b, corner.shape[1], size * size)
 
 
+def around(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """First pixels (b, g, 2) of windows of 2 half + 1 pixels around `places` (b, g, 2), and distances (b, g, size²)."""
+    corner = torch.round(places).long() - half
+    offset = corner[..., None] + torch.arange(2 * half + 1) - places[..., None]
+    distance = torch.sqrt(offset[:, :, 0, None, :] ** 2 + offset[:, :, 1, :, None] ** 2)
+    return corner, distance.flatten(2)
+
+
 class DiskMaps:
     """Log-likelihood of the place of each disk of each pattern, near where it is expected.
 
@@ -129,11 +137,11 @@ class DiskMaps:
         index = (first[..., None] + offset).reshape(b, -1)
         return self.coefficients.reshape(b, -1).gather(1, index).reshape(b, s, g, 4, 4)
 
-    def value(self, places: Tensor, kept: Tensor) -> Tensor:
-        """Log-likelihood (b, s) of disks at `places` (b, s, g, 2), `kept` (b, s, g) of each, against no disks."""
+    def value(self, places: Tensor) -> Tensor:
+        """Log-likelihood (b, s) of disks at `places` (b, s, g, 2), against no disks."""
         low, part, _ = self._locate(places)
         w = spline_weights(part)
-        return torch.einsum("bsgij,bsgi,bsgj,bsg->bs", self._taps(low), w[..., 1, :], w[..., 0, :], kept)
+        return torch.einsum("bsgij,bsgi,bsgj->bs", self._taps(low), w[..., 1, :], w[..., 0, :])
 
     def slope(self, places: Tensor) -> Tensor:
         """Gradient (b, g, 2) of each disk's log-likelihood by its place, at `places` (b, g, 2)."""

@@ -105,9 +105,7 @@ def prepare(model: ScatteringModel, beam: Beam) -> Setting:
         seen = ((radius2 < beam.aperture**2) & (radius2 > (beam.radius + 4) ** 2)).float()
         expected = beam.background(radius2) + floor
         lattices = _search_lattices()
-        relative = positions(lattices, beam.vectors)
-        kept = beam.kept(relative)
-        places = torch.round(relative).long()
+        places = torch.round(positions(lattices, beam.vectors)).long()
         # One of each opposite pair is enough: the score maps are made even.
         half = [g for g in range(len(beam.vectors)) if tuple(beam.vectors[g].tolist()) > (0.0, 0.0)]
         # Away from the tables, disks count nothing.
@@ -124,7 +122,7 @@ def prepare(model: ScatteringModel, beam: Beam) -> Setting:
                 if int(beam.order[g]) == i:
                     x, y = places[:, g].unbind(-1)
                     flat = k * fft * fft + (y % fft) * fft + x % fft
-                    index[:, column] = torch.where(kept[:, g] > 0.5, flat, outside)
+                    index[:, column] = torch.where(places[:, g].abs().amax(-1) < fft // 2, flat, outside)
         table = torch.cat([torch.stack(offsets).reshape(-1), torch.zeros(1)])
         offset = 2 * table[index].sum(1)
     return Setting(
@@ -179,7 +177,7 @@ def search(setting: Setting, counts: Tensor, dose: Tensor, seen: Tensor, centre:
 def fisher(setting: Setting, unknowns: Tensor, dose: Tensor) -> tuple[Tensor, Tensor]:
     """Fisher information (b, 4, 4) of the unknowns (b, 4), of disks seen whole, and their slopes (b, g, 2, 4)."""
     slopes = position_slopes(unknowns, setting.vectors)
-    within = setting.beam.kept(positions(unknowns, setting.vectors))
+    within = positions(unknowns, setting.vectors).norm(dim=-1) < setting.beam.aperture
     weight = setting.information * within * dose[:, None]
     return torch.einsum("bg,bgik,bgil->bkl", weight, slopes, slopes), slopes
 
@@ -196,8 +194,7 @@ def climb(setting: Setting, maps: DiskMaps, start: Tensor, centre: Tensor, dose:
     for _ in range(8):
         information, slopes = fisher(setting, u, dose)
         relative = positions(u, setting.vectors)
-        slope = maps.slope(centre[:, None] + relative) * setting.beam.kept(relative)[..., None]
-        push = torch.einsum("bgi,bgik->bk", slope, slopes)
+        push = torch.einsum("bgi,bgik->bk", maps.slope(centre[:, None] + relative), slopes)
         beyond = u[:, :3].abs() - torch.tensor(PRIOR_RANGE)
         over = (beyond > 0).float()
         pull = -torch.sign(u[:, :3]) * beyond.clamp(min=0) / PRIOR_EDGE**2
@@ -241,8 +238,7 @@ def sample(
         scale = torch.linalg.cholesky(covariance)
         widen = 1.3 if turn == 1 else 1.1
         u = mean[:, None] + widen * torch.einsum("bij,sj->bsi", scale, z)
-        relative = positions(u, setting.vectors)
-        value = maps.value(centre[:, None, None] + relative, setting.beam.kept(relative))
+        value = maps.value(centre[:, None, None] + positions(u, setting.vectors))
         logit = value + log_prior(u) - log_q
         w = torch.softmax(logit, dim=1)
         centre_u = torch.einsum("bs,bsi->bi", w, u)

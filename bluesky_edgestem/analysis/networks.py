@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from . import crystals
 from .descriptor import FeatureDescriptors
-from .disk_likelihood import disk_maps, windows
+from .disk_likelihood import around, disk_maps, windows
 from .lattice_inference import (
+    Posterior,
     Setting,
     climb,
     find_centre,
@@ -35,9 +36,34 @@ from .scattering import Beam, ScatteringModel, squared_distance
 
 SHIPPED = Path(__file__).parent / "weights" / "descriptor.pt"
 MAGIC = b"EDGESTEM-DESCRIPTOR"
-FORMAT = 1
+FORMAT = 2
+#: Electrons between the disks that the optics' own word on the background counts for.
+FIRST_GUESS = 25.0
 #: Frames that go through the network together.
 BATCH = 32
+
+
+def _features(beam: Beam, dose: Tensor, posterior: Posterior, background: Tensor) -> Tensor:
+    """What the head knows of each pattern, (b, 10), each of order one."""
+    variance = posterior.covariance.diagonal(dim1=1, dim2=2)
+    optics = (
+        np.log(beam.radius) - 1.5,
+        4 * float(torch.log(beam.vectors[0].norm() / 28)),
+        np.log10(beam.optics.background + 1e-3) + 1.5,
+        5 * (beam.optics.psf_px - 0.6),
+    )
+    return torch.stack(
+        [
+            (torch.log(dose.clamp(min=1.0)) - 11.0) / 2,
+            *(torch.full_like(dose, value) for value in optics),
+            (torch.log(variance[:, :3].mean(1)) + 10) / 2,
+            (torch.log(variance[:, 3]) + 10) / 2,
+            torch.log(posterior.effective / 200),
+            (torch.log(posterior.log_likelihood.clamp(min=1.0)) - 4) / 2,
+            torch.log(background.clamp(0.1, 10.0)),
+        ],
+        -1,
+    )
 
 
 class DescriptorNetwork(nn.Module):
@@ -49,7 +75,7 @@ class DescriptorNetwork(nn.Module):
         last = nn.Linear(24, 4)
         nn.init.zeros_(last.weight)
         last.bias = nn.Parameter(torch.tensor([0.0, 0.0, -8.0, 0.0]))
-        self.head = nn.Sequential(nn.Linear(9, 24), nn.SiLU(), last)
+        self.head = nn.Sequential(nn.Linear(10, 24), nn.SiLU(), last)
         #: Logarithm of the nats by which phases differ at most: with many electrons, the model's own errors decide.
         self.log_phase_cap = nn.Parameter(torch.tensor(3.0))
         self.card: dict = {}
@@ -78,79 +104,69 @@ class DescriptorNetwork(nn.Module):
             from_beam2 = squared_distance(n, centre)
             seen = beam.seen(centre)
             start, _ = search(setting, counts, dose, seen, centre)
+            places = centre[:, None] + positions(start, setting.vectors)
         expected = beam.background(from_beam2) + self.scattering.floor(beam)
-        places = centre[:, None] + positions(start, setting.vectors)
+        between = self._between(beam, counts, seen, expected, places)
+        # The background that the optics state is a first guess; the pattern knows better.
+        scale = (between[0] + FIRST_GUESS) / (between[1] * dose + FIRST_GUESS)
+        expected = expected * scale[:, None, None]
         maps = disk_maps(setting.filters, setting.order, counts, dose, seen, expected, places)
         with torch.no_grad():
             mode = climb(setting, maps, start, centre, dose)
             information, _ = fisher(setting, mode, dose)
             beforehand = torch.diag(torch.tensor([PRIOR_SD[0] ** -2] * 3 + [0.1**-2]))
         posterior = sample(setting, maps, centre, mode, torch.linalg.inv(information + beforehand))
-        return self._judge(setting, counts, dose, seen, expected, centre, posterior)
+        phase_logits, brightness, brightness_sd = self._compare(setting, counts, seen, expected, centre, posterior.mean)
+        out = self.head(_features(beam, dose, posterior, scale).detach())
+        stretch = torch.exp(0.5 * torch.stack([out[:, 0]] * 3 + [out[:, 1]], -1))
+        # What the model leaves out does not shrink with the dose; it grows with a disk's radius.
+        floor = torch.exp(out[:, 2]) * beam.radius / beam.vectors[0].norm()
+        covariance = posterior.covariance * stretch[:, :, None] * stretch[:, None, :] + torch.diag_embed(
+            (floor**2)[:, None] * torch.tensor([1.0, 1.0, 0.5, 0.5])
+        )
+        return Reading(
+            posterior.mean,
+            covariance,
+            phase_logits * torch.exp(out[:, 3:4]),
+            posterior.log_likelihood,
+            brightness,
+            brightness_sd,
+            between[0] / dose.clamp(min=1),
+            between[1],
+        )
 
-    def _judge(self, setting, counts, dose, seen, expected, centre, posterior) -> Reading:
-        """Phase from the disks' brightness, and the head's word on the uncertainties."""
+    @staticmethod
+    def _between(beam: Beam, counts: Tensor, seen: Tensor, expected: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Electrons counted between the disks (b,), and the share of all expected there (b,)."""
+        half = int(beam.radius + 3)
+        corner, distance = around(places, half)
+        disk = (distance < beam.radius + 2).float()
+        within = [(windows(image * seen, corner, 2 * half + 1) * disk).sum((1, 2)) for image in (counts, expected)]
+        return (counts * seen).sum((1, 2)) - within[0], (expected * seen).sum((1, 2)) - within[1]
+
+    def _compare(self, setting, counts, seen, expected, centre, unknowns) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-likelihoods (b, phases) of the disks' brightness; electrons in the disks over expected, and its sd."""
         beam = setting.beam
-        relative = positions(posterior.mean, setting.vectors)
-        places = centre[:, None] + relative
-        margin = beam.radius + 1.5 * self.scattering.edge(beam)
+        dose = counts.sum((1, 2))
+        relative = positions(unknowns, setting.vectors)
         half = int(beam.radius + 4)
-        size = 2 * half + 1
-        corner = torch.round(places).long() - half
-        axis = torch.arange(size)
-        dx = corner[..., 0, None] + axis - places[..., 0, None]
-        dy = corner[..., 1, None] + axis - places[..., 1, None]
-        distance = torch.sqrt(dx[:, :, None, :] ** 2 + dy[:, :, :, None] ** 2).reshape(*places.shape[:2], -1)
-        weight = torch.sigmoid((margin - distance) / 0.3) * windows(seen, corner, size)
-        counted = (windows(counts, corner, size) * weight).sum(-1)
-        empty = (windows(expected, corner, size) * weight).sum(-1) * dose[:, None]
+        corner, distance = around(centre[:, None] + relative, half)
+        seen, counts, expected = (windows(image, corner, 2 * half + 1) for image in (seen, counts, expected))
+        margin = beam.radius + 1.5 * self.scattering.edge(beam)
+        weight = torch.sigmoid((margin - distance) / 0.3) * seen
+        counted = (counts * weight).sum(-1)
+        empty = (expected * weight).sum(-1) * dose[:, None]
         caught = (self.scattering.profile(beam, distance) * weight).sum(-1) * dose[:, None]
         disk = torch.exp(self.scattering.log_strained(beam, relative)) * caught[:, None]
         rate = disk + empty[:, None] + 1e-6
         likelihood = (counted[:, None] * torch.log(rate) - rate).sum(-1)
         likelihood = likelihood - likelihood.mean(1, keepdim=True)
         cap = torch.exp(self.log_phase_cap)
-        likelihood = likelihood / torch.sqrt(1 + (likelihood / cap) ** 2)
-
-        best = likelihood.argmax(1)
-        disk_best = disk[torch.arange(len(best)), best].sum(1).clamp(min=1e-6)
-        brightness = (counted - empty).sum(1) / disk_best
-        outside = (expected * seen).sum((1, 2)) * dose - empty.sum(1)
-        found = (counts * seen).sum((1, 2)) - counted.sum(1)
-
-        spread = posterior.covariance
-        variance = spread.diagonal(dim1=1, dim2=2)
-        per_electron = torch.log(dose.clamp(min=1.0))
-        features = torch.stack(
-            [
-                (per_electron - 11.0) / 2,
-                torch.full_like(dose, np.log(beam.radius) - 1.5),
-                torch.full_like(dose, np.log(beam.vectors[0].norm() / 28)) * 4,
-                torch.full_like(dose, np.log10(beam.optics.background + 1e-3) + 1.5),
-                torch.full_like(dose, beam.optics.psf_px - 0.6) * 5,
-                (torch.log(variance[:, :3].mean(1)) + 10) / 2,
-                (torch.log(variance[:, 3]) + 10) / 2,
-                torch.log(posterior.effective / 200),
-                (torch.log(posterior.log_likelihood.clamp(min=1.0)) - 4) / 2,
-            ],
-            -1,
-        ).detach()
-        out = self.head(features)
-        stretch = torch.exp(0.5 * torch.stack([out[:, 0]] * 3 + [out[:, 1]], -1))
-        # What the model leaves out does not shrink with the dose; it grows with a disk's radius.
-        floor = torch.exp(out[:, 2]) * beam.radius / beam.vectors[0].norm()
-        covariance = spread * stretch[:, :, None] * stretch[:, None, :] + torch.diag_embed(
-            (floor**2)[:, None] * torch.tensor([1.0, 1.0, 0.5, 0.5])
-        )
-        return Reading(
-            posterior.mean,
-            covariance,
-            likelihood * torch.exp(out[:, 3:4]),
-            posterior.log_likelihood,
-            brightness,
-            counted.sum(1).clamp(min=1).sqrt() / disk_best,
-            found / dose.clamp(min=1),
-            outside / dose.clamp(min=1),
+        likeliest = disk[torch.arange(len(disk)), likelihood.argmax(1)].sum(1).clamp(min=1e-6)
+        return (
+            likelihood / torch.sqrt(1 + (likelihood / cap) ** 2),
+            (counted - empty).sum(1) / likeliest,
+            counted.sum(1).clamp(min=1).sqrt() / likeliest,
         )
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ def described(reading: Reading, counts: Tensor, saturated: np.ndarray) -> tuple[
     wrong = (np.abs(bright - 1) > 0.4 + 5 * bright_sd) | weak
     flag(wrong, lambda i: f"not a known phase: its disks hold {bright[i]:.2f} of the electrons that the likeliest has")
     flag(
-        np.abs(diffuse - allowed) > 0.5 * allowed + 0.005 + 5 * diffuse_sd,
+        np.abs(diffuse - allowed) > allowed + 0.005 + 5 * diffuse_sd,
         lambda i: (
             f"{100 * diffuse[i]:.1f} % of the electrons are between the disks; the optics say {100 * allowed[i]:.1f} %"
         ),

@@ -70,7 +70,7 @@ class Beam:
     def _within(self) -> tuple[np.ndarray, np.ndarray]:
         vectors, order = reflections()
         vectors = vectors / self.optics.pixel_reciprocal
-        near = 0.95 * np.hypot(*vectors.T) - 0.5 * self.optics.disk_radius < self.optics.n_pixels / 2
+        near = 0.955 * np.hypot(*vectors.T) - self.optics.disk_radius < self.aperture
         return vectors[near], order[near]
 
     @property
@@ -80,16 +80,6 @@ class Beam:
         Multislice cannot follow electrons beyond it, and a square detector's corners hold few reflections.
         """
         return self.optics.n_pixels / 2 - 2.0
-
-    def kept(self, positions: Tensor) -> Tensor:
-        """How much (...) of a reflection at `positions` (..., 2) [pixels from the beam] the patterns show.
-
-        All of it well within the frame, nothing beyond: multislice on a grid leaves out what scatters further than its
-        band limit, so that the part of such a disk that reaches into the frame is not there to learn from.
-        """
-        limit, taper = 1.0208 * self.optics.n_pixels / 2, 0.0306 * self.optics.n_pixels / 2
-        beyond = ((positions.norm(dim=-1) - limit + taper) / taper).clamp(0, 1)
-        return (0.5 * (1 + torch.cos(np.pi * beyond))) ** 2
 
     def seen(self, centre: Tensor) -> Tensor:
         """1 in the pixels (b, n, n) whose counts are used, 0 elsewhere, for beams at `centre` (b, 2) [pixels].
@@ -171,10 +161,8 @@ class ScatteringModel(nn.Module):
         # The mean change in length of all reflections is half that of the reciprocal cell's area.
         area = -2 * length.mean(dim=-1)
         log = self.log_intensities(beam)[:, beam.order]
-        kept = torch.log(beam.kept(positions) + 1e-6)
         return (
             log
-            + kept[:, None]
             + self.length_slope[:, beam.order] * length[:, None]
             + self.area_slope[:, beam.order] * area[:, None, None]
         )

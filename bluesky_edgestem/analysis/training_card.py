@@ -13,8 +13,8 @@ separate disks, each with its uncertainty. {parameters} parameters.
 exx and eyy within ±{normal:.1f} %, exy within ±{shear:.1f} %, any rotation, beam anywhere in the unit cell and within
 ±{shift:.0f} pixels of the detector's centre; beam energies {energies} keV and some between, semiangles {semiangles}
 mrad, first-order reflections {first_order} pixels from the beam on 128 × 128 pixels; one pattern in eight with an
-interface of the phases nearby. Drawn anew at each reading: point spread 0.4 to 0.8 pixels, background 0 to 10 %, dose
-10³ to 10⁶ electrons.
+interface of the phases nearby. Drawn anew at each reading: point spread 0.4 to 0.8 pixels, background 0 to 10 % (for
+a quarter of the readings stated wrongly, by about 30 % of it), dose 10³ to 10⁶ electrons.
 
 **Not for** overlapping disks, thickness beyond a monolayer, or other crystals: these are flagged where they show.
 

@@ -69,7 +69,7 @@ def draw_optics(rng: np.random.Generator) -> Optics:
 
 
 def simulate_condition(seed: int, index: int, n_patterns: int = PATTERNS_PER_CONDITION) -> PatternSet:
-    """Compute one condition by multislice, about 50 ms a pattern.
+    """Compute one condition by multislice, about 60 ms a pattern.
 
     Parameters
     ----------
@@ -193,14 +193,18 @@ def generate(
     return len(missing)
 
 
-def read(path: Path, held_out: bool) -> list[PatternSet]:
-    """The conditions of a file that are held out, or those that are not."""
+def read(path: Path, held_out: bool, n_patterns: int | None = None) -> list[PatternSet]:
+    """The conditions of a file that are held out, or those that are not; of the first `n_patterns` if that is given."""
     import h5py
 
-    sets = []
+    sets: list[PatternSet] = []
+    read_so_far = 0
     with h5py.File(path, "r") as file:
         for name in sorted(n for n in file if n.startswith("condition_")):
+            if n_patterns is not None and read_so_far >= n_patterns:
+                break
             group = file[name]
+            read_so_far += len(group["strain"])
             energy, semiangle, pixel = (
                 float(group.attrs[name]) for name in ("energy_keV", "semiangle_mrad", "pixel_mrad")
             )

@@ -61,7 +61,7 @@ def test_the_bound_does_not_depend_on_the_step():
     optics = Optics()
     strain, rotation = (0.01, -0.01, 0.005), 0.1
     coarse, fine = (
-        bound(pattern_information(strain, rotation, uniform, optics, steps=np.array(STEPS) * f), 1e4)
+        bound(pattern_information(strain, rotation, uniform, optics, steps=[f * s for s in STEPS]), 1e4)
         for f in (1.0, 0.5)
     )
     assert len(coarse) == len(PARAMETERS)

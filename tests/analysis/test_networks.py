@@ -89,6 +89,21 @@ def test_a_beam_off_centre_changes_nothing(network):
     assert list(read.phase) == ["WS2"] * 3
 
 
+def test_both_phases_under_the_beam_leave_strain_and_rotation_as_they_are(network):
+    strain, rotation = np.array([0.015, -0.01, 0.005]), 0.2
+    patterns = []
+    for offset in (-8.0, -3.0, 3.0, 8.0):  # of the interface from the beam's axis [Å]
+        atoms = crystals.monolayer_atoms(
+            strain, rotation, patch_extent(OPTICS), lambda p, x=offset: np.where(p[:, 0] < x, "MoS2", "WS2")
+        )
+        patterns.append(detected(cbed(atoms, OPTICS), OPTICS))
+    read = network.predict(frames(patterns, 5e5), OPTICS)
+    assert list(read.flagged) == [""] * 4
+    assert list(read.phase) == ["WS2", "WS2", "MoS2", "MoS2"]
+    assert (np.abs(read.strain - strain) < 5 * read.strain_sd).all()
+    assert read.rotation == pytest.approx(rotation, abs=4e-3)
+
+
 @pytest.mark.parametrize("dose", [1e4, 1e5])
 def test_errors_on_an_unseen_specimen_are_near_the_bound(network, dose):
     specimen, rng = Heterojunction(7001), np.random.default_rng(1)
@@ -134,6 +149,16 @@ def test_what_it_cannot_read_is_flagged_with_a_wide_interval(network):
     assert read.phase_probability[:5] == pytest.approx(0.5)
     assert np.isfinite(read.strain).all() and np.isfinite(read.covariance).all()
     assert (read.strain_sd[5] < 0.004).all()
+
+
+@pytest.mark.parametrize("background", [0.02, 0.08])
+def test_a_background_that_is_stated_wrongly_misleads_neither_strain_nor_phase(network, background):
+    real, strain = replace(OPTICS, background=background), (0.02, -0.01, 0.005)
+    patterns = [expected(strain, r, f, optics=real) for r in (0.1, -0.4) for f in ("MoS2", "WS2")] * 6
+    read = network.predict(frames(patterns, 1e5), OPTICS)
+    error = (read.strain - strain) / read.strain_sd
+    assert np.sqrt((error**2).mean()) < 1.5 and (np.abs(error.mean(0)) < 0.7).all()
+    assert list(read.phase) == ["MoS2", "WS2"] * 12
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
@@ -184,7 +209,7 @@ def test_larger_frames_are_read_too(network):
         (lambda b: b[:-100] + bytes(100), "cut short or altered"),
         (lambda b: b"PK" + b, "not a weights file"),
         (lambda b: b"", "not a weights file"),
-        (lambda b: b.replace(b"DESCRIPTOR 1", b"DESCRIPTOR 9", 1), "format 9, this version reads format 1"),
+        (lambda b: b.replace(b"DESCRIPTOR 2", b"DESCRIPTOR 9", 1), "format 9, this version reads format 2"),
     ],
 )
 def test_damaged_weights_are_one_clear_error(tmp_path, damage, says):

@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_weights(sets):
 def test_training_lowers_the_deviance(sets):
     before, after = ScatteringModel(), ScatteringModel()
     with torch.no_grad():
-        before.log_intensity += 0.3
+        before.log_intensity.add_(0.3)
         after.load_state_dict(before.state_dict())
     training.fit_scattering(after, sets, 12, np.random.default_rng(0))
 

@@ -29,6 +29,7 @@ def test_an_interrupted_file_is_completed(tmp_path):
     assert generate(path, seed=3, n_patterns=6, per_condition=2) == 0
     assert [s.index for s in read(path, held_out=True)] == [0]
     assert [s.index for s in read(path, held_out=False)] == [1, 2]
+    assert [s.index for s in read(path, held_out=False, n_patterns=3)] == [1]
     stored, fresh = read(path, held_out=False)[0], simulate_condition(3, 1, 2)
     assert stored.optics == fresh.optics
     assert np.array_equal(stored.patterns, fresh.patterns) and np.array_equal(stored.strain, fresh.strain)
