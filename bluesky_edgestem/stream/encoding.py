@@ -181,7 +181,7 @@ def compress(image: np.ndarray, encoding: str = "bslz4", channel: str = "") -> C
         block = BLOCK // item
         out = ctypes.create_string_buffer(_shuffle_bound(image.size, item, block))
         length = _shuffle(source, out, image.size, item, block)
-        data = _header.pack(size, BLOCK) + out.raw[:length]
+        data = shuffled_header((ny, nx), image.dtype) + out.raw[:length]
     elif encoding in ("lz4", "lz4-block"):
         out = ctypes.create_string_buffer(size + size // 255 + 16)
         length = _pack(source, out, size, len(out))
@@ -191,6 +191,11 @@ def compress(image: np.ndarray, encoding: str = "bslz4", channel: str = "") -> C
     else:
         raise ValueError(f"no encoding is called {encoding!r}; there are {', '.join(ENCODINGS)}")
     return Chunk(channel, (ny, nx), image.dtype, encoding, data)
+
+
+def shuffled_header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
+    """The header of a bitshuffled image with blocks of the default size."""
+    return _header.pack(shape[0] * shape[1] * dtype.itemsize, BLOCK)
 
 
 def frame_block(block: bytes, size: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from .encoding import check_layout
+from .encoding import check_layout, shuffled_header
 from .series import (
     PIXEL_TYPES,
     Chunk,
@@ -30,6 +30,8 @@ from .series import (
 
 MAX_JSON = 1 << 20
 ENCODING = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
+EMPTY = bytes(12)
+"""A header that was left empty, as libertem-dectris does in frames of its own: the blocks have the default size."""
 TABLES = ("dflatfield-1.0", "flatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
 """Arrays that come with the header where ``header_detail`` is "all", each with a blob behind it."""
 
@@ -160,6 +162,8 @@ def _chunk(about: dict[str, Any], blob: bytes) -> Chunk:
     if match[3] == ">":
         dtype = dtype.newbyteorder(">")
     name = "bslz4" if match[1] else "lz4-block" if match[2] else "none"
+    if name == "bslz4" and blob[:12] == EMPTY:
+        blob = shuffled_header(shape_of(shape[0], shape[1], f"{where}.shape"), dtype) + blob[12:]
     chunk = Chunk("", shape_of(shape[0], shape[1], f"{where}.shape"), dtype, name, blob)
     check_layout(chunk)
     return chunk

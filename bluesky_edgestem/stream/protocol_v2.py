@@ -54,17 +54,19 @@ class ProtocolV2:
         ------
         ProtocolError
         """
-        if len(parts) != 1:
-            raise ProtocolError("message", f"{len(parts)} parts", "1")
-        message = _decode(parts[0])
-        kind = message.get("type")
-        if kind == "image":
-            return [_frame(message)]
-        if kind == "start":
-            return [_series(message)]
-        if kind == "end":
-            return [End(number_in(message, "series_id", "end"))]
-        raise ProtocolError("type", kind, "start | image | end")
+        return [_event(part) for part in parts]  # one; a sender that was busy may put several into one
+
+
+def _event(part: bytes) -> Event:
+    message = _decode(part)
+    kind = message.get("type")
+    if kind == "image":
+        return _frame(message)
+    if kind == "start":
+        return _series(message)
+    if kind == "end":
+        return End(number_in(message, "series_id", "end"))
+    raise ProtocolError("type", kind, "start | image | end")
 
 
 def _decode(part: bytes) -> Mapping[Any, Any]:
