@@ -96,7 +96,7 @@ def make_table(method: methods.DFTMethod) -> None:
 def check(method: methods.DFTMethod) -> None:
     """Print energies by `method` and by a tight one, whose cell is relaxed by itself."""
     tight = replace(
-        method, cutoff=600.0, kpoints=12, vacuum=12.0, grid=(20, 20, 112), density_tolerance=1e-5, energy_tolerance=1e-6,
+        method, cutoff=500.0, kpoints=12, vacuum=9.0, grid=(20, 20, 68), density_tolerance=1e-5, energy_tolerance=1e-6,
         state_tolerance=1e-8,
     )  # fmt: skip
     for formula in MONOLAYERS:

@@ -2,7 +2,7 @@
 not by two processes at once.
 
 One SQLite file. A process that is to compute an energy first claims it; another that wants the same one sees the claim
-and waits. A claim is kept alive by its owner's heartbeat, and lapses with it: what a crashed process left is taken over.
+and waits. A claim lives by its owner's heartbeat and lapses with it: what a crashed process left is taken over.
 """
 
 from __future__ import annotations

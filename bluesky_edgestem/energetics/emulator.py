@@ -24,7 +24,9 @@ TABLE = Path(__file__).parent / "data" / "monolayer_energies.json"
 class Emulator:
     """Has the interface of `bluesky_edgestem.energetics.cluster.DFTCluster`, and answers at once.
 
-    The fit's residual, root mean square over the table, is `residual`; `tests/energetics` holds it below 0.1 meV.
+    The fit (`bluesky_edgestem.analysis.elasticity`: all terms of the fourth order that the crystal's symmetry allows)
+    differs from the table by 0.13 meV rms for MoS2 and 0.08 meV for WS2, at most by 0.4 meV, in the table's corners
+    at ±4 %; `residual` gives it.
 
     Parameters
     ----------

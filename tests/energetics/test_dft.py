@@ -58,7 +58,8 @@ def test_relaxed_phase_is_zero_and_flat(mos2):
     result = mos2.result((0.0, 0.0, 0.0))
     assert (result.state, result.reason) == ("converged", "")
     assert result.energy == pytest.approx(0.0, abs=5e-5)
-    assert result.gradient == pytest.approx((0.0, 0.0, 0.0), abs=0.02)
+    # Of the slope at 1 % of strain, 1 eV, a few per cent: what the tolerances of the iteration leave.
+    assert result.gradient == pytest.approx((0.0, 0.0, 0.0), abs=0.05)
 
 
 def test_gradient_is_the_slope_of_the_energy(mos2):
