@@ -175,7 +175,8 @@ def _ends_on_ctrl_c(engine: RunEngine) -> Iterator[None]:
 
     def interrupt(signum, frame) -> None:
         print("\nCtrl-C: blanking the beam and ending the run ...", flush=True)
-        engine.loop.call_soon_threadsafe(engine.request_pause)
+        if engine.state == "running":
+            engine.request_pause()
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -21,6 +21,12 @@ _spec.loader.exec_module(_module)
 Client = _module.Client
 
 
+@pytest.fixture(scope="session")
+def client_class() -> type:
+    """Runs the functions of a script in a process with an EPICS environment of its own."""
+    return Client
+
+
 @pytest.fixture(scope="module")
 def ioc() -> Iterator[MicroscopeProcess]:
     """A simulated microscope with the fast frames, for tests that leave it whole."""
