@@ -138,3 +138,4 @@ class PixelatedDetector(Device):
         """Take no more triggers."""
         if self.cam.armed.latest == "Armed":
             self.arming.disarm().wait()
+            self.files.ask()

@@ -59,11 +59,16 @@ class FrameFiles:
         self._path = PurePosixPath()
         self._bundles: list = []
         self._emitted = 0
+        self._asked = 0
 
     @property
     def written(self) -> int:
-        """Frames in the file, by the last monitor."""
-        return int(self.hdf.num_captured.latest or 0)
+        """Frames in the file, as far as is known without asking."""
+        return max(int(self.hdf.num_captured.latest or 0), self._asked)
+
+    def ask(self) -> None:
+        """Ask for the number of frames in the file: monitors of different PVs come in no order that holds."""
+        self._asked = int(self.hdf.num_captured.get(use_monitor=False))
 
     def open(self, shape: tuple[int, int]) -> NamedStatus:
         """Start a file for frames of `shape` (ny, nx); done once the plugin captures.
@@ -73,7 +78,7 @@ class FrameFiles:
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
         folder = f"{self.directory.rstrip('/')}/"
         self._path = PurePosixPath(folder) / f"{name}.h5"
-        self._shape, self._bundles, self._emitted = shape, [], 0
+        self._shape, self._bundles, self._emitted, self._asked = shape, [], 0, 0
         hdf = self.hdf
         settings = (
             (hdf.enable, "Enable"),
@@ -92,6 +97,7 @@ class FrameFiles:
             *[lambda signal=signal, value=value: signal.set(value) for signal, value in settings],
             self._check_folder,
             lambda: start_busy(hdf.capture, hdf.capturing, ("Capturing",), hdf.message),
+            lambda: wait_until(hdf.num_captured, lambda n: n == 0, f"reset {hdf.num_captured.pvname}"),
         )
 
     def _check_folder(self) -> NamedStatus:

@@ -205,7 +205,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _served_already(prefix: str) -> bool:
-    """Whether another IOC answers for `prefix`: a second one would start without complaint, and take half the clients."""
+    """Whether another IOC answers for `prefix`: a second would start without complaint, and take half the clients."""
     from caproto import CaprotoTimeoutError
     from caproto.sync.client import read
 
@@ -237,7 +237,8 @@ def run(options: argparse.Namespace) -> int:
     async def until_signalled() -> None:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for ends in (signal.SIGTERM,) if options.die_with_parent else (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(ends, task.cancel)
         await serve(
             options.prefix,
             source=options.source,
@@ -251,7 +252,7 @@ def run(options: argparse.Namespace) -> int:
             line=options.line,
         )
 
-    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+    with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(until_signalled())
     if abandoned:
         sys.stdout.flush()

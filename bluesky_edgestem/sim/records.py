@@ -117,7 +117,8 @@ def text(name: str, value: str, doc: str, **options: Any):
 
 def array(name: str, length: int, units: str, doc: str, **options: Any):
     """A waveform `name` of up to `length` DOUBLE in `units`."""
-    return _record(name, float, [0.0], doc, units=units, max_length=length, **options)
+    # caproto keeps a thousand monitors for a slow client: of long lists a few will do
+    return _record(name, float, [0.0], doc, units=units, max_length=length, max_subscription_backlog=10, **options)
 
 
 def setting(kind, name: str, *details: Any, **options: Any):
