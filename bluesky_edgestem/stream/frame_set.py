@@ -51,6 +51,17 @@ class FrameSet:
         self._count += 1
         return True
 
+    def discard(self, number: int) -> None:
+        """Take `number` out again, where it is here."""
+        at = bisect_right(self._begins, number) - 1
+        if at < 0 or number >= self._ends[at]:
+            return
+        begin, end = self._begins[at], self._ends[at]
+        runs = [run for run in ((begin, number), (number + 1, end)) if run[0] < run[1]]
+        self._begins[at : at + 1] = [run[0] for run in runs]
+        self._ends[at : at + 1] = [run[1] for run in runs]
+        self._count -= 1
+
     def missing(self, expected: int) -> Iterator[range]:
         """Runs of the numbers below `expected` that are not here, in order."""
         before = 0

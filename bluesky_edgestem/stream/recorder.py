@@ -279,8 +279,11 @@ class _UnderWay:
         try:
             self.file.write(frames)
         except DiskFull as error:
-            self.ended = str(error)
-            raise
+            log.error("%s", error)
+            self.ended, self.deadline = f"disk full: {error}", 0.0
+            for frame in frames:
+                self.came.discard(frame.number)
+            return
         except (OSError, RuntimeError):
             self.file.abandon()
             self.file = None

@@ -150,7 +150,9 @@ class SeriesFile:
         for name in TIMES:
             made = detector.create_dataset(name, (0,), float, maxshape=(None,), chunks=(4096,), fillvalue=np.nan)
             made.attrs["units"] = "s"
-        missing = detector.create_dataset("missing_frames", (0,), np.uint64, maxshape=(None,), chunks=(4096,))
+        missing = detector.create_dataset(
+            "missing_frames", (0,), np.uint64, maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
+        )
         missing.attrs["description"] = "numbers of the frames that never came; they hold the fill value"
         missing.attrs["missing_from"] = np.int64(-1)
         for name, value in OUTCOME.items():
