@@ -23,6 +23,7 @@ def record(
     *,
     protocol: str = "v1",
     timeout: float = 10.0,
+    grace: float = 1.0,
     start_timeout: float | None = None,
     workers: int = 1,
     verify: bool = True,
@@ -42,6 +43,8 @@ def record(
         Of the stream: the detector's ``stream/config/format`` is ``legacy`` or ``cbor``.
     timeout : float
         A series without a message for so long [s], after its first frame, is closed as it is.
+    grace : float
+        After the end message frames may still come from another worker for so long [s].
     start_timeout : float, optional
         How long to wait for a series to begin [s]; for ever by default.
     workers : int
@@ -64,7 +67,7 @@ def record(
     """
     receiver = Receiver(address, protocol=protocol, workers=workers, verify=verify, inspect=inspect)
     try:
-        recorder = Recorder(receiver, timeout=timeout)
+        recorder = Recorder(receiver, timeout=timeout, grace=grace)
         return recorder.record(Path(path), context=context, stop=stop, start_timeout=start_timeout)
     finally:
         receiver.close()

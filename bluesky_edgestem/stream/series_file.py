@@ -198,7 +198,7 @@ class SeriesFile:
         if chunk.encoding == self._like.encoding and not chunk.column_major and chunk.dtype == self._like.dtype:
             if chunk.encoding == "lz4-block":
                 return 0, frame_block(chunk.data, nbytes(chunk))
-            return 0, chunk.data
+            return int(chunk.encoding == "none"), chunk.data
         image = decompress(chunk)
         return 1, np.ascontiguousarray(image.T if chunk.column_major else image, self._like.dtype).tobytes()
 

@@ -78,7 +78,7 @@ class Wire:
 
     def record(self, path: Path, **options: object) -> Future[Recording]:
         """Begin to record; returns once the receiver is connected."""
-        settings = {"protocol": self.protocol, "timeout": 1.0, "start_timeout": 10.0, **options}
+        settings = {"protocol": self.protocol, "timeout": 1.0, "grace": 0.2, "start_timeout": 10.0, **options}
         monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         future = self._executor.submit(record, self.address, path, **settings)
         for _ in range(int(settings.get("workers", 1))):

@@ -1,0 +1,425 @@
+"""A series on the wire becomes a file, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.sim.simplon_faults import damaged
+from bluesky_edgestem.stream import series_file
+from bluesky_edgestem.stream.receiver import Receiver
+from bluesky_edgestem.stream.record import record
+from bluesky_edgestem.stream.recorder import Recorder, Recording
+from bluesky_edgestem.stream.series import Frame
+from bluesky_edgestem.stream.series_file import Context, SeriesFile
+
+DATA = "/entry/data/data"
+DETECTOR = "/entry/instrument/detector"
+
+
+def check(wire, recording: Recording, missing: list[int], *, expected: int = 10) -> None:
+    """The file holds every frame but the `missing`, by its number, and says so."""
+    assert recording.frames == expected - len(missing)
+    assert recording.expected == expected
+    assert [number for run in recording.missing for number in run] == missing
+    assert recording.complete == (not missing)
+    with h5py.File(recording.path, "r") as file:
+        data = file[DATA]
+        assert data.shape == (expected, 12, 20)
+        for number in range(expected):
+            held = np.zeros((12, 20)) if number in missing else wire.image(number)
+            np.testing.assert_array_equal(data[number], held, err_msg=f"frame {number}")
+        assert file[f"{DETECTOR}/missing_frames"][:].tolist() == missing
+        assert bool(file["entry"].attrs["complete"]) == recording.complete
+        assert file[DETECTOR].attrs["ended"].decode() == recording.ended
+        assert file[DETECTOR].attrs["refused_frames"] == recording.refused_count
+        assert file[DETECTOR].attrs["duplicate_frames"] == recording.duplicates
+        stop_time = file[f"{DETECTOR}/stop_time"][:]
+        here = [number for number in range(expected) if number not in missing]
+        np.testing.assert_allclose(stop_time[here], np.array(here) * 1e-3 + 5e-4, rtol=1e-6)
+        assert np.isnan(stop_time[missing]).all()
+
+
+@pytest.mark.parametrize("encoding", ["bslz4", "lz4", "none"])
+def test_a_series_is_kept(wire, tmp_path: Path, encoding: str) -> None:
+    if wire.protocol == "v1" and encoding == "lz4":
+        encoding = "lz4-block"
+    future = wire.record(tmp_path / "run.h5")
+    wire.start()
+    for number in range(10):
+        wire.frame(number, chunk=wire.chunk(number, encoding))
+    wire.end()
+    recording = future.result(20)
+    check(wire, recording, [])
+    assert recording.ended == "end message"
+    assert recording.refused_count == recording.duplicates == 0
+    assert str(recording).startswith(f"series 1: 10 of 10 frames in {tmp_path}/run.h5; ended by end message")
+
+
+def test_the_streams_own_blobs_are_the_files_chunks(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.start(frames=3)
+    for number in range(3):
+        wire.frame(number)
+    wire.end()
+    future.result(20)
+    with h5py.File(tmp_path / "run.h5", "r") as file:
+        for number in range(3):
+            mask, blob = file[DATA].id.read_direct_chunk((number, 0, 0))
+            assert (mask, blob) == (0, wire.chunk(number).data)
+
+
+def test_encodings_may_change_within_a_series(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.start()
+    others = ["bslz4", "none", "lz4-block" if wire.protocol == "v1" else "lz4"]
+    for number in range(10):
+        wire.frame(number, chunk=wire.chunk(number, others[number % 3]))
+    wire.end()
+    check(wire, future.result(20), [])
+
+
+def test_a_column_major_image_is_kept_upright(make_wire: Callable, tmp_path: Path) -> None:
+    wire = make_wire("v2")
+    future = wire.record(tmp_path / "run.h5")
+    wire.start(frames=2)
+    wire.frame(0)
+    turned = wire.chunk(1, "none")
+    wire.frame(1, chunk=turned._replace(data=wire.image(1).tobytes(order="F"), column_major=True))
+    wire.end()
+    check(wire, future.result(20), [], expected=2)
+
+
+def test_frames_land_by_their_number_and_twice_is_once(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.start()
+    for number in (3, 1, 1, 9, 0, 2, 5, 3):
+        wire.frame(number)
+    wire.end()
+    recording = future.result(20)
+    check(wire, recording, [4, 6, 7, 8])
+    assert recording.duplicates == 2
+    assert "incomplete, missing 4, 6 to 8; 2 came twice" in str(recording)
+
+
+def test_workers_share_a_stream_and_all_frames_land(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5", workers=3)
+    wire.start(frames=300)
+    for number in range(300):
+        wire.frame(number)
+    wire.end()
+    recording = future.result(30)
+    check(wire, recording, [], expected=300)
+
+
+def test_frames_before_their_header_are_kept(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.frame(0)
+    wire.frame(1, chunk=damaged(wire.chunk(1)))
+    wire.start(frames=3)
+    wire.frame(2)
+    wire.end()
+    recording = future.result(20)
+    check(wire, recording, [1], expected=3)
+    assert [(refusal.series, refusal.number) for refusal in recording.refused] == [(1, 1)]
+
+
+def test_no_end_message(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5", timeout=0.5)
+    wire.start()
+    for number in range(6):
+        wire.frame(number)
+    recording = future.result(20)
+    check(wire, recording, [6, 7, 8, 9])
+    assert recording.ended == "timeout: nothing came for 0.5 s, and no end message"
+
+
+def test_no_end_message_but_every_frame(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5", timeout=0.5)
+    wire.start()
+    for number in range(10):
+        wire.frame(number)
+    recording = future.result(20)
+    check(wire, recording, [])
+    assert recording.ended.startswith("timeout")
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "wrong shape", "wrong type", "beyond the count", "garbage"])
+def test_what_does_not_belong_is_refused_by_name(wire, tmp_path: Path, fault: str) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.start()
+    for number in range(10):
+        if number != 4:
+            wire.frame(number)
+        elif fault == "corrupt":
+            wire.frame(4, chunk=damaged(wire.chunk(4)))
+        elif fault == "wrong shape":
+            wire.frame(4, chunk=series_chunk(wire.image(4)[:-1]))
+        elif fault == "wrong type":
+            wire.frame(4, chunk=series_chunk(wire.image(4).astype("uint32")))
+        elif fault == "beyond the count":
+            wire.frame(1_000_000_000, chunk=wire.chunk(4))
+        else:
+            wire.socket.send(os.urandom(50))
+    wire.end()
+    recording = future.result(20)
+    check(wire, recording, [4])
+    (refusal,) = recording.refused
+    said = {
+        "corrupt": "bitshuffled LZ4",
+        "wrong shape": "frame is '20 x 11 uint16'; allowed is 20 x 12 uint16",
+        "wrong type": "frame is '20 x 12 uint32'; allowed is 20 x 12 uint16",
+        "beyond the count": "frame number is 1000000000; allowed is below 10",
+        "garbage": "allowed is",
+    }
+    assert said[fault] in refusal.reason
+    if fault != "garbage":
+        assert refusal.series == 1 and refusal.number in (4, 1_000_000_000)
+
+
+def series_chunk(image: np.ndarray):
+    from bluesky_edgestem.stream.encoding import compress
+
+    return compress(np.ascontiguousarray(image))
+
+
+def test_a_header_whose_shape_lies(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.start(y_pixels_in_detector=24)
+    for number in range(10):
+        wire.frame(number)
+    wire.end()
+    recording = future.result(20)
+    assert recording.frames == 0 and recording.refused_count == 10
+    assert recording.missing == (range(10),)
+    assert "frame is '20 x 12 uint16'; allowed is 20 x 24 uint16, as the series began" in str(recording)
+
+
+def test_a_second_start_before_the_end(wire, tmp_path: Path) -> None:
+    receiver = Receiver(wire.address, protocol=wire.protocol)
+    try:
+        recorder = Recorder(receiver, timeout=2.0, grace=0.2)
+        results: list[Recording] = []
+
+        def keep() -> None:
+            results.extend(recorder.record(tmp_path / f"{k}.h5", start_timeout=10) for k in (1, 2))
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        wire.start(1)
+        for number in range(4):
+            wire.frame(number, 1)
+        wire.start(2)
+        wire.frame(4, 1)  # late, from another worker
+        for number in range(10):
+            wire.frame(number, 2)
+        wire.end(2)
+        thread.join(20)
+    finally:
+        receiver.close()
+    first, second = results
+    check(wire, first, [5, 6, 7, 8, 9])
+    assert first.ended == "the header of series 2, without an end message"
+    check(wire, second, [])
+
+
+def test_a_header_without_detail_and_a_count_that_nobody_knows(make_wire: Callable, tmp_path: Path) -> None:
+    wire = make_wire("v1")
+    future = wire.record(tmp_path / "run.h5")
+    wire.start(detail="none")
+    for number in (0, 1, 3):
+        wire.frame(number)
+    wire.end()
+    check(wire, future.result(20), [2], expected=4)
+
+
+def test_two_thresholds(make_wire: Callable, tmp_path: Path) -> None:
+    wire = make_wire("v2")
+    names = wire.messages.channels = ["threshold_1", "threshold_2"]
+    future = wire.record(tmp_path / "run.h5")
+    wire.start(frames=3)
+    for number in range(3):
+        chunks = [wire.chunk(number), wire.chunk(100 + number)]
+        wire.socket.send_multipart(wire.messages.frame(1, number, chunks, 0, 0))
+    wire.messages.channels = names[:1]
+    wire.frame(2)
+    wire.messages.channels = names
+    wire.end()
+    recording = future.result(20)
+    assert recording.complete and "channels is ['threshold_1']" in recording.refused[0].reason
+    with h5py.File(recording.path, "r") as file:
+        assert list(file["entry/data"].attrs["auxiliary_signals"]) == ["data_threshold_2"]
+        for number in range(3):
+            np.testing.assert_array_equal(file[DATA][number], wire.image(number))
+            np.testing.assert_array_equal(file["entry/data/data_threshold_2"][number], wire.image(100 + number))
+
+
+def test_a_series_without_a_frame(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5")
+    wire.start()
+    wire.end()
+    recording = future.result(20)
+    assert (recording.frames, recording.missing) == (0, (range(10),))
+    assert not recording.path.exists()
+
+
+def test_no_series(wire, tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError, match=r"no series began within 0.3 s; is the detector armed"):
+        wire.record(tmp_path / "run.h5", start_timeout=0.3).result(20)
+
+
+def test_frames_are_never_written_over(wire, tmp_path: Path) -> None:
+    (tmp_path / "run.h5").write_text("precious")
+    with pytest.raises(FileExistsError, match="give another name"):
+        wire.record(tmp_path / "run.h5").result(20)
+    assert (tmp_path / "run.h5").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("address", "options"), [("nonsense", {}), ("tcp://127.0.0.1:1", {"protocol": "v3"})])
+def test_a_wrong_address_or_protocol_says_what_is_allowed(tmp_path: Path, address: str, options: dict) -> None:
+    with pytest.raises(ValueError, match="allowed is"):
+        record(address, tmp_path / "run.h5", **options)
+
+
+def test_a_stop_closes_the_series_as_it_is(wire, tmp_path: Path) -> None:
+    stop = threading.Event()
+    future = wire.record(tmp_path / "run.h5", stop=stop)
+    wire.start()
+    for number in range(3):
+        wire.frame(number)
+    time.sleep(0.3)
+    stop.set()
+    recording = future.result(20)
+    check(wire, recording, list(range(3, 10)))
+    assert recording.ended == "stop"
+
+
+def test_each_frame_can_be_inspected_decoded(wire, tmp_path: Path) -> None:
+    sums = np.zeros(50)
+
+    def inspect(frame: Frame, images: tuple[np.ndarray, ...]) -> None:
+        sums[frame.number] = images[0].sum()
+
+    future = wire.record(tmp_path / "run.h5", workers=2, inspect=inspect)
+    wire.start(frames=50)
+    for number in range(50):
+        wire.frame(number)
+    wire.end()
+    assert future.result(20).complete
+    np.testing.assert_array_equal(sums, [wire.image(number).sum() for number in range(50)])
+
+
+def test_a_slow_disk_is_back_pressure(wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    write = SeriesFile.write
+
+    def slowly(self: SeriesFile, frames: list[Frame]) -> None:
+        time.sleep(0.03)
+        write(self, frames)
+
+    monkeypatch.setattr(SeriesFile, "write", slowly)
+    receiver = Receiver(wire.address, protocol=wire.protocol, queue_batches=2)
+    try:
+        results: list[Recording] = []
+        recorder = Recorder(receiver)
+        thread = threading.Thread(target=lambda: results.append(recorder.record(tmp_path / "run.h5")))
+        thread.start()
+        wire.start(frames=2000)
+        for number in range(2000):
+            wire.frame(number)
+        wire.end()
+        thread.join(60)
+    finally:
+        receiver.close()
+    (recording,) = results
+    assert recording.complete and recording.frames == 2000
+    assert recording.back_pressure.waited_s > 0.1
+    assert recording.back_pressure.deepest == recording.back_pressure.capacity == 2
+    assert "the stream waited" in str(recording)
+    assert "back-pressure: frames come faster than they are written" in caplog.text
+    with h5py.File(recording.path, "r") as file:
+        assert file[DETECTOR].attrs["backpressure_s"] == recording.back_pressure.waited_s
+
+
+def test_a_disk_that_fills_ends_the_series_by_name(wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = SeriesFile.write
+
+    def fills(self: SeriesFile, frames: list[Frame]) -> None:
+        if self.written >= 4:
+            monkeypatch.setattr(series_file, "RESERVE", 1 << 62)
+        write(self, frames)
+
+    monkeypatch.setattr(SeriesFile, "write", fills)
+    future = wire.record(tmp_path / "run.h5")
+    wire.start()
+    for number in range(10):
+        wire.frame(number)
+        time.sleep(0.1 if number == 3 else 0)
+    recording = future.result(20)
+    assert recording.ended.startswith("disk full: the disk of ")
+    check(wire, recording, list(range(4, 10)))
+
+
+def test_the_file_is_nexus_with_calibration_and_positions(wire, tmp_path: Path) -> None:
+    positions = np.column_stack([np.arange(10.0), np.full(10, 2.5)])
+    context = Context(positions, Optics(energy_keV=80.0, semiangle_mrad=2.0, pixel_mrad=0.5), "MoS2")
+    future = wire.record(tmp_path / "run.h5", context=context)
+    wire.start()
+    for number in range(10):
+        wire.frame(number)
+    wire.end()
+    future.result(20)
+    with h5py.File(tmp_path / "run.h5", "r") as file:
+        entry, data, detector = file["entry"], file["entry/data"], file[DETECTOR]
+        kinds = {name: entry[name].attrs["NX_class"] for name in ("data", "instrument", "sample", "source")}
+        assert kinds == {"data": "NXdata", "instrument": "NXinstrument", "sample": "NXsample", "source": "NXsource"}
+        assert (file.attrs["default"], entry.attrs["default"], data.attrs["signal"]) == ("entry", "data", "data")
+        assert entry["definition"].asstr()[()] == "NXmx"
+        assert entry["sample/name"].asstr()[()] == "MoS2"
+        assert list(data.attrs["axes"]) == [".", "ky", "kx"]
+        np.testing.assert_allclose(data["kx"], (np.arange(20) - 9.5) * 0.5)
+        assert data["kx"].attrs["units"] == "mrad" and data["x"].attrs["units"] == "nm"
+        np.testing.assert_array_equal(file["entry/instrument/NDAttributes/ScanX"], positions[:, 0])
+        np.testing.assert_array_equal(data["y"], positions[:, 1])
+        assert entry["instrument/beam/incident_energy"][()] == 80.0
+        assert detector["data"] == data["data"]
+        for name, value in (("x_pixel_size", 1e-4), ("count_time", 1e-3), ("frame_time", 1.1e-3)):
+            assert detector[name][()] == value and detector[name].attrs["units"] in ("m", "s")
+        assert detector["bit_depth_image"][()] == 16
+        assert detector["description"].asstr()[()] == "test"
+        assert detector["detectorSpecific/series"][()] == 1
+
+
+def test_a_reader_sees_the_file_grow(wire, tmp_path: Path) -> None:
+    future = wire.record(tmp_path / "run.h5", timeout=5.0)
+    wire.start()
+    for number in range(5):
+        wire.frame(number)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        try:
+            file = h5py.File(tmp_path / "run.h5", "r", swmr=True)
+        except OSError:
+            continue
+        if len(file[DATA]) == 5:
+            break
+        file.close()
+    np.testing.assert_array_equal(file[DATA][4], wire.image(4))
+    for number in range(5, 10):
+        wire.frame(number)
+    while len(file[DATA]) < 10 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        file[DATA].refresh()
+    np.testing.assert_array_equal(file[DATA][9], wire.image(9))
+    file.close()
+    wire.end()
+    assert future.result(20).complete
