@@ -203,9 +203,6 @@ class Detector:
                     return
                 series, config, stream = self.series, self.values(), self.values("stream")
             self._series(series, config, stream)
-            with self._change:
-                self.state = "idle"
-                self._change.notify_all()
 
     def _series(self, series: int, config: dict[str, Any], stream: dict[str, Any]) -> None:
         enabled = stream["mode"] == "enabled"
@@ -221,28 +218,35 @@ class Detector:
                 announced["y_pixels_in_detector"] *= 2
             self._send(messages.start(series, stream["header_detail"], announced, expected))
         self._encoding = ENCODINGS[self.protocol][config["compression"]]
+        by_itself = self._automatic and mode in EXTERNAL
+        if by_itself:
+            self.state = "acquire"
         number, began = 0, None
         for trigger in range(ntrigger):
-            if not self._await_trigger(trigger, mode):
+            if self._stop or not (by_itself or self._await_trigger(trigger)):
                 break
             began = time.monotonic() if began is None or not self._rate else began
             for _ in range(0 if mode == "eies" and not trigger else each):
                 if self._stop:
                     break
                 self._pace(began, number)
+                if self._stop == "abort":
+                    break
                 if enabled:
                     self._frame(messages, series, number, config)
                 number += 1
-            with self._change:
-                self._done = trigger + 1
-                self._change.notify_all()
+            if not by_itself and trigger + 1 < ntrigger:
+                with self._change:
+                    self._done = trigger + 1
+                    self._change.notify_all()
+        with self._change:
+            # Before the end message: who has seen it may arm for the next series at once.
+            self._done, self.state = ntrigger, "idle"
+            self._change.notify_all()
         if enabled and not self.faults.no_end:
             self._send(messages.end(series), even_if_stopped=True)
 
-    def _await_trigger(self, trigger: int, mode: str) -> bool:
-        if self._automatic and mode in EXTERNAL:
-            self.state = "acquire"
-            return not self._stop
+    def _await_trigger(self, trigger: int) -> bool:
         with self._change:
             self.state = "acquire" if self._pulses > trigger else "ready"
             self._change.wait_for(lambda: self._pulses > trigger or self._stop)
@@ -253,7 +257,10 @@ class Detector:
         delay = self.faults.delay.get(number, 0.0)
         if self._rate:
             delay = max(delay, began + number / self._rate - time.monotonic())
-        if delay > 5e-4:  # a shorter sleep takes longer than it says
+        if delay > 0.05:
+            with self._change:
+                self._change.wait_for(lambda: self._stop in ("abort", "close"), delay)
+        elif delay > 5e-4:  # a shorter sleep takes longer than it says
             time.sleep(delay)
 
     def _frame(self, messages: Messages, series: int, number: int, config: dict[str, Any]) -> None:
