@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -78,6 +79,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         client = server.client()
         earlier = _documents(client, resumes) if resumes else ()
         microscope = Microscope(experiment.microscope.prefix, name="microscope", directory=str(folders["frames"]))
+        stack.callback(microscope.destroy)  # before the IOCs end, or the EPICS client takes it for a fault
         microscope.wait_for_connection(timeout=10)
         if experiment.microscope.simulated:
             microscope.beam.current.set(experiment.beam.current_pA).wait(5)
@@ -189,6 +191,8 @@ def _run(engine: RunEngine, plan) -> tuple[int, str | None]:
     """Exit status, and the uid of the run if one began."""
     from bluesky.utils import RunEngineInterrupted
 
+    # It logs each exception with its traceback, an abort too; here they are told in a line.
+    logging.getLogger("bluesky").setLevel(logging.CRITICAL)
     begun: list[str] = []
     engine.subscribe(lambda name, doc: begun.append(doc["uid"]), "start")
     try:
@@ -214,9 +218,8 @@ def _documents(client, uid: str):
 def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Path) -> None:
     from .report import RunRecord, figures, write_report
 
-    try:
-        record = RunRecord.read(client[uid])
-    except KeyError:
+    record = RunRecord.read(client[uid])
+    if not record.optimization:
         print(f"run {uid[:8]} ended before its first batch was complete; there is nothing to report")
         return
     truth = score(experiment, record) if experiment.microscope.simulated else None

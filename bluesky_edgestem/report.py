@@ -22,7 +22,7 @@ MEV = 1e3
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A closed-loop run, read back from the catalog."""
+    """A closed-loop run, read back from the catalog; without columns where it ended before its first batch did."""
 
     start: dict[str, Any]
     stop: dict[str, Any]
@@ -37,7 +37,7 @@ class RunRecord:
 
         def columns(stream: str) -> dict[str, np.ndarray]:
             # One by one: xarray knows no two dimensions of the same length, as the maps have.
-            return {key: np.asarray(run[stream][key].read()) for key in run[stream]}
+            return {key: np.asarray(run[stream][key].read()) for key in run[stream]} if stream in run else {}
 
         return cls(
             start=dict(run.metadata["start"]),
@@ -45,7 +45,7 @@ class RunRecord:
             descriptors=columns("descriptors"),
             energetics=columns("energetics"),
             optimization=columns("optimization"),
-            frames=run["primary"]["detector"],
+            frames=run["primary"]["detector"] if "primary" in run else None,
         )
 
     @property
@@ -253,7 +253,7 @@ def _patterns(record: RunRecord) -> str:
         known = np.arange(len(record.descriptors["x"]))
     ranked = known[np.argsort(record.energetics["energy"][known])]
     chosen = ranked[np.linspace(0, len(ranked) - 1, min(4, len(ranked))).round().astype(int)]
-    figure, all_axes = _figure(max(len(chosen), 1), height=5.0)
+    figure, all_axes = _figure(max(len(chosen), 1), height=6.0)
     optics, d = record.optics, record.descriptors
     half = optics.n_pixels * optics.pixel_mrad / 2
     for axes, i in zip(all_axes, chosen, strict=False):
@@ -264,7 +264,7 @@ def _patterns(record: RunRecord) -> str:
         for spot in spots:
             axes.add_patch(_circle(spot, optics.semiangle_mrad))
         axes.set(
-            xlabel="mrad",
+            xlabel="x [mrad]",
             title=f"{d['phase'][i]}, {np.rad2deg(d['rotation'][i]):.1f} ± {np.rad2deg(d['rotation_sd'][i]):.2f}°\n"
             + "\n".join(f"{k} = {100 * d[k][i]:.2f} ± {100 * d[k + '_sd'][i]:.2f} %" for k in ("exx", "eyy", "exy"))
             + f"\n{MEV * record.energetics['energy'][i]:.1f} meV",

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 from event_model import DocumentRouter
+from threadpoolctl import threadpool_limits
 
 from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
@@ -93,7 +94,9 @@ class Descriptors(DocumentRouter):
 
     def _derive(self, resources: dict[str, dict[str, Any]], start: int, stop: int) -> None:
         frames, x, y = (self._dataset(resources, key, start, stop) for key in self._keys)
-        found = self._source.predict(frames, self._optics)
+        # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
+        with threadpool_limits(1):
+            found = self._source.predict(frames, self._optics)
         sd, phase = found.strain_sd, found.phase
         for i in range(len(found)):
             self.stream.put(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Protocol
 
 import numpy as np
@@ -105,6 +105,8 @@ class Energetics(DocumentRouter):
                 for row, own, future in asked:
                     self._put(row, own, future.result())
                 settled.set_result(None)
+            except CancelledError:
+                settled.cancel()
             except BaseException as error:
                 settled.set_exception(error)
 

@@ -10,12 +10,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import caproto.server.common
 from caproto.asyncio.server import Context
+from caproto.sync import repeater
 
 from ..analysis.optics import Optics
 from ..geometry import FieldOfView
@@ -221,6 +223,9 @@ def run(options: argparse.Namespace) -> int:
     if options.die_with_parent:  # started on ports of its own
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
+        if options.part != "detector":
+            # EPICS clients look for a repeater of beacons on their port, and complain where there is none.
+            threading.Thread(target=repeater.run, args=("127.0.0.1",), daemon=True).start()
     elif _served_already(options.prefix):
         print(f"another IOC serves {options.prefix} already; end it, or choose another --prefix", file=sys.stderr)
         return 1

@@ -58,7 +58,9 @@ def test_each_site_is_of_the_phase_where_it_lies():
 
 def test_neighbours_are_as_far_as_in_the_crystal():
     atoms = crystals.monolayer_atoms([0, 0, 0], 0.0, 60.0, lambda p: np.full(len(p), "MoS2"))
-    middle = int(np.argmin(np.hypot(*(atoms.positions[:, :2] - 30.0).T) + 100 * (np.array(atoms.get_chemical_symbols()) != "Mo")))
+    middle = int(
+        np.argmin(np.hypot(*(atoms.positions[:, :2] - 30.0).T) + 100 * (np.array(atoms.get_chemical_symbols()) != "Mo"))
+    )
     distance = np.sort(atoms.get_distances(middle, np.arange(len(atoms))))
     bond = np.hypot(REFERENCE.a / np.sqrt(3), REFERENCE.thickness / 2)
     assert distance[1:7] == pytest.approx([bond] * 6, abs=1e-9)  # the trigonal prism

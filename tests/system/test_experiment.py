@@ -1,0 +1,137 @@
+"""`edgestem run` as a user meets it: real IOCs, real DFT, a real catalog; and Ctrl-C."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+EXPERIMENT = """
+sample = "MoS2-WS2 test"
+[microscope]
+prefix = "{prefix}"
+specimen_seed = 3
+[stop]
+max_positions = {positions}
+[loop]
+initial = {positions}
+[energetics]
+cache = "{folder}/cache"
+[catalog]
+folder = "{folder}/data"
+[metadata]
+operator = "a test"
+"""
+
+
+def edgestem(*words):
+    return [sys.executable, "-m", "bluesky_edgestem", *words]
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Writes an experiment file of its own prefix and folders."""
+
+    def write(positions):
+        path = tmp_path / "experiment.toml"
+        prefix = f"SIM{uuid.uuid4().hex[:6]}:"
+        path.write_text(EXPERIMENT.format(prefix=prefix, positions=positions, folder=tmp_path))
+        return path
+
+    return write
+
+
+def test_a_run_leaves_a_report_and_can_be_found_again(experiment, tmp_path):
+    done = subprocess.run(edgestem("run", str(experiment(4))), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the budget of 4 positions is spent" in done.stdout
+    assert re.search(r"DFT energies: 4\b", done.stdout)
+    (report,) = (tmp_path / "data" / "reports").glob("*.html")
+    assert str(report) in done.stdout
+    page = report.read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "map RMSE against the true structure" in page
+    # The journal has gone: everything is in the catalog.
+    assert list((tmp_path / "data" / "journals").iterdir()) == []
+    found = subprocess.run(
+        edgestem(
+            "catalog",
+            "search",
+            "--folder",
+            str(tmp_path / "data"),
+            "operator=a test",
+            "target_sd<0.02",
+            "plan_name=adaptive_map",
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 0, found.stderr
+    assert report.stem[:8] in found.stdout
+    none = subprocess.run(
+        edgestem("catalog", "search", "--folder", str(tmp_path / "data"), "target_sd>1"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert report.stem[:8] not in none.stdout
+
+
+def test_ctrl_c_ends_the_run_and_everything_that_it_started(experiment, tmp_path):
+    process = subprocess.Popen(
+        edgestem("run", str(experiment(40))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    said = ""
+    while "has begun" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    time.sleep(6)  # patterns are recorded, or energies computed
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 4  # the catalog, the microscope and two workers at least
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said + rest
+    assert "Ctrl-C: blanking the beam and ending the run" in rest
+    assert re.search(r"run ended \(abort\) after \d+ s", rest), rest
+    assert "Traceback" not in rest
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    found = subprocess.run(
+        edgestem("catalog", "search", "--folder", str(tmp_path / "data"), "operator=a test"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "abort" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[stop]\ntarget_sd_meV = 3\n", "unknown key 'stop.target_sd_meV'; did you mean 'target_sd_eV'?"),
+        ('[catalog]\nfolder = "/proc/nowhere"\n', "cannot make the folder /proc/nowhere"),
+        ('[network]\nweights = "absent.pt"\n[catalog]\nfolder = "FOLDER"\n', "absent.pt"),
+    ],
+)
+def test_a_mistake_is_one_message_and_nothing_is_started(tmp_path, text, message):
+    path = tmp_path / "experiment.toml"
+    path.write_text(text.replace("FOLDER", str(tmp_path / "data")))
+    done = subprocess.run(edgestem("run", str(path)), capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("data/frames/*"))
