@@ -17,6 +17,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from .frame_set import FrameSet
+from .series_file import DETECTOR, list_missing, listed
+
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FLAGS, END, CHECKSUM = 11, 28, 44
 MASK = 0xFFFFFFFF
@@ -46,17 +49,18 @@ def mend(path: Path) -> tuple[int, int]:
     with h5py.File(path, "r+", libver="latest") as file:
         if "/entry/data/data" not in file:
             raise ValueError(f"{path} has no /entry/data/data: it is no file of a recorded series")
-        detector, data = file["/entry/instrument/detector"], file["/entry/data/data"]
-        if detector.attrs["ended"]:
-            return _stored(data).size, len(data)
+        detector, data = file[DETECTOR], file["/entry/data/data"]
         stored = _stored(data)
+        if detector.attrs["ended"]:
+            return stored.size, len(data)
         expected = int(detector["detectorSpecific/number_of_images"][()])
         expected = len(data) if expected < 0 else expected
-        numbers = np.setdiff1d(np.arange(len(data), dtype=np.uint64), stored, assume_unique=True)
-        detector["missing_frames"].resize(len(numbers), 0)
-        detector["missing_frames"][:] = numbers
-        if expected > len(data):
-            detector["missing_frames"].attrs["missing_from"] = np.int64(len(data))
+        came = FrameSet()
+        for number in stored.tolist():
+            came.add(number)
+        missing, tail = listed(list(came.missing(expected)), expected)
+        if missing or tail is not None:
+            list_missing(file, missing, tail)
         detector.attrs.modify("ended", "the receiver's death; mended afterwards")
         file["entry"].attrs.modify("complete", np.bool_(stored.size == expected))
         return stored.size, expected

@@ -110,7 +110,8 @@ class Recorder:
 
     def __init__(self, receiver: Receiver, *, timeout: float = 10.0, grace: float = 1.0) -> None:
         self.receiver, self.timeout, self.grace = receiver, timeout, grace
-        self._held: deque[Item] = deque(maxlen=EARLY)
+        self._next: list[Item] = []  # what came for the series after the one under way
+        self._last: int | None = None
 
     def record(
         self,
@@ -147,11 +148,12 @@ class Recorder:
         if path.exists():
             raise FileExistsError(f"{path} exists; frames are never written over: give another name")
         stop = stop or threading.Event()
-        series = self._await_series(stop, start_timeout)
+        series, waiting = self._await_series(stop, start_timeout)
+        self._last = series.number
         under_way = _UnderWay(self, series, path, context or Context(), progress)
         self.receiver.back_pressure.waited_s, self.receiver.back_pressure.deepest = 0.0, 0
         try:
-            under_way.run(stop)
+            under_way.run(waiting, stop)
         except BaseException as error:
             under_way.ended = under_way.ended or ("interrupt" if isinstance(error, KeyboardInterrupt) else str(error))
             under_way.finish()
@@ -160,37 +162,34 @@ class Recorder:
             self.receiver.forget(series.number)
         return under_way.finish()
 
-    def items(self) -> list[Item]:
-        """What came next: first what an earlier call left."""
-        if self._held:
-            held = list(self._held)
-            self._held.clear()
-            return held
-        return self.receiver.get(TICK)
-
-    def hold(self, item: Item) -> bool:
-        """Keep `item` for the next series; False where too many are."""
-        if len(self._held) == EARLY:
+    def keep(self, item: Item) -> bool:
+        """Keep what belongs to a later series; False, and not kept, where there is too much of it."""
+        if len(self._next) >= EARLY:
             return False
-        self._held.append(item)
+        self._next.append(item)
         return True
 
-    def _await_series(self, stop: threading.Event, timeout: float | None) -> Series:
+    def _await_series(self, stop: threading.Event, timeout: float | None) -> tuple[Series, list[Item]]:
+        """The next header, and what came for its series before it did or with it."""
         began = time.monotonic()
-        early: deque[Item] = deque(maxlen=EARLY)
+        items, self._next = self._next, []
+        before: deque[Item] = deque(maxlen=EARLY)
         while not stop.is_set():
-            items = self.items()
             for k, item in enumerate(items):
                 if isinstance(item, Series):
-                    self._held.extend((*early, *items[k + 1 :]))
-                    return item
-                if isinstance(item, Early):
-                    early.append(item)
-                elif isinstance(item, Refusal):
+                    return item, [*before, *items[k + 1 :]]
+                if isinstance(item, Refusal):
                     log.warning("refused before the series began: %s", item.reason)
+                elif _number(item) != self._last:  # what is late for the last series is lost
+                    before.append(item)
             if timeout is not None and time.monotonic() - began > timeout:
                 raise TimeoutError(f"no series began within {timeout:g} s; is the detector armed, its stream enabled?")
+            items = self.receiver.get(TICK)
         raise TimeoutError("stopped before a series began")
+
+
+def _number(item: Frame | Early | End) -> int:
+    return item.frame.series if isinstance(item, Early) else item.series
 
 
 class _UnderWay:
@@ -214,20 +213,11 @@ class _UnderWay:
         self.ended, self.deadline = "", float("inf")
         self.first = self.last = 0.0
 
-    def run(self, stop: threading.Event) -> None:
-        """Take items until the series has ended."""
+    def run(self, items: list[Item], stop: threading.Event) -> None:
+        """Take `items`, then what comes, until the series has ended."""
         while not stop.is_set():
-            items = self.recorder.items()
             now = time.monotonic()
-            frames = []
-            left_over = []
-            for item in items:
-                frame = self._sort(item, left_over)
-                if frame is not None:
-                    frames.append(frame)
-            for item in left_over:
-                if not self.recorder.hold(item):
-                    self.deadline = now
+            frames = [frame for item in items if (frame := self._sort(item)) is not None]
             self._write(frames)
             if frames:
                 self.first, self.last = self.first or now, now
@@ -239,32 +229,37 @@ class _UnderWay:
             if self.first and not self.ended and now - self.last > self.recorder.timeout:
                 self.ended = f"timeout: nothing came for {self.recorder.timeout:g} s, and no end message"
                 return
+            items = self.recorder.receiver.get(TICK)
         self.ended = self.ended or "stop"
 
-    def _sort(self, item: Item, left_over: list[Item]) -> Frame | None:
-        """`item` where it is a frame to write; everything else is noted."""
-        mine = self.series.number
-        if isinstance(item, Early) and item.frame.series == mine:
-            item = admit(self.gate, item.frame)
-        if isinstance(item, Frame) and item.series == mine:
-            if self.came.add(item.number):
-                return item
-            self.duplicates += 1
-        elif isinstance(item, Refusal):
-            if item.series in (None, mine):
-                self.refused_count += 1
-                if len(self.refused) < NAMED:
-                    self.refused.append(item)
-        elif isinstance(item, End):
-            if item.series == mine:
-                self._end("end message")
+    def _sort(self, item: Item) -> Frame | None:
+        """`item` where it is a frame to write; everything else is noted, or kept for the next series."""
+        if isinstance(item, Refusal):
+            if item.series in (None, self.series.number):
+                self._refuse(item)
         elif isinstance(item, Series):
-            if item.number != mine:
-                left_over.append(item)
+            if item.number != self.series.number:
+                self.recorder.keep(item)
                 self._end(f"the header of series {item.number}, without an end message")
-        elif isinstance(item, Frame | Early):
-            left_over.append(item)
+        elif _number(item) != self.series.number:
+            if not self.recorder.keep(item):
+                self._refuse(Refusal("it belongs to a series that has not begun", _number(item)))
+        elif isinstance(item, End):
+            self._end("end message")
+        else:
+            admitted = admit(self.gate, item.frame) if isinstance(item, Early) else item
+            if isinstance(admitted, Refusal):
+                self._refuse(admitted)
+            elif self.came.add(admitted.number):
+                return admitted
+            else:
+                self.duplicates += 1
         return None
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refused_count += 1
+        if len(self.refused) < NAMED:
+            self.refused.append(refusal)
 
     def _end(self, how: str) -> None:
         self.ended = self.ended or how

@@ -150,11 +150,6 @@ class SeriesFile:
         for name in TIMES:
             made = detector.create_dataset(name, (0,), float, maxshape=(None,), chunks=(4096,), fillvalue=np.nan)
             made.attrs["units"] = "s"
-        missing = detector.create_dataset(
-            "missing_frames", (0,), np.uint64, maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
-        )
-        missing.attrs["description"] = "numbers of the frames that never came; they hold the fill value"
-        missing.attrs["missing_from"] = np.int64(-1)
         for name, value in OUTCOME.items():
             detector.attrs.create(name, value, dtype=REASON if isinstance(value, str) else None)
         return detector
@@ -211,22 +206,20 @@ class SeriesFile:
             dataset.flush()
         self.acknowledged = self.written
 
-    def finish(self, missing: Iterable[range], expected: int, **outcome: Any) -> None:
+    def finish(self, missing: Sequence[range], expected: int, **outcome: Any) -> None:
         """Note what is missing of `expected` frames and what came of the series (see `OUTCOME`), and close."""
-        missing = list(missing)
-        tail = missing[-1] if missing and missing[-1].stop == expected else range(0)
-        if len(tail) > LISTED:
-            missing.pop()
-            self._detector["missing_frames"].attrs.modify("missing_from", np.int64(tail.start))
-            expected = tail.start
-        self._extend(expected)
-        _list_missing(self._detector["missing_frames"], missing)
+        missing, tail = listed(missing, expected)
+        self._extend(expected if tail is None else tail)
         for name, value in outcome.items():
             self._detector.attrs.modify(name, value)
-        complete = not missing and not len(tail)
-        self._file["entry"].attrs.modify("complete", np.bool_(complete))
+        self._file["entry"].attrs.modify("complete", np.bool_(not missing and tail is None))
         self.flush()
         self._file.close()
+        if missing or tail is not None:
+            # HDF5 adds nothing to a file that others read meanwhile, and readers (RosettaSciIO) stumble over an empty
+            # list made beforehand: what is rare pays, by a moment in which the file is not open to new readers.
+            with h5py.File(self.path, "r+", libver="latest") as file:
+                list_missing(file, missing, tail)
 
     def abandon(self) -> None:
         """Leave a file that could not be written as it is, readable up to its last flush.
@@ -311,9 +304,29 @@ def _runs(frames: Sequence[Frame]) -> Iterable[tuple[int, list[Frame]]]:
     yield run[0].number, run
 
 
-def _list_missing(dataset: h5py.Dataset, missing: Iterable[range]) -> None:
+def listed(missing: Sequence[range], expected: int) -> tuple[list[range], int | None]:
+    """The runs to list one by one, and where there are too many after the last frame, the first of these."""
+    if missing and missing[-1].stop == expected and len(missing[-1]) > LISTED:
+        return list(missing[:-1]), missing[-1].start
+    return list(missing), None
+
+
+def list_missing(file: h5py.File, missing: Iterable[range], tail: int | None) -> None:
+    """Write the numbers of the frames that never came; from `tail` on all of them."""
+    dataset = file[DETECTOR].create_dataset(
+        "missing_frames", (0,), np.uint64, maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
+    )
+    dataset.attrs["description"] = "numbers of the frames that never came; they hold the fill value"
+    if tail is not None:
+        dataset.attrs["and_all_from"] = np.uint64(tail)
     for run in missing:
         for begin in range(run.start, run.stop, 1 << 16):
             numbers = np.arange(begin, min(begin + (1 << 16), run.stop), dtype=np.uint64)
             dataset.resize(len(dataset) + len(numbers), 0)
             dataset[-len(numbers) :] = numbers
+
+
+def missing_frames(file: h5py.File) -> np.ndarray:
+    """Numbers (n,) uint64 of the frames that a recorded file lacks; none in a complete one, which has no such list."""
+    detector = file[DETECTOR]
+    return detector["missing_frames"][:] if "missing_frames" in detector else np.zeros(0, np.uint64)

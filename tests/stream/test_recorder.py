@@ -20,7 +20,7 @@ from bluesky_edgestem.stream.receiver import Receiver
 from bluesky_edgestem.stream.record import record
 from bluesky_edgestem.stream.recorder import Recorder, Recording
 from bluesky_edgestem.stream.series import Frame
-from bluesky_edgestem.stream.series_file import Context, SeriesFile
+from bluesky_edgestem.stream.series_file import Context, SeriesFile, missing_frames
 
 DATA = "/entry/data/data"
 DETECTOR = "/entry/instrument/detector"
@@ -38,7 +38,8 @@ def check(wire, recording: Recording, missing: list[int], *, expected: int = 10)
         for number in range(expected):
             held = np.zeros((12, 20)) if number in missing else wire.image(number)
             np.testing.assert_array_equal(data[number], held, err_msg=f"frame {number}")
-        assert file[f"{DETECTOR}/missing_frames"][:].tolist() == missing
+        assert missing_frames(file).tolist() == missing
+        assert ("missing_frames" in file[DETECTOR]) == bool(missing)
         assert bool(file["entry"].attrs["complete"]) == recording.complete
         assert file[DETECTOR].attrs["ended"].decode() == recording.ended
         assert file[DETECTOR].attrs["refused_frames"] == recording.refused_count
