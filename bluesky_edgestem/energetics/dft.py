@@ -12,23 +12,24 @@ below 1 meV:
 - *Warm start.* A calculator is kept for each phase and begins from the wave functions of the structure before; results
   depend on that history by less than the convergence: 0.02 meV, and 0.02 eV rms (0.06 eV at most) in the gradient.
 
-What the settings cost, measured on MoS2 with clamped ions: energy less its slope at zero [meV], beside 600 eV, 12 x 12
-k-points and 12 Å of vacuum.
+What the settings cost, measured on MoS2 by ``benchmarks/make_energy_table.py --check``: energy [meV] beside one by
+500 eV, 12 x 12 k-points and 9 Å of vacuum, each relative to its own relaxed cell. The gradients differ by 0.02 to
+0.11 eV, of 1 to 3 eV.
 
-    ========================  ========  =====  ==========
-    exx, eyy, exy [%]         standard  tight  difference
-    ========================  ========  =====  ==========
-    3, 3, 0                   92.05     92.27  -0.22
-    -3, -3, 0                 107.28    107.48 -0.20
-    3, 0, 0                   35.11     35.20  -0.09
-    -3, 0, 0                  40.92     41.23  -0.31
-    0, 0, 3                   52.65     52.70  -0.05
-    2, -1.5, 1                23.75     23.90  -0.15
-    -1, 2.5, 1.5              34.73     34.78  -0.05
-    ========================  ========  =====  ==========
+    =============  ========  =====  ==========
+    strain [%]     standard  tight  difference
+    =============  ========  =====  ==========
+    3, 3, 0        76.41     76.04  0.37
+    -3, -3, 0      85.74     85.47  0.27
+    3, 0, 0        29.98     29.92  0.06
+    -3, 0, 0       34.97     35.01  -0.04
+    0, 0, 3        48.89     48.61  0.28
+    2, -1.5, 1     21.96     22.01  -0.05
+    -1, 2.5, 1.5   31.53     31.29  0.24
+    =============  ========  =====  ==========
 
-4 x 4 k-points are 5 meV off at the first of these, 5 x 5 2 meV. `benchmarks/make_energy_table.py --check` compares
-with ions and cell relaxed. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
+With clamped ions and 600 eV and 12 Å for the tight one, the differences were -0.05 to -0.31 meV. 5 x 5 k-points would be
+2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
 """
 
 from __future__ import annotations
