@@ -28,8 +28,8 @@ What the settings cost, measured on MoS2 by ``benchmarks/make_energy_table.py --
     -1, 2.5, 1.5   31.53     31.29  0.24
     =============  ========  =====  ==========
 
-With clamped ions and 600 eV and 12 Å for the tight one, the differences were -0.05 to -0.31 meV. 5 x 5 k-points would be
-2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
+With clamped ions and 600 eV and 12 Å for the tight one, the differences were -0.05 to -0.31 meV. 5 x 5 k-points would
+be 2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
 """
 
 from __future__ import annotations
