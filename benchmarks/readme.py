@@ -30,6 +30,86 @@ class Row:
 
 
 ROWS = (
+    Row(
+        "Closed loop on three specimens, real DFT: share of the Nyquist raster's positions, most",
+        "≤ 3 %",
+        "loop",
+        "{worst[share of the Nyquist raster]:.2f} % ({worst[probe positions]:.0f} positions)",
+    ),
+    Row(
+        "the same: map RMSE over target sd, mean ± sd (worst)",
+        "≤ 1.5",
+        "loop",
+        "{mean[map RMSE over target sd]:.2f} ± {sd[map RMSE over target sd]:.2f}"
+        " ({worst[map RMSE over target sd]:.2f})",
+    ),
+    Row(
+        "the same: truth inside 95 % intervals, least to most",
+        "90–98 %",
+        "loop",
+        "{least[truth inside 95 % intervals]:.1f}–{worst[truth inside 95 % intervals]:.1f} %",
+    ),
+    Row(
+        "the same: loop's overhead a batch, worst",
+        "≤ 0.3 s",
+        "loop",
+        "{worst[loop overhead a batch, worst]:.2f} s",
+    ),
+    Row("the same: whole command, longest", "≤ 6 min", "loop", "{worst[whole command, s]:.0f} s"),
+    Row(
+        "RMSE at equal numbers of positions, six specimens, emulated energies: adaptive",
+        "below Sobol",
+        "acquisition",
+        "{rmse_meV[adaptive][mean]:.2f} ± {rmse_meV[adaptive][sd]:.2f} meV",
+    ),
+    Row(
+        "the same positions by Sobol, by raster",
+        "",
+        "acquisition",
+        "{rmse_meV[sobol][mean]:.2f} ± {rmse_meV[sobol][sd]:.2f}, "
+        "{rmse_meV[raster][mean]:.2f} ± {rmse_meV[raster][sd]:.2f} meV",
+    ),
+    Row(
+        "the same with a plain Gaussian process on the energy: its own choice, Sobol",
+        "",
+        "acquisition",
+        "{rmse_meV[plain_adaptive][mean]:.2f} ± {rmse_meV[plain_adaptive][sd]:.2f}, "
+        "{rmse_meV[plain_sobol][mean]:.2f} ± {rmse_meV[plain_sobol][sd]:.2f} meV",
+    ),
+    Row(
+        "24 suggestions on 128 × 128 with 1,000 measured, longest",
+        "≤ 2 s",
+        "suggest",
+        "{measured_1000[suggest_max_s]:.2f} s",
+    ),
+    *(
+        Row(
+            f"Strain RMS over Cramér–Rao bound, {beam}, {dose} electrons, worst component",
+            "≤ 2",
+            "descriptors",
+            f"{{{beam}[{dose}][ratio_worst]:.2f}}",
+        )
+        for beam in ("80 keV", "200 keV", "300 keV")
+        for dose in ("1e4", "1e5")
+    ),
+    *(
+        Row(
+            f"Phase right, {beam}, 1e5 electrons",
+            "≥ 99 %",
+            "descriptors",
+            f"{{{beam}[1e5][phase_right]:.1%}}",
+        )
+        for beam in ("80 keV", "200 keV", "300 keV")
+    ),
+    *(
+        Row(
+            f"95 % intervals cover, {beam}, 1e4 / 1e5 electrons",
+            "90–98 %",
+            "descriptors",
+            f"{{{beam}[1e4][coverage]:.1%}} / {{{beam}[1e5][coverage]:.1%}}",
+        )
+        for beam in ("80 keV", "200 keV", "300 keV")
+    ),
     Row("`import bluesky_edgestem`, median", "≤ 0.5 s", "import", "{import[median_s]:.2f} s"),
     Row("`edgestem --help`, median", "≤ 0.5 s", "import", "{help[median_s]:.2f} s"),
 )
