@@ -17,8 +17,10 @@ from . import __version__
 #: Commands with a command line of their own, and where it is: module and what it does. Two words go before one.
 DELEGATED = {
     "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
+    "sim simplon": ("bluesky_edgestem.sim.simplon", "a simulated DECTRIS detector"),
     "train": ("bluesky_edgestem.analysis.training", "train a network"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
+    "stream mend": ("bluesky_edgestem.stream.mend", "close a file whose receiver was killed"),
 }
 
 
@@ -66,8 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("uid", help="uid of the interrupted run, or its first characters")
     resume.set_defaults(command=_resume)
 
-    for command, (_, what) in DELEGATED.items():
-        commands.add_parser(command.split()[0], help=what)
+    # For the list of commands alone: with the right words after them, `main` has called their own command line.
+    for first in dict.fromkeys(command.split()[0] for command in DELEGATED):
+        own = {command: what for command, (_, what) in DELEGATED.items() if command.split()[0] == first}
+        described = "; ".join(what if command == first else f"{command}: {what}" for command, what in own.items())
+        commands.add_parser(first, help=described).set_defaults(command=partial(_incomplete, own))
 
     catalog = commands.add_parser("catalog", help="search, serve and repair the catalog of runs")
     actions = catalog.add_subparsers(required=True, metavar="ACTION")
@@ -92,6 +97,10 @@ def _folder(parser: argparse.ArgumentParser) -> None:
         default=Path("edgestem_data"),
         help="folder of the catalog, the frames and the reports (default: %(default)s)",
     )
+
+
+def _incomplete(own: dict[str, str], _: argparse.Namespace) -> int:
+    raise ValueError("say which: " + "; ".join(f"`edgestem {command}` ({what})" for command, what in own.items()))
 
 
 def _demo(options: argparse.Namespace) -> int:

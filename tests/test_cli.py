@@ -1,0 +1,38 @@
+"""The command line answers at once, and a mistake is one line."""
+
+import pytest
+
+from bluesky_edgestem.cli import DELEGATED, main
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in ("demo", "run", "resume", "catalog", "sim", "train", "stream"))
+
+
+@pytest.mark.parametrize("command", DELEGATED)
+def test_commands_with_their_own_command_line_explain_themselves(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_half_a_command_is_answered_with_those_there_are(capsys):
+    assert main(["stream"]) == 1
+    assert "`edgestem stream record`" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_one_line(capsys):
+    assert main(["run", "absent.toml"]) == 1
+    assert capsys.readouterr().err == (
+        "edgestem: cannot read the experiment file absent.toml: [Errno 2] No such file or directory: 'absent.toml'\n"
+    )
+
+
+def test_a_catalog_that_is_not_there_is_one_line(tmp_path, capsys):
+    assert main(["catalog", "search", "--folder", str(tmp_path)]) == 1
+    assert "There is no catalog in" in capsys.readouterr().err
