@@ -26,6 +26,7 @@ lint: setup
 # One thread a process: the tests run DFT and networks side by side, and threads that fight for two cores cost minutes.
 test: export OMP_NUM_THREADS = 1
 test: lint
+	@scripts/peers
 	.venv/bin/python -m pytest $(ARGS)
 
 bench: setup

@@ -35,10 +35,12 @@ def recorder(address: str, path: Path, *options: str, **kwargs: object) -> subpr
 def run(path: Path, *options: str, **simulated: object) -> tuple[int, str]:
     """Record one series of a simulated detector; exit status and what the recorder said."""
     protocol = str(simulated.get("protocol", "v1"))
-    with SimplonProcess(pixels=64, **simulated) as detector:
-        with recorder(detector.address, path, "--protocol", protocol, *options) as process:
-            detector.put("detector/command/arm")  # the detector keeps its messages until somebody is there
-            said = process.communicate(timeout=60)[0]
+    with (
+        SimplonProcess(pixels=64, **simulated) as detector,
+        recorder(detector.address, path, "--protocol", protocol, *options) as process,
+    ):
+        detector.put("detector/command/arm")  # the detector keeps its messages until somebody is there
+        said = process.communicate(timeout=60)[0]
     return process.returncode, said
 
 
@@ -74,23 +76,25 @@ def test_every_fault_at_once(tmp_path: Path, protocol: str) -> None:
 
 def test_a_killed_receiver_leaves_every_frame_that_a_reader_saw(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    with SimplonProcess(pixels=64, frames=100_000, rate=3000) as detector:
-        with recorder(detector.address, path) as process:
-            detector.put("detector/command/arm")
-            seen, deadline = 0, time.monotonic() + 30
-            while seen < 2000 and time.monotonic() < deadline:
-                time.sleep(0.2)
-                try:
-                    with h5py.File(path, "r", swmr=True) as file:
-                        now = len(file[DATA])
-                        if not now:
-                            continue
-                        np.testing.assert_array_equal(file[DATA][now - 1], IMAGES[(now - 1) % 64])
-                        seen = now
-                except (OSError, KeyError):
-                    continue
-            process.kill()
-            process.wait(10)
+    with (
+        SimplonProcess(pixels=64, frames=100_000, rate=3000) as detector,
+        recorder(detector.address, path) as process,
+    ):
+        detector.put("detector/command/arm")
+        seen, deadline = 0, time.monotonic() + 30
+        while seen < 2000 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            try:
+                with h5py.File(path, "r", swmr=True) as file:
+                    now = len(file[DATA])
+                    if not now:
+                        continue
+                    np.testing.assert_array_equal(file[DATA][now - 1], IMAGES[(now - 1) % 64])
+                    seen = now
+            except (OSError, KeyError):
+                continue
+        process.kill()
+        process.wait(10)
     assert seen >= 2000
     with h5py.File(path, "r", swmr=True) as file:
         left = len(file[DATA])
@@ -107,15 +111,17 @@ def test_a_killed_receiver_leaves_every_frame_that_a_reader_saw(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_closes_the_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / "run.h5"
-    with SimplonProcess(pixels=64, frames=100_000, rate=2000) as detector:
-        with recorder(detector.address, path) as process:
-            detector.put("detector/command/arm")
-            deadline = time.monotonic() + 30
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(0.5)
-            process.send_signal(getattr(signal, name))
-            said = process.communicate(timeout=20)[0]
+    with (
+        SimplonProcess(pixels=64, frames=100_000, rate=2000) as detector,
+        recorder(detector.address, path) as process,
+    ):
+        detector.put("detector/command/arm")
+        deadline = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        process.send_signal(getattr(signal, name))
+        said = process.communicate(timeout=20)[0]
     assert process.returncode == 3, said
     assert "ended by stop" in said
     with h5py.File(path, "r") as file:
@@ -157,10 +163,12 @@ def test_a_full_disk(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
 
     try:
-        with SimplonProcess(pixels=64, frames=100_000, rate=0) as detector:
-            with recorder(detector.address, path, preexec_fn=None if mounted else limit) as process:
-                detector.put("detector/command/arm")
-                said = process.communicate(timeout=60)[0]
+        with (
+            SimplonProcess(pixels=64, frames=100_000, rate=0) as detector,
+            recorder(detector.address, path, preexec_fn=None if mounted else limit) as process,
+        ):
+            detector.put("detector/command/arm")
+            said = process.communicate(timeout=60)[0]
         if mounted:
             assert process.returncode == 3, said
             assert "ended by disk full: the disk of" in said
@@ -186,10 +194,12 @@ def test_a_disk_error_that_hdf5_meets_ends_with_its_words(tmp_path: Path) -> Non
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
-    with SimplonProcess(pixels=64, frames=20_000, rate=3000) as detector:
-        with recorder(detector.address, path, preexec_fn=limit) as process:
-            detector.put("detector/command/arm")
-            said = process.communicate(timeout=60)[0]
+    with (
+        SimplonProcess(pixels=64, frames=20_000, rate=3000) as detector,
+        recorder(detector.address, path, preexec_fn=limit) as process,
+    ):
+        detector.put("detector/command/arm")
+        said = process.communicate(timeout=60)[0]
     assert process.returncode == 1, said
     assert "edgestem: " in said and "Traceback" not in said
     assert mend(path)[0] > 100

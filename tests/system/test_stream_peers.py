@@ -1,0 +1,225 @@
+"""Programs of others: they take what our simulator sends, send what our receiver takes, and open our files."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import cbor2
+import h5py
+import hdf5plugin  # noqa: F401
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.sim.simplon_detector import Detector
+from bluesky_edgestem.sim.simplon_frames import DrawnFrames, draw
+from bluesky_edgestem.sim.simplon_launch import SimplonProcess
+from bluesky_edgestem.sim.simplon_messages import MessagesV1
+from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.protocol_v2 import ProtocolV2
+from bluesky_edgestem.stream.record import record
+from bluesky_edgestem.stream.series import End, Frame, Series
+from bluesky_edgestem.stream.series_file import Context
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / "tests/peers"
+DATA = "/entry/data/data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environments() -> None:
+    """The peers' environments; made by `make test` before the tests begin, else here."""
+    subprocess.run([ROOT / "scripts/peers"], check=True)
+
+
+def python(name: str) -> str:
+    return str(ROOT / f".venv-{name}/bin/python")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def put(port: int, path: str, value: object = None) -> dict:
+    """A SIMPLON request to port `port`; waits for the server to be there."""
+    body = b"" if value is None else json.dumps({"value": value}).encode()
+    headers = {"Content-Type": "application/json"}
+    deadline = time.monotonic() + 60
+    while True:
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", body, headers, method="PUT")
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def centres(images: np.ndarray) -> np.ndarray:
+    """Centre of mass (n, 2) of each image in y, x."""
+    y, x = np.indices(images.shape[1:])
+    total = images.sum((1, 2), dtype=float)
+    return np.stack([(images * along).sum((1, 2)) / total for along in (y, x)], -1)
+
+
+@pytest.mark.parametrize("version", ["1.8.0"])
+def test_libertem_live_acquires_from_our_simulator(tmp_path: Path, version: str) -> None:
+    images = np.array(draw("disks", 64, 16, 64, 0, 1e4)).astype(np.int64)[np.arange(24 * 32) % 64]
+    with SimplonProcess(pixels=64, rate=4000, api_version=version) as detector:
+        command = [python("libertem"), str(PEERS / "acquire.py"), str(detector.api_port), str(detector.port)]
+        said = subprocess.run([*command, "24", "32", str(tmp_path / "out.npz")], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    found = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(found["total"], images.sum(0))
+    np.testing.assert_array_equal(found["sums"], images.sum((1, 2)).reshape(24, 32))
+    np.testing.assert_allclose(found["com"].reshape(-1, 2), centres(images), rtol=1e-5)
+
+
+def test_our_receiver_takes_the_series_of_libertems_simulator(tmp_path: Path) -> None:
+    images = [np.random.default_rng(k).poisson(2, (32, 48)).astype(np.uint16) for k in range(40)]
+    config = {
+        "x_pixels_in_detector": 48,
+        "y_pixels_in_detector": 32,
+        "bit_depth_image": 16,
+        "nimages": 1,
+        "ntrigger": len(images),
+        "trigger_mode": "exte",
+    }
+    messages = MessagesV1()
+    parts = messages.start(34, "basic", config, len(images))
+    for number, image in enumerate(images):
+        parts += messages.frame(34, number, [compress(image)], number * 1e-3, number * 1e-3)
+    with (tmp_path / "capture").open("wb") as file:
+        for part in [*parts, *messages.end(34)]:
+            file.write(struct.pack("<q", len(part)) + part)
+    api, stream = free_port(), free_port()
+    command = [str(Path(python("libertem")).with_name("libertem-live-dectris-sim")), str(tmp_path / "capture")]
+    process = subprocess.Popen(
+        [*command, f"--port={api}", f"--zmqport={stream}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        threading.Thread(target=put, args=(api, "detector/api/1.8.0/command/arm"), daemon=True).start()
+        recording = record(f"tcp://127.0.0.1:{stream}", tmp_path / "run.h5", timeout=5, start_timeout=60)
+    finally:
+        process.terminate()
+        process.wait(40)
+    assert recording.complete and recording.frames == 40, recording
+    with h5py.File(recording.path, "r") as file:
+        np.testing.assert_array_equal(file[DATA], images)
+
+
+@pytest.fixture(scope="module")
+def eiger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
+    """tickit-devices' simulated Eiger on the loopback address; the ports of its REST interface and its streams."""
+    ports = {name: free_port() for name in ("port", "stream_legacy_port", "stream_cbor_port")}
+    setup = {"type": "tickit_devices.eiger.Eiger", "name": "eiger", "inputs": {}, "host": "127.0.0.1", **ports}
+    path = tmp_path_factory.mktemp("tickit") / "eiger.yaml"
+    path.write_text(json.dumps([setup]))  # YAML is a superset
+    process = subprocess.Popen(
+        [python("tickit"), "-m", "tickit", "--log-level", "ERROR", "all", str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    put(ports["port"], "detector/api/1.8.0/command/initialize")
+    yield ports
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.mark.parametrize(("protocol", "stream"), [("v2", "cbor"), ("v1", "legacy")])
+def test_our_receiver_takes_the_series_of_tickits_eiger(
+    eiger: dict[str, int], tmp_path: Path, protocol: str, stream: str
+) -> None:
+    port, api = eiger["port"], "detector/api/1.8.0"
+    put(port, "stream/api/1.8.0/config/format", stream)
+    for name, value in (("nimages", 3), ("ntrigger", 1), ("frame_time", 0.05), ("trigger_mode", "ints")):
+        put(port, f"{api}/config/{name}", value)
+
+    def expose() -> None:
+        put(port, f"{api}/command/arm")
+        put(port, f"{api}/command/trigger")
+
+    threading.Timer(0.5, expose).start()
+    recording = record(
+        f"tcp://127.0.0.1:{eiger[f'stream_{stream}_port']}",
+        tmp_path / "run.h5",
+        protocol=protocol,
+        timeout=5,
+        start_timeout=30,
+    )
+    assert recording.complete and recording.frames == 3, recording
+    with h5py.File(recording.path, "r") as file:
+        data = file[DATA]
+        assert data.shape == (3, 4362, 4148) and data.dtype == np.uint16
+        assert data[0, 0].any() and np.array_equal(data[0, 1000:1010], data[2, 1000:1010])
+
+
+def test_the_messages_that_tickit_recorded_of_a_real_detector(tmp_path: Path) -> None:
+    (folder,) = (ROOT / ".venv-tickit/lib").glob("python3.*/site-packages/tickit_devices/eiger/data/stream2")
+    decoder = ProtocolV2()
+    start, image, end = (
+        decoder.events([(folder / f"{name}.cbor").read_bytes()])[0] for name in ("start", "image", "end")
+    )
+    assert isinstance(start, Series) and isinstance(image, Frame) and isinstance(end, End)
+    assert start.number == image.series == end.series == 15614
+    assert start.unique == "01HBV3JPF9T4ZDPADX6EMK6XMZ"
+    assert (start.shape, start.frames, start.channels) == ((4362, 4148), 1, ("threshold_1",))
+    assert start.config["detector_description"] == "Dectris EIGER2 Si 16M"
+    assert start.config["threshold_energy"]["threshold_2"] == pytest.approx(18900.42, abs=0.01)
+    assert (image.number, image.start) == (0, 0.0)
+    assert image.real == image.stop == 215873 / 50_000_000
+    (chunk,) = image.chunks
+    assert (chunk.encoding, chunk.dtype, chunk.shape) == ("bslz4", np.uint16, (4362, 4148))
+    held = decompress(chunk)
+    masked = held == 65535
+    assert 0.02 < masked.mean() < 0.3 and held[~masked].max() < 21517
+    assert cbor2.loads((folder / "end.cbor").read_bytes())["type"] == "end"
+
+
+def test_libertem_hyperspy_and_rosettasciio_open_our_files(tmp_path: Path) -> None:
+    frames = DrawnFrames(draw("disks", 64, 16, 12, 0, 1e4))
+    images = np.array([decompress(frames.chunk(number)) for number in range(12)])
+    optics = Optics(n_pixels=64, pixel_mrad=0.25)
+    positions = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
+    detector = Detector(frames, rate=0)
+    try:
+        threading.Timer(0.3, detector.arm).start()
+        address = f"tcp://127.0.0.1:{detector.port}"
+        recording = record(address, tmp_path / "run.h5", start_timeout=20, context=Context(positions, optics, "MoS2"))
+    finally:
+        detector.close()
+    assert recording.complete
+    command = [python("libertem"), str(PEERS / "open_file.py"), str(recording.path), str(tmp_path / "out.npz")]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    found = np.load(tmp_path / "out.npz")
+    assert found["libertem_shape"].tolist() == [12, 64, 64]
+    np.testing.assert_array_equal(found["libertem_sums"].ravel(), images.sum((1, 2)))
+    np.testing.assert_array_equal(found["hyperspy"], images)
+    np.testing.assert_array_equal(found["rosettasciio"], images)
+    np.testing.assert_allclose(found["hyperspy_scales"][1:], 0.25)
+    assert found["hyperspy_units"][1:].tolist() == ["mrad", "mrad"]
+    assert found["pixel_size"] == 1e-4
+
+
+def test_no_peer_is_in_our_own_environment() -> None:
+    code = "import importlib.util as u; print([n for n in ('libertem', 'tickit', 'hyperspy') if u.find_spec(n)])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
