@@ -71,6 +71,9 @@ class StopTable(_Table):
     )
     max_positions: int = Field(400, ge=1, description="budget of probe positions")
     max_time_s: float = Field(3600.0, gt=0, description="budget of time [s]")
+    max_dose_electrons: float | None = Field(
+        None, gt=0, description="budget of dose for the whole run [electrons]; none if left out"
+    )
     max_dose_per_position_electrons: float = Field(
         1.0e7, gt=0, description="largest dose that one position may receive [electrons]"
     )
@@ -112,6 +115,7 @@ class Experiment(_Table):
 
     plan: Literal["adaptive_map"] = Field("adaptive_map", description="the plan to run")
     sample: str = Field("", description="name of the sample, kept with the run")
+    phases: tuple[str, ...] = Field(("MoS2", "WS2"), min_length=1, description="formulas of the phases that may occur")
     microscope: MicroscopeTable = MicroscopeTable()  # pyright: ignore[reportCallIssue]
     beam: BeamTable = BeamTable()  # pyright: ignore[reportCallIssue]
     detector: DetectorTable = DetectorTable()  # pyright: ignore[reportCallIssue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -60,6 +61,8 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         Exit status: 0 if the run ended by itself, 1 if it failed, 130 if it was interrupted.
     """
     began = time.monotonic()
+    for formula in experiment.phases:
+        crystals.monolayer(formula)
     folder = experiment.catalog.folder.expanduser().absolute()
     folders = {name: folder / name for name in ("catalog", "frames", "journals", "reports")}
     for each in folders.values():
@@ -99,6 +102,8 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             max_positions=experiment.stop.max_positions,
             max_time=experiment.stop.max_time_s,
             max_dose=experiment.stop.max_dose_per_position_electrons,
+            max_total_dose=experiment.stop.max_dose_electrons or math.inf,
+            phases=experiment.phases,
             seed=experiment.loop.seed,
             descriptors=network,
             energies=energies,

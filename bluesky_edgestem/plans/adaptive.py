@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..callbacks.recommender import Optimizer, Recommender
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView
 from .beam import describe_beam, prepare_beam, set_dwell_time
+from .budget import Budget
 from .publishing import declare, publish, wait_for
 from .stubs import declare_frames, fly_positions
 
@@ -35,6 +37,8 @@ def adaptive_map(
     max_positions: int = 400,
     max_time: float = 3600.0,
     max_dose: float = 1e7,
+    max_total_dose: float = math.inf,
+    phases: Sequence[str] = ("MoS2", "WS2"),
     seed: int = 0,
     descriptors: DescriptorSource | str | None = None,
     energies: Energies | str | None = None,
@@ -67,6 +71,10 @@ def adaptive_map(
         Budget of time [s]; no batch begins after it.
     max_dose : float
         Largest dose that a position may receive [electrons]; above it the beam is never unblanked.
+    max_total_dose : float
+        Budget of dose for the whole run [electrons]; no position is visited that would exceed it.
+    phases : sequence of str
+        Formulas of the phases that may occur.
     seed : int
         Draws the first batch.
     descriptors : DescriptorSource or str, optional
@@ -91,12 +99,12 @@ def adaptive_map(
     ValueError
         Before anything moves, if the field lies outside the coils' range or a number is not allowed.
     """
-    _check(target_sd=target_sd, initial=initial, batch=batch, max_positions=max_positions, max_time=max_time)
+    _check(target_sd=target_sd, initial=initial, batch=batch)
     field, optics = prepare_beam(microscope, field_of_view, optics)
     if optimizer is None:
         from ..analysis.surrogate import EnergyMap
 
-        optimizer = EnergyMap(field, target_sd, resolution=optics.resolution, seed=seed)
+        optimizer = EnergyMap(field, target_sd, optics.resolution, phases, seed=seed)
     if descriptors is None or isinstance(descriptors, str):
         from ..analysis.networks import DescriptorNetwork
 
@@ -119,7 +127,9 @@ def adaptive_map(
         **describe_beam(field, optics),
         "batch": batch,
         "seed": seed,
-        "budget": {"positions": max_positions, "time": max_time, "dose": max_dose},
+        # JSON knows no infinity: a budget that is not set is left out.
+        "budget": {"positions": max_positions, "time": max_time, "dose_per_position": max_dose}
+        | ({"dose": max_total_dose} if math.isfinite(max_total_dose) else {}),
         **({"resumes": earlier} if earlier else {}),
         **(md or {}),
     }
@@ -133,7 +143,8 @@ def adaptive_map(
         yield from declare([describing.stream, energising.stream, recommending.stream])
         began = time.monotonic()
         measured = 0
-        choice = yield from wait_for(recommending.initial(min(initial, max_positions)))
+        budget = Budget(max_positions, max_time, max_total_dose, microscope.dose_per_pattern)
+        choice = yield from wait_for(recommending.initial(min(initial, budget.positions)))
         while not choice.stop:
             marks = [time.monotonic()]
             yield from fly_positions(microscope, choice.positions, max_dose=max_dose)
@@ -143,13 +154,13 @@ def adaptive_map(
             yield from publish(energising.stream, energising.finished())
             marks.append(time.monotonic())
             measured += len(choice.positions)
-            spent = _spent(measured, max_positions, time.monotonic() - began, max_time)
+            spent = budget.spent(measured, time.monotonic() - began)
             seconds: dict[str, float] = dict(
                 zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True)
             )
             choice = yield from publish(
                 recommending.stream,
-                recommending.recommend(min(batch, max_positions - measured), spent, seconds),
+                recommending.recommend(min(batch, budget.positions - measured), spent, seconds),
             )
 
     def release() -> MsgGenerator[None]:
@@ -158,14 +169,6 @@ def adaptive_map(
         yield from bps.null()
 
     return (yield from bpp.finalize_wrapper(measure(), release))
-
-
-def _spent(positions: int, max_positions: int, seconds: float, max_time: float) -> str:
-    if positions >= max_positions:
-        return f"the budget of {max_positions} positions is spent"
-    if seconds >= max_time:
-        return f"the budget of {max_time:g} s is spent"
-    return ""
 
 
 def _check(**values: float) -> None:

@@ -48,8 +48,9 @@ def experiment(tmp_path):
     return write
 
 
-def test_a_run_leaves_a_report_and_can_be_found_again(experiment, tmp_path):
-    done = subprocess.run(edgestem("run", str(experiment(4))), capture_output=True, text=True, timeout=200)
+def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_path):
+    path = experiment(4)
+    done = subprocess.run(edgestem("run", str(path)), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the budget of 4 positions is spent" in done.stdout
     assert re.search(r"DFT energies: 4\b", done.stdout)
@@ -83,6 +84,15 @@ def test_a_run_leaves_a_report_and_can_be_found_again(experiment, tmp_path):
         timeout=60,
     )
     assert report.stem[:8] not in none.stdout
+
+    resumed = subprocess.run(
+        edgestem("resume", str(path), report.stem[:8]), capture_output=True, text=True, timeout=200
+    )
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "batch 1: 8 positions, 8 energies" in resumed.stdout
+    unknown = subprocess.run(edgestem("resume", str(path), "zzz"), capture_output=True, text=True, timeout=60)
+    assert unknown.returncode == 1
+    assert "no run 'zzz' in this catalog" in unknown.stderr
 
 
 def test_ctrl_c_ends_the_run_and_everything_that_it_started(experiment, tmp_path):
@@ -123,6 +133,7 @@ def test_ctrl_c_ends_the_run_and_everything_that_it_started(experiment, tmp_path
     ("text", "message"),
     [
         ("[stop]\ntarget_sd_meV = 3\n", "unknown key 'stop.target_sd_meV'; did you mean 'target_sd_eV'?"),
+        ('phases = ["MoS3"]\n', "unknown material 'MoS3'; known are MoS2, WS2"),
         ('[catalog]\nfolder = "/proc/nowhere"\n', "cannot make the folder /proc/nowhere"),
         ('[network]\nweights = "absent.pt"\n[catalog]\nfolder = "FOLDER"\n', "absent.pt"),
     ],
