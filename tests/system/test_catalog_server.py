@@ -89,7 +89,9 @@ def test_no_server_is_one_clear_error() -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path, end: signal.Signals) -> None:
-    script = f"from bluesky_edgestem.catalog.server import serve; serve({str(tmp_path)!r})"
+    # Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{heard}; from bluesky_edgestem.catalog.server import serve; serve({str(tmp_path)!r})"
     parent = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,

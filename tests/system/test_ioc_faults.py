@@ -28,7 +28,8 @@ def read_file(directory: Path) -> tuple[np.ndarray, np.ndarray]:
         attributes = file["/entry/instrument/NDAttributes"]
         return (
             file["/entry/data/data"][:].sum(axis=(1, 2)),
-            np.column_stack([attributes["ScanX"][:], attributes["ScanY"][:]]),
+            # Killed between two writes, one may be a row longer.
+            np.array(list(zip(attributes["ScanX"][:], attributes["ScanY"][:], strict=False))),
         )
 
 
