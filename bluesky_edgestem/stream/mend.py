@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from .frame_set import FrameSet
-from .series_file import DETECTOR, list_missing, listed
+from .nexus import DETECTOR, list_missing, listed
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FLAGS, END, CHECKSUM = 11, 28, 44

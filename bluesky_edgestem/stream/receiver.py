@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from .gate import Gate, Inspect
+from .gate import Decoder, Gate, Reduce, Refusal
 from .protocol_v1 import ProtocolV1
 from .protocol_v2 import ProtocolV2
 from .series import Event, Frame, ProtocolError, Series
@@ -25,16 +26,9 @@ BATCH = 64
 POLL = 100
 """Time [ms] between two looks at whether the receiver is to stop."""
 
+VERIFY = Decoder()
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A message or frame that was not taken; `number` where it was a frame of `series`."""
-
-    reason: str
-    series: int | None = None
-    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,9 @@ class Receiver:
         Sockets, each in a thread; the detector deals messages out to them in turn.
     queue_batches : int
         Batches (of up to 64 messages) that wait for `get` before the workers do.
-    verify : bool
-        Decode each frame, and refuse what cannot be.
-    inspect : callable, optional
-        See `gate.Inspect`; called in the workers.
+    reduce : callable, optional
+        Decodes the frames, in the workers, see `gate.Reduce`. By default they are decoded to be verified; None believes
+        them as they are.
     """
 
     def __init__(
@@ -89,8 +82,7 @@ class Receiver:
         protocol: str = "v1",
         workers: int = 1,
         queue_batches: int = 64,
-        verify: bool = True,
-        inspect: Inspect | None = None,
+        reduce: Reduce | None = VERIFY,
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {protocol!r}; allowed is {' | '.join(PROTOCOLS)}")
@@ -98,8 +90,9 @@ class Receiver:
             raise ValueError(f"workers is {workers}; a stream needs at least 1")
         self._decoder = PROTOCOLS[protocol]()
         self._queue: queue.Queue[list[Item]] = queue.Queue(queue_batches)
-        self._verify, self._inspect = verify, inspect
+        self._reduce = reduce
         self._gates: dict[int, Gate] = {}
+        self._failure: Exception | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self.back_pressure = BackPressure(queue_batches)
@@ -130,7 +123,7 @@ class Receiver:
             if series.number not in self._gates:
                 if len(self._gates) >= 4:  # those of series long over
                     self._gates.pop(min(self._gates))
-                self._gates[series.number] = Gate(series, verify=self._verify, inspect=self._inspect)
+                self._gates[series.number] = Gate(series, self._reduce)
             return self._gates[series.number]
 
     def forget(self, number: int) -> None:
@@ -139,7 +132,15 @@ class Receiver:
             self._gates.pop(number, None)
 
     def get(self, timeout: float) -> list[Item]:
-        """What came next, in the order it came to one worker; nothing after `timeout` [s]."""
+        """What came next, in the order it came to one worker; nothing after `timeout` [s].
+
+        Raises
+        ------
+        Exception
+            What a `reduce` raised, which ended its worker.
+        """
+        if self._failure is not None:
+            raise self._failure
         try:
             return self._queue.get(timeout=timeout)
         except queue.Empty:
@@ -155,38 +156,48 @@ class Receiver:
         self._stopping.set()
         for thread in self._threads:
             while thread.is_alive():
-                self.get(0.01)
+                with contextlib.suppress(queue.Empty):
+                    self._queue.get_nowait()
                 thread.join(0.05)
         self._context.destroy(0)
 
     def _work(self, socket: zmq.Socket) -> None:
+        try:
+            self._take_all(socket)
+        except Exception as error:
+            self._failure = error
+
+    def _take_all(self, socket: zmq.Socket) -> None:
         while not self._stopping.is_set():
             if not socket.poll(POLL):
                 continue
             batch: list[Item] = []
-            while len(batch) < BATCH:
+            for _ in range(BATCH):
                 try:
                     parts = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                batch += self._take(parts)
-            self._hand_over(batch)
+                try:
+                    batch += self._decoder.events(parts)
+                except ProtocolError as error:
+                    batch.append(Refusal(str(error), error.series, error.number))
+            self._hand_over(self._admitted(batch))
 
-    def _take(self, parts: list[bytes]) -> list[Item]:
-        try:
-            events = self._decoder.events(parts)
-        except ProtocolError as error:
-            return [Refusal(str(error), error.series, error.number)]
-        taken: list[Item] = []
-        for event in events:
-            if isinstance(event, Series):
-                self.gate(event)
-            elif isinstance(event, Frame):
-                gate = self._gates.get(event.series)
-                taken.append(Early(event) if gate is None else admit(gate, event))
-                continue
-            taken.append(event)
-        return taken
+    def _admitted(self, batch: list[Item]) -> list[Item]:
+        """`batch` with its frames checked, all of a series at once."""
+        by_series: dict[int, list[int]] = {}
+        for k, item in enumerate(batch):
+            if isinstance(item, Series):
+                self.gate(item)
+            elif isinstance(item, Frame):
+                by_series.setdefault(item.series, []).append(k)
+        for number, places in by_series.items():
+            frames: list[Frame] = [batch[k] for k in places]  # type: ignore[misc]
+            gate = self._gates.get(number)
+            admitted = [Early(frame) for frame in frames] if gate is None else gate.admit(frames)
+            for k, item in zip(places, admitted, strict=True):
+                batch[k] = item
+        return batch
 
     def _hand_over(self, batch: list[Item]) -> None:
         pressure = self.back_pressure
@@ -205,12 +216,3 @@ class Receiver:
                 continue
         with self._lock:
             pressure.waited_s += time.monotonic() - began
-
-
-def admit(gate: Gate, frame: Frame) -> Frame | Refusal:
-    """`frame`, or why the gate does not let it in."""
-    try:
-        gate.admit(frame)
-    except ProtocolError as error:
-        return Refusal(str(error), frame.series, frame.number)
-    return frame

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from .gate import Inspect
-from .receiver import PROTOCOLS, Receiver
+from .gate import Reduce
+from .nexus import Context
+from .receiver import PROTOCOLS, VERIFY, Receiver
 from .recorder import Recorder, Recording
-from .series_file import Context, abandoned
+from .series_file import abandoned
 
 
 def record(
@@ -26,8 +27,7 @@ def record(
     grace: float = 1.0,
     start_timeout: float | None = None,
     workers: int = 1,
-    verify: bool = True,
-    inspect: Inspect | None = None,
+    reduce: Reduce | None = VERIFY,
     context: Context | None = None,
     stop: threading.Event | None = None,
 ) -> Recording:
@@ -49,10 +49,9 @@ def record(
         How long to wait for a series to begin [s]; for ever by default.
     workers : int
         Sockets, each in a thread, that share the stream.
-    verify : bool
-        Decode each frame, and refuse what cannot be.
-    inspect : callable, optional
-        See `gate.Inspect`.
+    reduce : callable, optional
+        Decodes the frames, see `gate.Reduce`. By default they are decoded to be verified; None believes them as they
+        are.
     context : Context, optional
         Probe positions, optics and sample, for the file.
     stop : threading.Event, optional
@@ -65,7 +64,7 @@ def record(
     FileExistsError, TimeoutError, OSError
         As for `Recorder.record`.
     """
-    receiver = Receiver(address, protocol=protocol, workers=workers, verify=verify, inspect=inspect)
+    receiver = Receiver(address, protocol=protocol, workers=workers, reduce=reduce)
     try:
         recorder = Recorder(receiver, timeout=timeout, grace=grace)
         return recorder.record(Path(path), context=context, stop=stop, start_timeout=start_timeout)
@@ -101,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             timeout=options.timeout,
             start_timeout=options.start_timeout,
             workers=options.workers,
-            verify=not options.no_verify,
+            reduce=None if options.no_verify else VERIFY,
             stop=stop,
         )
         print(recording, flush=True)

@@ -7,13 +7,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from .frame_set import FrameSet
-from .receiver import BackPressure, Early, Item, Receiver, Refusal, admit
+from .gate import Refusal
+from .nexus import Context
+from .receiver import BackPressure, Early, Item, Receiver
+from .recording import Recording
 from .series import End, Frame, Series
-from .series_file import Context, DiskFull, SeriesFile
+from .series_file import DiskFull, SeriesFile
 
 EARLY = 4096
 """Frames that are kept for a series whose header has not come, or whose predecessor has not ended."""
@@ -23,77 +25,6 @@ TICK = 0.05
 """Time [s] between two looks at the clock while nothing comes."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What came of a series.
-
-    Parameters
-    ----------
-    path : Path
-    series : Series
-    frames : int
-        In the file.
-    expected : int
-        By the series' header, or by the last frame where the header did not say.
-    missing : tuple[range, ...]
-        Numbers of the frames that never came.
-    ended : str
-        "end message", or what ended the series instead.
-    duplicates : int
-        Frames that came again, and were dropped.
-    refused : tuple[Refusal, ...]
-        Messages and frames that were not taken, the first `NAMED` of them.
-    refused_count : int
-        All of them.
-    back_pressure : BackPressure
-    nbytes : int
-        Compressed size of the frames [bytes].
-    seconds : float
-        From the first frame to the end [s].
-    """
-
-    path: Path
-    series: Series
-    frames: int
-    expected: int
-    missing: tuple[range, ...]
-    ended: str
-    duplicates: int
-    refused: tuple[Refusal, ...]
-    refused_count: int
-    back_pressure: BackPressure
-    nbytes: int
-    seconds: float
-
-    @property
-    def complete(self) -> bool:
-        """Whether every frame that was expected is in the file."""
-        return not self.missing
-
-    def __str__(self) -> str:
-        said = [
-            f"series {self.series.number}: {self.frames} of {self.expected} frames in {self.path}",
-            f"ended by {self.ended}",
-        ]
-        if self.missing:
-            said.append("incomplete, missing " + spelled(self.missing))
-        if self.duplicates:
-            said.append(f"{self.duplicates} came twice")
-        if self.refused_count:
-            said.append(f"{self.refused_count} refused, the first: {self.refused[0].reason}")
-        if self.back_pressure.waited_s:
-            said.append(f"the stream waited {self.back_pressure.waited_s:.2f} s for the writer")
-        if self.seconds > 0:
-            said.append(f"{self.frames / self.seconds:.0f} frames/s, {self.nbytes / self.seconds / 1e6:.0f} MB/s")
-        return "; ".join(said)
-
-
-def spelled(missing: tuple[range, ...], most: int = 10) -> str:
-    """Runs of frame numbers in words: ``3, 7 to 9``."""
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in missing[:most]]
-    return ", ".join(words) + (f" and {len(missing) - most} more runs" if len(missing) > most else "")
 
 
 class Recorder:
@@ -178,7 +109,7 @@ class Recorder:
             for k, item in enumerate(items):
                 if isinstance(item, Series):
                     return item, [*before, *items[k + 1 :]]
-                if isinstance(item, Refusal):
+                if isinstance(item, Refusal) and item.series is None:
                     log.warning("refused before the series began: %s", item.reason)
                 elif _number(item) != self._last:  # what is late for the last series is lost
                     before.append(item)
@@ -188,7 +119,7 @@ class Recorder:
         raise TimeoutError("stopped before a series began")
 
 
-def _number(item: Frame | Early | End) -> int:
+def _number(item: Frame | Early | End | Refusal) -> int | None:
     return item.frame.series if isinstance(item, Early) else item.series
 
 
@@ -247,7 +178,7 @@ class _UnderWay:
         elif isinstance(item, End):
             self._end("end message")
         else:
-            admitted = admit(self.gate, item.frame) if isinstance(item, Early) else item
+            admitted = self.gate.admit([item.frame])[0] if isinstance(item, Early) else item
             if isinstance(admitted, Refusal):
                 self._refuse(admitted)
             elif self.came.add(admitted.number):

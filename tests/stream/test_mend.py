@@ -12,8 +12,9 @@ import pytest
 
 from bluesky_edgestem.stream.encoding import compress
 from bluesky_edgestem.stream.mend import lookup3, main, mend
+from bluesky_edgestem.stream.nexus import Context, missing_frames
 from bluesky_edgestem.stream.series import Frame, Series
-from bluesky_edgestem.stream.series_file import Context, SeriesFile, missing_frames
+from bluesky_edgestem.stream.series_file import SeriesFile
 
 
 def test_the_checksum_is_hdf5s(tmp_path: Path) -> None:

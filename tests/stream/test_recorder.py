@@ -16,11 +16,13 @@ import pytest
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.sim.simplon_faults import damaged
 from bluesky_edgestem.stream import series_file
+from bluesky_edgestem.stream.gate import Decoder
+from bluesky_edgestem.stream.nexus import Context, missing_frames
 from bluesky_edgestem.stream.receiver import Receiver
 from bluesky_edgestem.stream.record import record
 from bluesky_edgestem.stream.recorder import Recorder, Recording
 from bluesky_edgestem.stream.series import Frame
-from bluesky_edgestem.stream.series_file import Context, SeriesFile, missing_frames
+from bluesky_edgestem.stream.series_file import SeriesFile
 
 DATA = "/entry/data/data"
 DETECTOR = "/entry/instrument/detector"
@@ -310,13 +312,41 @@ def test_each_frame_can_be_inspected_decoded(wire, tmp_path: Path) -> None:
     def inspect(frame: Frame, images: tuple[np.ndarray, ...]) -> None:
         sums[frame.number] = images[0].sum()
 
-    future = wire.record(tmp_path / "run.h5", workers=2, inspect=inspect)
+    future = wire.record(tmp_path / "run.h5", workers=2, reduce=Decoder(inspect))
     wire.start(frames=50)
     for number in range(50):
         wire.frame(number)
     wire.end()
     assert future.result(20).complete
     np.testing.assert_array_equal(sums, [wire.image(number).sum() for number in range(50)])
+
+
+def test_what_a_reduction_raises_ends_the_series(wire, tmp_path: Path) -> None:
+    def inspect(frame: Frame, images: tuple[np.ndarray, ...]) -> None:
+        if frame.number == 3:
+            raise RuntimeError("no such mask")
+
+    future = wire.record(tmp_path / "run.h5", reduce=Decoder(inspect))
+    wire.start()
+    for number in range(10):
+        wire.frame(number)
+        time.sleep(0.1 if number == 2 else 0)
+    with pytest.raises(RuntimeError, match="no such mask"):
+        future.result(20)
+    with h5py.File(tmp_path / "run.h5", "r") as file:
+        assert missing_frames(file).tolist() == list(range(3, 10))
+        assert file[DETECTOR].attrs["ended"] == b"no such mask"
+
+
+def test_text_that_hdf5_cannot_hold(make_wire: Callable, tmp_path: Path) -> None:
+    wire = make_wire("v1")
+    future = wire.record(tmp_path / "run.h5")
+    wire.start(frames=1, description="AR\0INA", sensor_material="\0")
+    wire.frame(0)
+    wire.end()
+    assert future.result(20).complete
+    with h5py.File(tmp_path / "run.h5", "r") as file:
+        assert file[f"{DETECTOR}/description"].asstr()[()] == "ARINA"
 
 
 def test_a_slow_disk_is_back_pressure(wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:

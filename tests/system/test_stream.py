@@ -17,7 +17,7 @@ import pytest
 from bluesky_edgestem.sim.simplon_frames import draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
 from bluesky_edgestem.stream.mend import mend
-from bluesky_edgestem.stream.series_file import missing_frames
+from bluesky_edgestem.stream.nexus import missing_frames
 
 pytestmark = pytest.mark.system
 

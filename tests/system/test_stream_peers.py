@@ -26,10 +26,10 @@ from bluesky_edgestem.sim.simplon_frames import DrawnFrames, draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
 from bluesky_edgestem.sim.simplon_messages import MessagesV1
 from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.nexus import Context
 from bluesky_edgestem.stream.protocol_v2 import ProtocolV2
 from bluesky_edgestem.stream.record import record
 from bluesky_edgestem.stream.series import End, Frame, Series
-from bluesky_edgestem.stream.series_file import Context
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
