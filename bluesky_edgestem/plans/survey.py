@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bluesky.preprocessors as bpp
 import numpy as np
-from bluesky.utils import MsgGenerator
+from bluesky.utils import Msg, MsgGenerator
 
 from ..analysis.optics import Optics
+from ..callbacks.derived import DerivedStream
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView, ScanGrid
-from .beam import as_field, describe_beam, prepare_beam, set_dwell_time
+from .beam import as_field, checked_metadata, describe_beam, prepare_beam, set_dwell_time
 from .publishing import declare, publish
 from .stubs import declare_frames, fly_positions
+
+if TYPE_CHECKING:
+    from ..callbacks.imaging import Imaging
 
 
 def raster_map(
@@ -28,6 +32,7 @@ def raster_map(
     dwell_time: float | None = None,
     max_dose: float = 1e7,
     descriptors: DescriptorSource | None = None,
+    imaging: Imaging | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator[None]:
     """Record a pattern at each of `nx` x `ny` positions, row by row from the lower left corner.
@@ -41,7 +46,9 @@ def raster_map(
     nx, ny : int
         Positions along x and y, 2 or more.
     optics, dwell_time, max_dose, descriptors, md
-        As for `adaptive_map`; without `descriptors` the run has frames only.
+        As for `adaptive_map`; without `descriptors` and `imaging` the run has frames only.
+    imaging : Imaging, optional
+        Reduces the frames to images while the scan runs, and derives the stream ``imaging``.
     """
     field = as_field(field_of_view)
     grid = ScanGrid(field, nx, ny)
@@ -58,6 +65,7 @@ def raster_map(
         dwell_time,
         max_dose,
         descriptors,
+        imaging,
         {**metadata, **(md or {})},
     )
 
@@ -72,6 +80,7 @@ def sobol_map(
     dwell_time: float | None = None,
     max_dose: float = 1e7,
     descriptors: DescriptorSource | None = None,
+    imaging: Imaging | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator[None]:
     """Record a pattern at `num_points` positions of a scrambled Sobol sequence, in a short tour.
@@ -92,6 +101,7 @@ def sobol_map(
         dwell_time,
         max_dose,
         descriptors,
+        imaging,
         {**metadata, **(md or {})},
     )
 
@@ -104,22 +114,38 @@ def _survey(
     dwell_time: float | None,
     max_dose: float,
     descriptors: DescriptorSource | None,
+    imaging: Imaging | None,
     md: dict[str, Any],
 ) -> MsgGenerator[None]:
     field, optics = prepare_beam(microscope, field, optics)
+    if descriptors is not None:
+        descriptors.check_optics(optics)
     describing = None if descriptors is None else Descriptors(descriptors)
-    metadata = {**describe_beam(field, optics), **md}
+    metadata = {**describe_beam(field, optics), **checked_metadata(md)}
 
-    @bpp.subs_decorator([] if describing is None else [describing])
+    deriving = [callback for callback in (describing, imaging) if callback is not None]
+
+    @bpp.subs_decorator(deriving)
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
     def measure() -> MsgGenerator[None]:
         yield from set_dwell_time(microscope, dwell_time)
         yield from declare_frames(microscope)
-        if describing is not None:
-            yield from declare([describing.stream])
-        yield from fly_positions(microscope, positions, max_dose=max_dose)
-        if describing is not None:
-            yield from publish(describing.stream, describing.finished())
+        yield from declare([callback.stream for callback in deriving])
+        flight = fly_positions(microscope, positions, max_dose=max_dose)
+        yield from flight if imaging is None else _collect_along(flight, microscope, imaging.stream)
+        for callback in deriving:
+            yield from publish(callback.stream, callback.finished())
 
     yield from measure()
+
+
+def _collect_along(plan: MsgGenerator[Any], microscope: Microscope, stream: DerivedStream) -> MsgGenerator[Any]:
+    """Collect `stream` whenever `plan` collects frames: it grows while the scan runs, and survives an abort."""
+
+    def follow(msg: Msg) -> tuple[None, MsgGenerator[Any] | None]:
+        if msg.command == "collect" and msg.obj is microscope:
+            return None, bpp.single_gen(Msg("collect", stream, name=stream.name))
+        return None, None
+
+    return (yield from bpp.plan_mutator(plan, follow))

@@ -1,0 +1,276 @@
+"""From frames to images while the scan runs: sum, virtual detectors, centre of mass (differential phase contrast)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+from event_model import DataKey, DocumentRouter
+
+from ..analysis.optics import Optics
+from ..analysis.reductions import Reducer
+from ..analysis.scan_images import ScanImages, grid_index
+from ..analysis.sparse_masks import Annulus, field_detectors
+from ..geometry import FieldOfView, ScanGrid
+from .derived import DerivedStream
+from .frame_chunks import reduce_chunks
+from .imaging_window import LiveWindow
+
+ROW = 256
+"""Frames in a row of the stream: the RunEngine takes some 4,000 rows a second, whatever they hold."""
+FIXED = ("frame", "x", "y", "sum", "com_x", "com_y")
+
+
+class Imaging(DocumentRouter):
+    """Reduces the frames that the run announces, derives the stream ``imaging``, and keeps images of what came so far.
+
+    A row of the stream holds `ROW` frames, each column an array; the last row of a run, and of a batch, is filled up
+    with -1 (frame) and nan. A frame that was lost has no entry; in the images its point stays nan.
+
+    Parameters
+    ----------
+    masks : mapping of str to Annulus or numpy.ndarray, optional
+        Virtual detectors by name: angles [mrad], or an array (ny, nx) of bool (pixels that count) or float (weights).
+        Without it ``bright_field`` (up to the convergence semiangle) and ``dark_field`` (beyond).
+    optics : Optics, optional
+        Beam and detector; without it those in the run's metadata. Where there are none either, the centre of mass is
+        in pixels and masks have to be arrays.
+    rotation : float
+        From the axes of the scan to those of the detector, counter-clockwise [rad].
+    centre : (x, y), optional
+        Of the beam without a specimen [pixels]; without it the middle of the frame.
+    threads : int
+        Cores to use.
+    detector : str
+        Data key of the frames; the positions are at ``<detector>_x`` and ``<detector>_y`` [nm].
+    window : bool
+        Show the images in a window as they grow, where there is a display.
+
+    Raises
+    ------
+    ValueError
+        A mask's name is that of another column.
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[str, Annulus | np.ndarray] | None = None,
+        *,
+        optics: Optics | None = None,
+        rotation: float = 0.0,
+        centre: tuple[float, float] | None = None,
+        threads: int = 1,
+        detector: str = "detector",
+        window: bool = False,
+    ) -> None:
+        super().__init__()
+        self._masks = masks
+        self._optics, self._rotation, self._centre, self._threads = optics, rotation, centre, threads
+        names = tuple(field_detectors(Optics()) if masks is None else masks)
+        if taken := [name for name in names if name in FIXED]:
+            raise ValueError(f"masks cannot be called {', '.join(taken)}: these columns are there already; rename them")
+        self._names = names
+        self.stream = DerivedStream("imaging", _columns(names, "mrad"))
+        self._keys = (detector, f"{detector}_x", f"{detector}_y")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="imaging")
+        self._lock = threading.Lock()
+        self._window = LiveWindow(self.images) if window else None
+        self._begin(None, None)
+
+    def start(self, doc):
+        """A run begins: take beam and raster from its metadata; what was measured before is forgotten."""
+        metadata: dict[str, Any] = {**doc}
+        optics = self._optics
+        if optics is None and isinstance(metadata.get("optics"), dict):
+            optics = Optics(**metadata["optics"])
+        masks = self._masks
+        if optics is None and (masks is None or any(isinstance(mask, Annulus) for mask in masks.values())):
+            raise ValueError(
+                "the run's metadata has no 'optics', so angles cannot be told from pixels; give Imaging the optics, "
+                "or masks as arrays"
+            )
+        shape, field = metadata.get("shape"), metadata.get("field_of_view")
+        grid = None
+        if shape is not None and field is not None and len(shape) == 2 and min(shape) > 1:
+            grid = ScanGrid(FieldOfView(**field), nx=shape[1], ny=shape[0])
+        self._begin(optics, grid)
+        if self._window is not None:
+            self._window.show()
+
+    def stream_resource(self, doc):
+        """A file of the run: remember where its frames and positions are."""
+        if doc["data_key"] in self._keys:
+            self._resources[doc["uid"]] = dict(doc)
+
+    def stream_datum(self, doc):
+        """More frames are on disk: reduce what is complete, in the worker."""
+        resource = self._resources.get(doc["stream_resource"])
+        if resource is None:
+            return
+        self._ready[resource["data_key"]] = doc["indices"]["stop"]
+        complete = min(self._ready.values())
+        if complete > self._read:
+            now = self._now
+            self._work.append(self._worker.submit(self._derive, now, dict(self._resources), self._read, complete))
+            self._read = complete
+
+    def finished(self) -> Future[None]:
+        """Done once each frame announced so far is in the images and in the stream."""
+        work, self._work = self._work, []
+        now = self._now
+
+        def settle() -> None:
+            for future in work:
+                future.result()
+            self._emit(now, everything=True)
+
+        return self._worker.submit(settle)
+
+    def images(self) -> ScanImages:
+        """What was measured so far of the run that is open, or was last."""
+        with self._lock:
+            return self._now.images(self._rotation)
+
+    def write_png(self, path: str | Path) -> Path:
+        """Draw what was measured so far into a PNG file."""
+        from .imaging_pictures import draw
+
+        path = Path(path)
+        draw(self.images()).savefig(path, format="png", dpi=110)
+        return path
+
+    def close(self) -> None:
+        """Close the window, where there is one."""
+        if self._window is not None:
+            self._window.close()
+
+    def _begin(self, optics: Optics | None, grid: ScanGrid | None) -> None:
+        with self._lock:
+            self._now = _Progress(("sum", *self._names, "com_x", "com_y"), optics, grid)
+        self.stream.columns = _columns(self._names, self._now.com_unit)
+        self._resources: dict[str, dict[str, Any]] = {}
+        self._ready: dict[str, int] = dict.fromkeys(self._keys, 0)
+        self._read = 0
+        self._work: list[Future[None]] = []
+        list(self.stream.collect())  # what a run that was aborted left behind is no part of this one
+
+    def _derive(self, now: _Progress, resources: dict[str, dict[str, Any]], start: int, stop: int) -> None:
+        import h5py
+        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
+
+        frames, *where = (next(r for r in resources.values() if r["data_key"] == key) for key in self._keys)
+        path = unquote(urlparse(frames["uri"]).path)
+        with h5py.File(path, "r", swmr=bool(frames["parameters"].get("swmr"))) as file:
+            dataset = file[frames["parameters"]["dataset"]]
+            x, y = (np.asarray(file[r["parameters"]["dataset"]][start:stop], float) for r in where)
+            if now.reducer is None:
+                now.reducer = self._make_reducer(dataset.shape[1:], now.optics)
+            found, there = reduce_chunks(dataset, start, stop, now.reducer)
+        com = found.centre_of_mass(self._centre)
+        if now.optics is not None:
+            com *= now.optics.pixel_mrad
+        columns = {
+            "frame": np.arange(start, stop),
+            "x": x,
+            "y": y,
+            "sum": found.total.astype(float),
+            "com_x": com[:, 0],
+            "com_y": com[:, 1],
+            **{name: values.astype(float) for name, values in found.virtual.items()},
+        }
+        with self._lock:
+            now.add(columns, there)
+        self._emit(now)
+
+    def _make_reducer(self, shape: tuple[int, int], optics: Optics | None) -> Reducer:
+        masks = self._masks
+        if masks is None:
+            assert optics is not None
+            masks = field_detectors(optics)
+        pixel = np.nan if optics is None else optics.pixel_mrad
+        arrays = {k: m.mask(shape, pixel) if isinstance(m, Annulus) else np.asarray(m) for k, m in masks.items()}
+        return Reducer(shape, arrays, self._threads)
+
+    def _emit(self, now: _Progress, everything: bool = False) -> None:
+        """Put full rows into the stream; with `everything` also one that is not."""
+        if now is not self._now:
+            return  # of a run that was aborted meanwhile
+        while now.waiting and (everything or len(now.waiting["frame"]) >= ROW):
+            row = {name: values[:ROW] for name, values in now.waiting.items()}
+            now.waiting = {name: values[ROW:] for name, values in now.waiting.items()}
+            if not len(row["frame"]):
+                return
+            self.stream.put({name: _filled(values) for name, values in row.items()})
+
+
+class _Progress:
+    """What was measured of one run."""
+
+    def __init__(self, names: tuple[str, ...], optics: Optics | None, grid: ScanGrid | None) -> None:
+        self.names, self.optics, self.grid = names, optics, grid
+        self.reducer: Reducer | None = None
+        self.waiting: dict[str, np.ndarray] = {}
+        self.counts = dict.fromkeys(("frames", "lost", "empty", "outside"), 0)
+        n = 0 if grid is None else grid.nx * grid.ny
+        self._maps = {name: np.full(n, np.nan) for name in names}
+        self._lists: dict[str, list[np.ndarray]] = {name: [] for name in ("x", "y", *names)}
+
+    @property
+    def com_unit(self) -> str:
+        return "pixels" if self.optics is None else "mrad"
+
+    def add(self, columns: dict[str, np.ndarray], there: np.ndarray) -> None:
+        """Take frames in; `there` (n,) bool are those that came."""
+        found = {name: values[there] for name, values in columns.items()}
+        waiting = self.waiting
+        self.waiting = {k: np.concatenate([waiting[k], v]) if waiting else v for k, v in found.items()}
+        self.counts["frames"] += len(there)
+        self.counts["lost"] += int(np.count_nonzero(~there))
+        self.counts["empty"] += int(np.count_nonzero(found["sum"] == 0))
+        if self.grid is None:
+            for name, parts in self._lists.items():
+                position = name in ("x", "y")
+                parts.append(columns[name] if position else np.where(there, columns[name], np.nan))
+            return
+        index = grid_index(self.grid, np.column_stack([found["x"], found["y"]]))
+        on = index >= 0
+        self.counts["outside"] += int(np.count_nonzero(~on))
+        for name in self.names:
+            self._maps[name][index[on]] = found[name][on]
+
+    def images(self, rotation: float) -> ScanImages:
+        if self.grid is None:
+            lists = {name: np.concatenate([np.zeros(0), *parts]) for name, parts in self._lists.items()}
+            positions = np.column_stack([lists.pop("x"), lists.pop("y")])
+            values = lists
+        else:
+            positions, values = self.grid.positions, {name: m.copy() for name, m in self._maps.items()}
+        return ScanImages(positions, values, self.com_unit, self.grid, rotation, **self.counts)
+
+
+def _columns(names: tuple[str, ...], com_unit: str) -> dict[str, DataKey]:
+    com = "centre of mass, axes of the detector"
+    return {
+        "frame": _column("index of the frame in the primary stream; -1 where the row is not full", dtype="<i8"),
+        "x": _column("scan coils' readback; nan where the row is not full", "nm"),
+        "y": _column("scan coils' readback", "nm"),
+        "sum": _column("sum of the frame", "electrons"),
+        "com_x": _column(com, com_unit),
+        "com_y": _column(com, com_unit),
+        **{name: _column("virtual detector", "electrons") for name in names},
+    }
+
+
+def _column(source: str, units: str = "", dtype: str = "<f8") -> DataKey:
+    return DataKey(source=source, dtype="array", shape=[ROW], dtype_numpy=dtype, units=units)
+
+
+def _filled(values: np.ndarray) -> np.ndarray:
+    """A row of full length."""
+    fill = -1 if values.dtype.kind == "i" else np.nan
+    return np.concatenate([values, np.full(ROW - len(values), fill, values.dtype)])
