@@ -27,12 +27,14 @@ DELEGATED = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status: 0, 1 after an error that was explained, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if traceback := words[:1] == ["--traceback"]:
+        words = words[1:]
     for length in (2, 1):
         if module := DELEGATED.get(" ".join(words[:length])):
             own = import_module(module[0]).main
-            return _explained(partial(own, words[length:]), traceback=False)
+            return _explained(partial(own, words[length:]), traceback)
     options = _parser().parse_args(words)
-    return _explained(lambda: options.command(options), options.traceback)
+    return _explained(lambda: options.command(options), traceback)
 
 
 def _explained(command: Callable[[], int | None], traceback: bool) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +20,8 @@ class ExperimentFileError(ValueError):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: true is not 1 and "3" is not 3. Fields that TOML cannot write as they are say so.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class MicroscopeTable(_Table):
@@ -33,11 +35,13 @@ class MicroscopeTable(_Table):
 
 
 class BeamTable(_Table):
-    """The electron beam."""
+    """The electron beam. A real microscope states its own: what is written here is only compared with it."""
 
     energy_keV: float = Field(80.0, ge=20, le=400, description="beam energy [keV]")
     semiangle_mrad: float = Field(2.0, ge=0.2, le=50, description="convergence semiangle [mrad]")
-    current_pA: float = Field(100.0, gt=0, le=10_000, description="beam current at the specimen [pA]")
+    current_pA: float = Field(
+        100.0, gt=0, le=10_000, description="beam current at the specimen [pA]; a real microscope states its own"
+    )
 
 
 class DetectorTable(_Table):
@@ -90,7 +94,9 @@ class LoopTable(_Table):
 class NetworkTable(_Table):
     """The network that reads patterns."""
 
-    weights: Path | None = Field(None, description="weights file; those that ship with the package if left out")
+    weights: Path | None = Field(
+        None, strict=False, description="weights file; those that ship with the package if left out"
+    )
 
 
 class EnergeticsTable(_Table):
@@ -98,7 +104,9 @@ class EnergeticsTable(_Table):
 
     scheduler: str = Field("local", description='"local", or the address of a Dask scheduler such as "tcp://host:8786"')
     workers: int = Field(2, ge=1, description="worker processes if local, one thread each")
-    cache: Path = Field(Path("~/.cache/bluesky_edgestem"), description="folder of the energies known from earlier runs")
+    cache: Path = Field(
+        Path("~/.cache/bluesky_edgestem"), strict=False, description="folder of the energies known from earlier runs"
+    )
 
 
 class CatalogTable(_Table):
@@ -106,6 +114,7 @@ class CatalogTable(_Table):
 
     folder: Path = Field(
         Path("edgestem_data"),
+        strict=False,
         description="folder of the embedded Tiled server: its catalog, frames, journals and reports",
     )
 
@@ -115,7 +124,9 @@ class Experiment(_Table):
 
     plan: Literal["adaptive_map"] = Field("adaptive_map", description="the plan to run")
     sample: str = Field("", description="name of the sample, kept with the run")
-    phases: tuple[str, ...] = Field(("MoS2", "WS2"), min_length=1, description="formulas of the phases that may occur")
+    phases: tuple[str, ...] = Field(
+        ("MoS2", "WS2"), min_length=1, strict=False, description="formulas of the phases that may occur"
+    )
     microscope: MicroscopeTable = MicroscopeTable()  # pyright: ignore[reportCallIssue]
     beam: BeamTable = BeamTable()  # pyright: ignore[reportCallIssue]
     detector: DetectorTable = DetectorTable()  # pyright: ignore[reportCallIssue]
@@ -157,12 +168,24 @@ def parse_experiment(text: str, source: str = "the experiment file") -> Experime
         If it is not TOML, has an unknown key (the message suggests the right one) or a value out of range.
     """
     try:
-        return Experiment.model_validate(tomllib.loads(text))
+        table = tomllib.loads(text)
+        if isinstance(metadata := table.get("metadata"), dict):
+            table["metadata"] = _plain(metadata)
+        return Experiment.model_validate(table)
     except tomllib.TOMLDecodeError as error:
         raise ExperimentFileError(f"{source} is not valid TOML: {error}") from None
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(dict(e))}" for e in error.errors())
         raise ExperimentFileError(f"{source} cannot be carried out:\n{problems}") from None
+
+
+def _plain(value: Any) -> Any:
+    """TOML's dates and times as ISO text, which documents can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def load_experiment(path: str | Path) -> Experiment:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from .geometry import FieldOfView
 if TYPE_CHECKING:
     from bluesky import RunEngine
 
+    from .devices.microscope import Microscope
     from .report import RunRecord, Score
 
 
@@ -37,6 +39,32 @@ def optics_of(experiment: Experiment) -> Optics:
         psf_px=experiment.detector.psf_px,
         background=experiment.detector.background_fraction,
     )
+
+
+def calibrated_optics(experiment: Experiment, microscope: Microscope) -> Optics:
+    """The optics as a real microscope says; point spread and background, which it does not know, as the file says.
+
+    Raises
+    ------
+    ValueError
+        If the file states a value of its own that differs from the microscope's by more than 0.1 %.
+    """
+    says = microscope.optics
+    beam, detector = experiment.beam, experiment.detector
+    for table, name, value in (
+        (beam, "energy_keV", says.energy_keV),
+        (beam, "semiangle_mrad", says.semiangle_mrad),
+        (beam, "current_pA", float(microscope.beam.current.get())),
+        (detector, "pixel_mrad", says.pixel_mrad),
+        (detector, "n_pixels", says.n_pixels),
+    ):
+        stated = getattr(table, name)
+        if name in table.model_fields_set and abs(stated - value) > 1e-3 * abs(value):
+            raise ValueError(
+                f"the experiment file says {name} = {stated:g}, the microscope says {value:g}: correct the one that is "
+                "wrong, or leave it out of the file"
+            )
+    return replace(says, psf_px=detector.psf_px, background=detector.background_fraction)
 
 
 def field_of(experiment: Experiment) -> FieldOfView:
@@ -86,8 +114,11 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         microscope.wait_for_connection(timeout=10)
         if experiment.microscope.simulated:
             microscope.beam.current.set(experiment.beam.current_pA).wait(5)
+            optics = optics_of(experiment)
+        else:
+            optics = calibrated_optics(experiment, microscope)
         writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
-        engine = RunEngine({}, context_managers=[_ends_on_ctrl_c])
+        engine = RunEngine({}, context_managers=[_ends_when_told])
         engine.subscribe(writer)
         engine.subscribe(Progress(lambda: (energies.completed, energies.submitted)))
         print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
@@ -95,7 +126,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             microscope,
             field_of(experiment),
             experiment.stop.target_sd_eV,
-            optics=optics_of(experiment),
+            optics=optics,
             dwell_time=experiment.detector.dwell_time_s,
             initial=experiment.loop.initial,
             batch=experiment.loop.batch,
@@ -116,6 +147,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
                 f"the catalog has not taken everything; nothing is lost: `edgestem catalog replay --folder {folder}`",
                 file=sys.stderr,
             )
+            status = status or 1
         elif uid is not None:
             _report(experiment, client, uid, folders["reports"], server.directory)
     return status
@@ -172,24 +204,29 @@ def _simulate(experiment: Experiment) -> Iterator[dict[str, str]]:
         semiangle=optics.semiangle_mrad,
         pixel=optics.pixel_mrad,
         pixels=optics.n_pixels,
+        psf=optics.psf_px,
+        background=optics.background,
     ) as microscope:
         yield microscope.client_env
 
 
 @contextlib.contextmanager
-def _ends_on_ctrl_c(engine: RunEngine) -> Iterator[None]:
-    """While the RunEngine runs, Ctrl-C interrupts the plan at once; `_run` then aborts it."""
+def _ends_when_told(engine: RunEngine) -> Iterator[None]:
+    """While the RunEngine runs, Ctrl-C, a closed terminal and SIGTERM interrupt the plan at once; `_run` aborts it."""
 
-    def interrupt(signum, frame) -> None:
-        print("\nCtrl-C: blanking the beam and ending the run ...", flush=True)
+    def interrupt(signum: int, frame: object) -> None:
+        said = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        with contextlib.suppress(OSError):  # the terminal may have gone
+            print(f"\n{said}: blanking the beam and ending the run ...", flush=True)
         if engine.state == "running":
             engine.request_pause()
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {told: signal.signal(told, interrupt) for told in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for told, handler in before.items():
+            signal.signal(told, handler)
 
 
 def _run(engine: RunEngine, plan) -> tuple[int, str | None]:

@@ -22,7 +22,7 @@ MEV = 1e3
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A closed-loop run, read back from the catalog; without columns where it ended before its first batch did."""
+    """A closed-loop run, read back from the catalog; without columns where it ended before its first batch."""
 
     start: dict[str, Any]
     stop: dict[str, Any]
@@ -45,7 +45,7 @@ class RunRecord:
             descriptors=columns("descriptors"),
             energetics=columns("energetics"),
             optimization=columns("optimization"),
-            frames=run["primary"]["detector"] if "primary" in run else None,
+            frames=run["primary"]["detector"] if "primary" in run and "detector" in run["primary"] else None,
         )
 
     @property
@@ -87,7 +87,11 @@ def figures(record: RunRecord, score: Score | None = None) -> dict[str, tuple[fl
         "of these known already": (int(record.energetics["cached"][converged].sum()), ""),
         "positions marked failed": (int((~converged).sum()), ""),
         "DFT time a calculation, median": (_median(record, converged), "s"),
-        "loop overhead a batch, worst": (worst_overhead(record), "s"),
+        "loop overhead a batch, worst": (overhead(record).max(initial=0.0), "s"),
+        "the same with fit and choice of positions": (
+            overhead(record, ("acquire_s", "energetics_s")).max(initial=0.0),
+            "s",
+        ),
         "duration": (float(record.stop.get("time", np.nan)) - float(record.start["time"]), "s"),
     }
     if score is not None:
@@ -105,17 +109,14 @@ def _median(record: RunRecord, converged: np.ndarray) -> float:
     return float(np.median(record.energetics["wall_s"][computed])) if computed.any() else float("nan")
 
 
-def worst_overhead(record: RunRecord) -> float:
-    """Longest time a batch took beyond acquisition, DFT and the choice of positions [s]; nan with one batch.
+def overhead(record: RunRecord, left_out: tuple[str, ...] = ("acquire_s", "energetics_s", "recommend_s")) -> np.ndarray:
+    """Time that each batch took beyond the steps `left_out` [s]; (batches - 1,).
 
-    Between two rows of ``optimization`` lies one batch; what it did not spend at the microscope, on energies or
-    in the Gaussian process is the loop's own.
+    Between two rows of ``optimization`` lies one batch. What it did not spend at the microscope, on energies or, if
+    that is left out too, in the Gaussian process is the loop's own.
     """
     o = record.optimization
-    if len(o["time"]) < 2:
-        return float("nan")
-    spent = o["acquire_s"] + o["energetics_s"] + o["recommend_s"]
-    return float((np.diff(o["time"]) - spent[1:]).max())
+    return np.diff(o["time"]) - sum(o[step][1:] for step in left_out)
 
 
 def write_report(record: RunRecord, path: str | Path, how_to_query: str, score: Score | None = None) -> Path:

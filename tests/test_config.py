@@ -40,3 +40,16 @@ def test_all_mistakes_are_told_at_once():
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ExperimentFileError, match=r"cannot read the experiment file .*absent\.toml"):
         load_experiment(tmp_path / "absent.toml")
+
+
+def test_dates_in_the_metadata_become_text_that_documents_can_hold():
+    experiment = parse_experiment("[metadata]\ngrown = 2026-01-31\nnested = {at = [2026-01-31T10:00:00]}")
+    assert experiment.metadata == {"grown": "2026-01-31", "nested": {"at": ["2026-01-31T10:00:00"]}}
+
+
+def test_true_is_not_a_number_and_text_is_not_either():
+    with pytest.raises(ExperimentFileError, match="width_nm is True"):
+        parse_experiment("[field]\nwidth_nm = true")
+    with pytest.raises(ExperimentFileError, match="batch is '3'"):
+        parse_experiment("[loop]\nbatch = '3'")
+    assert parse_experiment("[field]\nwidth_nm = 50").field.width_nm == 50.0

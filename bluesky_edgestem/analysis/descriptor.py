@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +31,23 @@ class FeatureDescriptors:
     def phase(self) -> np.ndarray:
         """The most probable phase of each pattern, (n,) str."""
         return np.array(self.phases)[self.phase_probability.argmax(axis=1)]
+
+    def among(self, phases: Sequence[str]) -> FeatureDescriptors:
+        """The same where only `phases` may occur: their probabilities, normalised anew.
+
+        Raises
+        ------
+        ValueError
+            If one of `phases` is not told apart here.
+        """
+        if unknown := [p for p in phases if p not in self.phases]:
+            raise ValueError(f"{', '.join(unknown)} is not among the phases told apart: {', '.join(self.phases)}")
+        share = self.phase_probability[:, [self.phases.index(p) for p in phases]]
+        # A pattern that is certainly of another phase says nothing of which of these it would be.
+        total = share.sum(axis=1, keepdims=True)
+        even = np.full_like(share, 1 / len(phases))
+        share = np.divide(share, total, out=even, where=total > 0)
+        return replace(self, phases=tuple(phases), phase_probability=share)
 
     @property
     def strain_sd(self) -> np.ndarray:

@@ -31,7 +31,7 @@ from .lattice_inference import (
     search,
 )
 from .optics import Optics
-from .readings import PRIOR_SD, Reading, checked, described
+from .readings import PRIOR_SD, Reading, check_optics, checked, described
 from .scattering import Beam, ScatteringModel, squared_distance
 
 SHIPPED = Path(__file__).parent / "weights" / "descriptor.pt"
@@ -170,6 +170,10 @@ class DescriptorNetwork(nn.Module):
         )
 
     @torch.no_grad()
+    def check_optics(self, optics: Optics) -> None:
+        """Raise ValueError where the network was not trained for such optics; the message says what it reads."""
+        check_optics(optics)
+
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         """Read recorded frames.
 

@@ -40,6 +40,13 @@ def checked(frames: np.ndarray, optics: Optics) -> np.ndarray:
     n = optics.n_pixels
     if frames.ndim != 3 or frames.shape[1:] != (n, n):
         raise ValueError(f"frames have shape {frames.shape}; these optics (n_pixels = {n}) need (any, {n}, {n})")
+    check_optics(optics)
+    return frames
+
+
+def check_optics(optics: Optics) -> None:
+    """Raise ValueError where the network was not trained for such optics; the message says what it reads."""
+    n = optics.n_pixels
     first = FIRST_ORDER / optics.pixel_reciprocal
     if not 0.15 * n < first < 0.29 * n:
         low, high = (FIRST_ORDER * optics.wavelength * 1e3 / (f * n) for f in (0.28, 0.16))
@@ -55,7 +62,6 @@ def checked(frames: np.ndarray, optics: Optics) -> np.ndarray:
             f"semiangle_mrad = {optics.semiangle_mrad} gives disks of radius {optics.disk_radius:.1f} pixels; the "
             f"network reads separate disks: choose semiangle_mrad from {least:.2f} to {most:.2f}"
         )
-    return frames
 
 
 def described(reading: Reading, counts: Tensor, saturated: np.ndarray) -> tuple[np.ndarray, ...]:

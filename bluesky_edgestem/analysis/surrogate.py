@@ -50,7 +50,7 @@ class EnergyMap:
     map_shape : (ny, nx)
         Points of the map, edges included, at least 64 x 64: the target is checked on them.
     min_positions : int
-        Positions before which a run never stops: the kernels rest on them.
+        Positions with an energy before which a run never stops: kernels and elastic energies rest on them.
     seed : int
         Of the first, scrambled Sobol design, and of the draws of candidates.
 
@@ -161,15 +161,19 @@ class EnergyMap:
         """Why to stop, or None: the target is met over the whole map, in two batches running.
 
         One batch does not suffice: the kernels' lengths are estimates, and one that comes out too long meets the
-        target by mistake. The next batch tells.
+        target by mistake. The next batch tells. Nor do positions without an energy: a run that learnt nothing knows
+        only its prior, however narrow that is.
         """
         count, largest = len(self.measurements), float(self.posterior()[1].max())
+        with_energy = [m for m in self.measurements if math.isfinite(m.energy) and not m.flagged]
         if largest > self.target_sd:
             self._within_target = []
         elif not self._within_target or self._within_target[-1] < count:
             self._within_target.append(count)
-        if len(self._within_target) < _BATCHES_WITHIN_TARGET or count < self.min_positions:
+        if len(self._within_target) < _BATCHES_WITHIN_TARGET or len(with_energy) < self.min_positions:
             return None
+        if {m.phase for m in self.measurements if m.phase} - {m.phase for m in with_energy}:
+            return None  # of such a phase only the prior is known, whatever its standard deviation says
         return (
             f"target reached: after {count} positions the largest standard deviation over the field, "
             f"{1e3 * largest:.2f} meV, is within the target of {1e3 * self.target_sd:.2f} meV"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
@@ -22,6 +23,10 @@ class DescriptorSource(Protocol):
         """Descriptors of `frames` (n, ny, nx), unsigned integers."""
         ...
 
+    def check_optics(self, optics: Optics) -> None:
+        """Raise ValueError where it cannot read patterns of such optics; asked before a run begins."""
+        ...
+
 
 class Descriptors(DocumentRouter):
     """Reads the frames that the run announces and derives the stream ``descriptors``, a row a probe position.
@@ -32,9 +37,13 @@ class Descriptors(DocumentRouter):
         For example `analysis.networks.DescriptorNetwork.pretrained()`.
     detector : str
         Data key of the frames; the positions are at ``<detector>_x`` and ``<detector>_y`` [nm].
+    phases : sequence of str, optional
+        The phases that may occur, of those that the source tells apart; all if left out.
     """
 
-    def __init__(self, source: DescriptorSource, detector: str = "detector") -> None:
+    def __init__(
+        self, source: DescriptorSource, detector: str = "detector", phases: Sequence[str] | None = None
+    ) -> None:
         super().__init__()
         self.stream = DerivedStream(
             "descriptors",
@@ -52,6 +61,7 @@ class Descriptors(DocumentRouter):
             },
         )
         self._source = source
+        self._phases = phases
         self._keys = (detector, f"{detector}_x", f"{detector}_y")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="descriptors")
         self._work: list[Future[None]] = []
@@ -97,6 +107,8 @@ class Descriptors(DocumentRouter):
         # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
         with threadpool_limits(1):
             found = self._source.predict(frames, self._optics)
+        if self._phases is not None:
+            found = found.among(self._phases)
         sd, phase = found.strain_sd, found.phase
         for i in range(len(found)):
             self.stream.put(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,10 @@ class Optimizer(Protocol):
     def posterior(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the energy on `map_grid`, (ny, nx) each [eV]."""
         ...
+
+
+#: So many positions running without an energy end the run: what is wrong is not the specimen.
+HOPELESS = 24
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Recommender(DocumentRouter):
         self._streams: dict[str, str] = {}
         self._described: dict[int, dict] = {}
         self._points: list[dict] = []
+        self._reasons_running: list[str] = []  # why the last positions, without a break, have no energy
 
     def descriptor(self, doc):
         """A stream begins: remember which it is."""
@@ -120,19 +126,30 @@ class Recommender(DocumentRouter):
         return self._worker.submit(self._recommend, n, budget_spent, seconds)
 
     def _choose(self, n: int) -> Recommendation:
+        # Of an earlier run's last batch the energies may be missing: its positions were visited all the same.
+        self._points += self._described.values()
+        self._described = {}
         self._ingest()
         return Recommendation(np.asarray(self.optimizer.suggest(n), float), "")
 
     def _ingest(self) -> None:
         points, self._points = self._points, []
         self.positions += len(points)
-        self.converged += sum(p["state"] == "converged" for p in points)
+        for point in points:
+            converged = point.get("state") == "converged"
+            self.converged += converged
+            self._reasons_running = [] if converged else [*self._reasons_running, point.get("reason", "not computed")]
         if points:
             self.optimizer.ingest(points)
 
     def _recommend(self, n: int, budget_spent: str, seconds: dict[str, float]) -> Recommendation:
         began = time.monotonic()
         self._ingest()
+        if len(self._reasons_running) >= HOPELESS:
+            ((reason, _),) = Counter(self._reasons_running).most_common(1)
+            raise RuntimeError(
+                f"none of the last {len(self._reasons_running)} positions gave an energy; most often because: {reason}"
+            )
         self.batches += 1
         mean, sd = self.optimizer.posterior()
         stop = self.optimizer.should_stop() or budget_spent

@@ -19,7 +19,7 @@ from ..callbacks.energetics import Energetics, Energies
 from ..callbacks.recommender import Optimizer, Recommender
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView
-from .beam import describe_beam, prepare_beam, set_dwell_time
+from .beam import check_resumable, checked_metadata, describe_beam, prepare_beam, set_dwell_time
 from .budget import Budget
 from .publishing import declare, publish, wait_for
 from .stubs import declare_frames, fly_positions
@@ -115,23 +115,26 @@ def adaptive_map(
 
         energies = cluster = DFTCluster(scheduler=energies or "local")
 
-    describing, energising = Descriptors(descriptors), Energetics(energies)
+    descriptors.check_optics(optics)
+    describing, energising = Descriptors(descriptors, phases=phases), Energetics(energies)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:
-        earlier = doc["uid"] if name == "start" else earlier
+        if name == "start":
+            check_resumable(doc, field, optics)
+            earlier = doc["uid"]
         recommending(name, doc)
     metadata = {
         "plan_name": "adaptive_map",
-        "target_sd": target_sd,
         **describe_beam(field, optics),
+        "target_sd": target_sd,
         "batch": batch,
         "seed": seed,
         # JSON knows no infinity: a budget that is not set is left out.
         "budget": {"positions": max_positions, "time": max_time, "dose_per_position": max_dose}
         | ({"dose": max_total_dose} if math.isfinite(max_total_dose) else {}),
         **({"resumes": earlier} if earlier else {}),
-        **(md or {}),
+        **checked_metadata(md),
     }
 
     @bpp.subs_decorator([describing, energising, recommending])

@@ -54,4 +54,26 @@ def describe_beam(field: FieldOfView, optics: Optics) -> dict[str, Any]:
 def set_dwell_time(microscope: Microscope, dwell_time: float | None) -> MsgGenerator[None]:
     """Set the exposure of one pattern [s]; None leaves it as it is."""
     if dwell_time is not None:
-        yield from bps.abs_set(microscope.detector.cam.acquire_time, dwell_time, wait=True)
+        yield from bps.abs_set(microscope.detector.exposure, dwell_time, wait=True)
+
+
+#: What callbacks and readers rely on, and metadata must not replace.
+RESERVED = ("uid", "time", "optics", "field_of_view", "target_sd", "budget", "resumes")
+
+
+def checked_metadata(md: dict[str, Any] | None) -> dict[str, Any]:
+    """The user's metadata, refused with a ValueError where it would replace what the run itself says."""
+    if taken := [key for key in md or {} if key in RESERVED]:
+        raise ValueError(f"metadata may not be called {', '.join(taken)}: the run keeps its own there; rename it")
+    return dict(md or {})
+
+
+def check_resumable(earlier: dict[str, Any], field: FieldOfView, optics: Optics) -> None:
+    """Raise ValueError where the run whose start document is `earlier` was of another field or beam."""
+    now = describe_beam(field, optics)
+    for key, value in now.items():
+        if earlier.get(key) != value:
+            raise ValueError(
+                f"run {earlier.get('uid', '')[:8]} cannot be resumed here: "
+                f"its {key} was {earlier.get(key)}, now it is {value}"
+            )

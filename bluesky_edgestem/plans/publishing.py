@@ -26,8 +26,15 @@ def wait_for(future: Future[Result]) -> MsgGenerator[Result]:
     yield from bps.checkpoint()
     # After a pause and resume wait_for comes back although nothing is done: hence the loop.
     while not future.done():
-        yield from bps.wait_for([lambda: asyncio.wrap_future(future)])
+        yield from bps.wait_for([lambda: _awaitable(future)])
     return future.result()
+
+
+def _awaitable(future: Future) -> asyncio.Future:
+    waited = asyncio.wrap_future(future)
+    # Its exception is raised from `future`; asyncio reports one that nobody asked for.
+    waited.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return waited
 
 
 def publish(stream: DerivedStream, future: Future[Result]) -> MsgGenerator[Result]:

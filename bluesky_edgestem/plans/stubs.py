@@ -37,7 +37,7 @@ def check_dose(microscope: Microscope, max_dose: float | None) -> None:
     if dose > max_dose * (1 + 1e-9):
         raise DoseExceeded(
             f"a pattern would cost {dose:.4g} electrons, the budget is {max_dose:.4g}: "
-            f"shorten {microscope.detector.cam.acquire_time.setpoint_pvname} to at most "
+            f"shorten {microscope.detector.exposure.setpoint_pvname} to at most "
             f"{microscope.exposure_for(max_dose):.4g} s, or lower {microscope.beam.current.setpoint_pvname}"
         )
 
@@ -99,10 +99,13 @@ def fly_positions(
 
     def make_safe() -> MsgGenerator[None]:
         yield Msg("stop", microscope)  # blanks; and after an abort waits for the frames that were exposed
-        yield from bps.collect(microscope, name=stream)
+        yield from settle()
 
     def settle() -> MsgGenerator[None]:
         yield from bps.collect(microscope, name=stream)
+        outcome = getattr(microscope.detector, "outcome", None)  # of a detector whose frames may be lost on their way
+        if outcome is not None and outcome.waits:
+            yield from bps.trigger_and_read([outcome], name="series")
 
     yield from bpp.contingency_wrapper(flight(), except_plan=lambda _: make_safe(), else_plan=settle, auto_raise=True)
     return first, microscope.get_index()

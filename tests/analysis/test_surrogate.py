@@ -236,3 +236,17 @@ def test_bad_settings_are_refused(settings, message):
 def test_suggest_needs_a_positive_number():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         new_map().suggest(0)
+
+
+@pytest.mark.parametrize("row", [{"flagged": "the frame is empty"}, {"state": "failed"}])
+def test_a_run_that_learnt_no_energy_never_reaches_its_target(row):
+    energy_map = EnergyMap(FIELD, 0.05, resolution=1.3)
+    rng = np.random.default_rng(0)
+    described = {
+        "exx": 0.0, "eyy": 0.0, "exy": 0.0, "exx_sd": 1e-3, "eyy_sd": 1e-3, "exy_sd": 1e-3, "cov_exx_eyy": 0.0,
+        "cov_exx_exy": 0.0, "cov_eyy_exy": 0.0, "rotation": 0.0, "phase": "MoS2", "phase_probability": 1.0,
+        "flagged": "", "energy": float("nan"),
+    }  # fmt: skip
+    for _ in range(3):
+        energy_map.ingest([{**described, **row, "x": x, "y": y} for x, y in sobol_design(FIELD, 32, rng)])
+        assert energy_map.should_stop() is None

@@ -99,3 +99,53 @@ def test_an_earlier_run_played_in_counts_as_measured():
     callback.recommend(4, "", SECONDS).result(10)
     (event,) = callback.stream.collect()
     assert event["data"]["positions"] == 4
+
+
+def test_a_run_in_which_nothing_gets_an_energy_is_ended_with_the_reason():
+    callback = Recommender(Halving())
+    run = event_model.compose_run()
+    callback("start", run.start_doc)
+    keys = {"frame": {"source": "test", "dtype": "integer", "shape": []}}
+    described = run.compose_descriptor(name="descriptors", data_keys=keys)
+    failed_keys = {
+        **keys,
+        **{
+            k: {"source": "test", "dtype": "number", "shape": []}
+            for k in ("gradient_exx", "gradient_eyy", "gradient_exy")
+        },
+        **{k: {"source": "test", "dtype": "string", "shape": []} for k in ("state", "reason")},
+    }
+    failed = run.compose_descriptor(name="energetics", data_keys=failed_keys)
+    callback("descriptor", described.descriptor_doc)
+    callback("descriptor", failed.descriptor_doc)
+    nan = float("nan")
+    for frame in range(24):
+        row = {"frame": frame}
+        callback("event", described.compose_event(data=row, timestamps={"frame": 0.0}))
+        row |= {
+            "gradient_exx": nan,
+            "gradient_eyy": nan,
+            "gradient_exy": nan,
+            "state": "failed",
+            "reason": "no disk left",
+        }
+        callback("event", failed.compose_event(data=row, timestamps=dict.fromkeys(row, 0.0)))
+    with pytest.raises(RuntimeError, match=r"none of the last 24 positions gave an energy; .*: no disk left"):
+        callback.recommend(3, "", SECONDS).result(10)
+
+
+def test_positions_of_an_interrupted_batch_count_as_visited():
+    optimizer = Halving()
+    callback = Recommender(optimizer)
+    run = event_model.compose_run()
+    callback("start", run.start_doc)
+    keys = {k: {"source": "test", "dtype": "number", "shape": []} for k in ("x", "exx")}
+    keys["frame"] = {"source": "test", "dtype": "integer", "shape": []}
+    described = run.compose_descriptor(name="descriptors", data_keys=keys)
+    callback("descriptor", described.descriptor_doc)
+    for frame in range(30):
+        row = {"frame": frame, "x": float(frame), "exx": 0.01}
+        callback("event", described.compose_event(data=row, timestamps=dict.fromkeys(row, 0.0)))
+    callback.initial(4).result(10)
+    assert [p["x"] for p in optimizer.points] == [float(i) for i in range(30)]
+    assert all("energy" not in p for p in optimizer.points)
