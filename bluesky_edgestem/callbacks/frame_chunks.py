@@ -31,16 +31,24 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
     single = dataset.chunks == (1, *reducer.shape)
     encoding = _encoding(dataset) if single else None
 
+    def came(number: int) -> bool:
+        return dataset.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
+
     def read(number: int, frame: np.ndarray) -> None:
-        place = (start + number, 0, 0)
-        if single and dataset.id.get_chunk_info_by_coord(place).byte_offset is None:
+        if encoding is None:
+            if single and not came(start + number):
+                there[number] = False
+            dataset.read_direct(frame, np.s_[start + number])
+            return
+        try:
+            skipped, data = dataset.id.read_direct_chunk((start + number, 0, 0))
+        except (RuntimeError, OSError):
+            if came(start + number):  # asked only here: it takes HDF5 longer than to read the chunk
+                raise
             there[number] = False
             frame[:] = 0
-        elif encoding is None:
-            dataset.read_direct(frame, np.s_[start + number])
-        else:
-            skipped, data = dataset.id.read_direct_chunk(place)
-            decompress(Chunk("", reducer.shape, frame.dtype, "none" if skipped else encoding, data), frame)
+            return
+        decompress(Chunk("", reducer.shape, frame.dtype, "none" if skipped else encoding, data), frame)
 
     return reducer.reduce_read(stop - start, dataset.dtype, read), there
 

@@ -22,7 +22,7 @@ TITLES = {
     "divergence": "Divergence",
     "curl": "Curl",
 }
-COLUMNS = 4
+COLUMNS = 3
 QUANTILE = 0.005
 """Share of the points at either end that may lie beyond the colours: one stray point must not hide the others."""
 
@@ -41,7 +41,9 @@ def draw(images: ScanImages, figure: Figure | None = None) -> Figure:
     if figure is None:
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(4.4 * COLUMNS, 3.9 * rows + 0.4), layout="constrained")
+        field = images.grid.field if images.grid else None
+        high = 1.0 if field is None else float(np.clip(field.height / field.width, 0.4, 1.5))
+        figure = Figure(figsize=(5.2 * COLUMNS, (4.0 * high + 0.9) * rows + 0.4), layout="constrained")
     figure.clear()
     all_axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
     for axes, name in zip(all_axes, names, strict=False):
@@ -79,7 +81,7 @@ def colours(name: str, image: np.ndarray) -> dict:
 def _draw_one(figure: Figure, axes: Axes, images: ScanImages, name: str) -> None:
     image = images.image(name)
     style = colours(name, image)
-    axes.set_facecolor("0.8")  # what is not measured is neither dark nor bright
+    axes.set_facecolor("#c8e6c9")  # what is not measured is neither dark nor bright nor 0
     if images.grid is not None:
         field, shape = images.grid.field, images.grid.shape
         half = np.array([field.width / (shape[1] - 1), field.height / (shape[0] - 1)]) / 2
@@ -91,7 +93,8 @@ def _draw_one(figure: Figure, axes: Axes, images: ScanImages, name: str) -> None
         drawn = axes.scatter(*images.positions.T, c=image, s=12, **style)
         axes.set_aspect("equal", "datalim")
     axes.set(title=TITLES.get(name, name.replace("_", " ")), xlabel="x [nm]", ylabel="y [nm]")
-    figure.colorbar(drawn, ax=axes, label=unit(images, name))
+    # Beside the image, as high as it is: the field need not be square.
+    figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)), label=unit(images, name))
 
 
 def _scale_bar(axes: Axes, extent: tuple[float, float, float, float]) -> None:

@@ -244,7 +244,7 @@ def test_pictures_say_what_they_show(tmp_path, metadata):
     assert drawn[3].get_clim()[0] == -drawn[3].get_clim()[1]
     assert (drawn[6].get_cmap().name, drawn[6].get_clim()) == ("twilight", (-np.pi, np.pi))
     assert "1 frames lost" in figure.get_suptitle()
-    labels = {axes.get_ylabel() for axes in figure.axes}
+    labels = {bar.get_ylabel() for axes in titles.values() for bar in axes.child_axes}
     assert {"electrons", "mrad", "rad"} <= labels
     if "shape" in metadata:
         assert "mrad/nm" in labels
