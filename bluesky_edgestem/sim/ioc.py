@@ -176,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Optics()
     parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
     parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
-    parser.add_argument("--seed", type=int, default=0, help="draws the specimen and the noise (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="draws the specimen and the noise (default: %(default)s)")
     parser.add_argument("--field", type=float, default=100.0, help="size of the specimen's region [nm] (%(default)s)")
     parser.add_argument("--scan-range", type=float, default=120.0, help="reach of the coils [nm] (%(default)s)")
     parser.add_argument("--energy", type=float, default=default.energy_keV, help="beam energy [keV] (%(default)s)")
@@ -195,6 +195,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pixels", type=int, default=default.n_pixels, help="pixels along a frame's side (%(default)s)"
     )
+    parser.add_argument(
+        "--psf",
+        type=float,
+        default=default.psf_px,
+        help="standard deviation of the point spread [pixels] (%(default)s)",
+    )
+    parser.add_argument(
+        "--background",
+        type=float,
+        default=default.background,
+        help="fraction of the electrons in the diffuse background (%(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
     parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
     parser.add_argument(
@@ -204,6 +216,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
     )
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is a whole number, 0 or above")
+    return seed
 
 
 def _served_already(prefix: str) -> bool:
@@ -237,6 +259,8 @@ def run(options: argparse.Namespace) -> int:
         semiangle_mrad=options.semiangle,
         pixel_mrad=options.pixel,
         n_pixels=options.pixels,
+        psf_px=options.psf,
+        background=options.background,
     )
 
     async def until_signalled() -> None:

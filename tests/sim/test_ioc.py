@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from bluesky_edgestem.sim.ioc import pv_help, pv_list
+import argparse
+from dataclasses import replace
+from unittest.mock import AsyncMock, patch
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.geometry import FieldOfView
+from bluesky_edgestem.sim import ioc
+from bluesky_edgestem.sim.frames import Renderer
+from bluesky_edgestem.sim.ioc import add_arguments, main, pv_help, pv_list, run
 
 
 def test_every_pv_says_what_it_is():
@@ -25,3 +36,40 @@ def test_help_shows_a_setting_and_its_readback_in_one_line():
     assert any(line.split()[0] == "T:Scan:X(_RBV)" and line.endswith("[nm]") for line in lines)
     assert not any(line.split()[0] == "T:Scan:X_RBV" for line in lines[1:])
     assert any("T:HDF1:NumCaptured_RBV" in line and line.endswith("(read only)") for line in lines)
+
+
+@pytest.mark.parametrize("bad", ["-1", "1.5", "one"])
+def test_a_seed_is_a_whole_number_not_below_0(bad, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--seed", bad])
+    assert ended.value.code == 2
+    assert f"argument --seed: '{bad}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err
+
+
+def served_optics(*argv):
+    """The optics that these options of the command line serve."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    serving = AsyncMock()
+    with patch.object(ioc, "serve", serving), patch.object(ioc, "_served_already", return_value=False):
+        assert run(parser.parse_args(argv)) == 0
+    return serving.call_args.kwargs["optics"]
+
+
+def test_the_detector_is_as_the_options_say():
+    assert served_optics() == Optics()
+    assert served_optics("--psf", "1.5", "--background", "0.2") == replace(Optics(), psf_px=1.5, background=0.2)
+
+
+def test_point_spread_and_background_reach_the_frames():
+    """A wide point spread blurs the disks; a background that is nearly all fills the space between them."""
+    renderer = Renderer("specimen", 0, FieldOfView.centred(100.0), 1)
+    try:
+        plain, blurred, foggy = (
+            renderer.submit((0.0, 0.0), 1e6, replace(Optics(n_pixels=64, pixel_mrad=1.0), **change), 0).result(60)
+            for change in ({"psf_px": 0.0, "background": 0.0}, {"psf_px": 3.0, "background": 0.0}, {"background": 0.9})
+        )
+    finally:
+        renderer.close()
+    assert blurred.max() < 0.5 * plain.max()
+    assert np.count_nonzero(foggy) > 1.2 * np.count_nonzero(plain)
