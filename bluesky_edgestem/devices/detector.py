@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 from bluesky.protocols import StreamAsset
 from event_model import DataKey
 from ophyd import Component as Cpt
 from ophyd import Device
 
 from .frame_files import FrameFiles, HDFPlugin
-from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until
+from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until, watch
 from .statuses import NamedStatus, in_order
 
 READ_OUT_TIMEOUT = 5.0
@@ -96,6 +97,45 @@ class PixelatedDetector(Device):
         self.files = FrameFiles(self.hdf, data_key or name, str(directory))
         self._expected = 0
 
+    @property
+    def directory(self) -> str:
+        """Folder that the frames go to, as the detector's IOC and the readers see it."""
+        return self.files.directory
+
+    @directory.setter
+    def directory(self, directory: str) -> None:
+        self.files.directory = directory
+
+    @property
+    def exposure(self) -> SetSignal:
+        """Time [s] that a frame counts for."""
+        return self.cam.acquire_time
+
+    @property
+    def width(self) -> int:
+        """Pixels of a frame along x."""
+        return int(self.cam.size_x.get())
+
+    @property
+    def condition(self) -> str:
+        """What the detector does, in words, without asking it."""
+        return f"{self.cam.detector_state.pvname} is {self.cam.detector_state.latest}"
+
+    def follow(self, counted: Callable[[int], object], status: NamedStatus) -> None:
+        """Call `counted` with the number of frames as it grows, until `status` is done; fail that if none can come."""
+
+        def count(value: int, **_: object) -> None:
+            counted(value)
+
+        def wrote(value: str, **_: object) -> None:
+            if value == "Write error":
+                status.fail(OSError(f"{self.hdf.message.pvname}: {self.hdf.message.latest}"))
+
+        for signal, callback in ((self.hdf.num_captured, count), (self.hdf.write_status, wrote)):
+            signal.subscribe(callback, run=False)
+            status.add_callback(lambda _, signal=signal, callback=callback: signal.clear_sub(callback))
+        watch((self.hdf.num_captured, self.cam.detector_state), status)
+
     def stage(self) -> NamedStatus:
         """Open a file; done once it takes frames."""
         self.wait_for_connection(timeout=self.cam.armed.connection_timeout)
@@ -110,6 +150,10 @@ class PixelatedDetector(Device):
         """Get ready for a flight of `frames`."""
         self._expected = self.files.written + frames
         return self.arming.prepare(frames)
+
+    def prepare_at(self, positions: np.ndarray) -> NamedStatus:
+        """Get ready for a flight over `positions` (n, 2) [nm]; the file has the coils' readback of each."""
+        return self.prepare(len(positions))
 
     def kickoff(self) -> NamedStatus:
         """Arm."""

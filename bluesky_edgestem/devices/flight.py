@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from .detector import PixelatedDetector
+from .pattern_detector import PatternDetector
 from .scan_coils import ScanCoils
 from .signals import watch
 from .statuses import NamedStatus
@@ -29,44 +29,31 @@ class Flight:
         Positions in the list.
     """
 
-    def __init__(self, coils: ScanCoils, detector: PixelatedDetector, n: int) -> None:
+    def __init__(self, coils: ScanCoils, detector: PatternDetector, n: int) -> None:
         self.coils, self.detector, self.n = coils, detector, n
         self.status = NamedStatus(f"flight over {n} positions")
-        self._first = detector.files.written
+        self._first = detector.get_index()
         self._progress = time.monotonic()
         self._over = threading.Event()
-        hdf, cam = detector.hdf, detector.cam
-        self._subscriptions = ((hdf.num_captured, self._counted), (hdf.write_status, self._wrote))
-        for signal, callback in self._subscriptions:
-            signal.subscribe(callback, run=False)
-        self.status.add_callback(self._done)
-        watch((coils.state, hdf.num_captured, cam.detector_state), self.status)
+        self.status.add_callback(lambda _: self._over.set())
+        detector.follow(self._counted, self.status)
+        watch((coils.state,), self.status)
         threading.Thread(target=self._watch_progress, name="flight", daemon=True).start()
 
     @property
     def taken(self) -> int:
         """Frames of this flight that are in the file."""
-        return self.detector.files.written - self._first
+        return self.detector.get_index() - self._first
 
     def start(self) -> None:
         """Send the coils off."""
         self._progress = time.monotonic()
         self.coils.start(self._coils_ended)
 
-    def _done(self, _: object) -> None:
-        self._over.set()
-        for signal, callback in self._subscriptions:
-            signal.clear_sub(callback)
-
-    def _counted(self, value: int, **_: object) -> None:
+    def _counted(self, value: int) -> None:
         self._progress = time.monotonic()
         if value - self._first >= self.n:
             self.status.finish()
-
-    def _wrote(self, value: str, **_: object) -> None:
-        if value == "Write error":
-            message = self.detector.hdf.message
-            self.status.fail(OSError(f"{message.pvname}: {message.latest}"))
 
     def _coils_ended(self) -> None:
         self.status.after(ENDED_GRACE, self._check_end)
@@ -85,13 +72,12 @@ class Flight:
         while not self._over.wait(1.0):
             if self.coils.state.latest == "Paused":
                 self._progress = time.monotonic()
-            exposure = self.detector.cam.acquire_time.latest or 0.0
+            exposure = self.detector.exposure.latest or 0.0
             settle = self.coils.settle_time.latest or 0.0
             if time.monotonic() - self._progress > STALL_TIMEOUT + exposure + settle:
                 self.status.fail(
                     TimeoutError(
                         f"no frame for {STALL_TIMEOUT:g} s, {self._where()}; "
-                        f"{self.coils.state.pvname} is {self.coils.state.latest}, "
-                        f"{self.detector.cam.detector_state.pvname} is {self.detector.cam.detector_state.latest}"
+                        f"{self.coils.state.pvname} is {self.coils.state.latest}, {self.detector.condition}"
                     )
                 )

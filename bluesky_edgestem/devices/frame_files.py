@@ -20,6 +20,30 @@ SCAN_X, SCAN_Y = (f"/entry/instrument/NDAttributes/Scan{axis}" for axis in "XY")
 ATTRIBUTE_CHUNK = 256
 
 
+def frame_keys(name: str, source: str, shape: tuple[int, int], dtype: str = "<u2") -> dict[str, DataKey]:
+    """Data keys of frames of `shape` (ny, nx), called `name`, and of the probe's positions, `name`_x and `name`_y."""
+    position = {
+        "source": source,
+        "dtype": "number",
+        "dtype_numpy": "<f8",
+        "shape": [],
+        "units": "nm",
+        "external": "STREAM:",
+    }
+    return {
+        name: {
+            "source": source,
+            "dtype": "array",
+            "dtype_numpy": dtype,
+            "shape": list(shape),
+            "units": "electrons",
+            "external": "STREAM:",
+        },
+        f"{name}_x": dict(position),
+        f"{name}_y": dict(position),
+    }  # type: ignore[return-value]
+
+
 class HDFPlugin(Device):
     """areaDetector's NDFileHDF5, as far as it is needed. Its IOC must attach the coils' readback to each frame as the
     NDAttributes ScanX and ScanY [nm]."""
@@ -125,26 +149,7 @@ class FrameFiles:
 
     def describe(self) -> dict[str, DataKey]:
         """Data keys of the frames and of the probe's positions."""
-        source = f"{self.hdf.prefix}FullFileName_RBV"
-        position = {
-            "dtype": "number",
-            "dtype_numpy": "<f8",
-            "shape": [],
-            "units": "nm",
-            "external": "STREAM:",
-        }
-        return {
-            self.name: {
-                "source": source,
-                "dtype": "array",
-                "dtype_numpy": "<u2",
-                "shape": list(self._shape),
-                "units": "electrons",
-                "external": "STREAM:",
-            },
-            f"{self.name}_x": {"source": source, **position},
-            f"{self.name}_y": {"source": source, **position},
-        }  # type: ignore[return-value]
+        return frame_keys(self.name, f"{self.hdf.prefix}FullFileName_RBV", self._shape)
 
     def documents(self, stop: int) -> Iterator[StreamAsset]:
         """Stream documents of the frames not yet told of, up to index `stop`; the resources come with the first."""

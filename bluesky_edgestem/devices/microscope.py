@@ -46,7 +46,7 @@ class Microscope(Device):
 
     def __init__(self, prefix: str, *, name: str = "microscope", directory: str = "/tmp", **kwargs: object) -> None:
         super().__init__(prefix, name=name, **kwargs)
-        self.detector.files.directory = str(directory)
+        self.detector.directory = str(directory)
         self.beam.before_stop = self.hold
         self._flight: Flight | None = None
         self._prepared = 0
@@ -62,7 +62,7 @@ class Microscope(Device):
     @property
     def dose_per_pattern(self) -> float:
         """Electrons that one pattern costs the specimen, from the beam's current and the exposure."""
-        return self.beam.dose(float(self.detector.cam.acquire_time.get()))
+        return self.beam.dose(float(self.detector.exposure.get()))
 
     def exposure_for(self, dose: float) -> float:
         """Exposure [s] that gives `dose` [electrons per pattern] at the present current.
@@ -84,7 +84,7 @@ class Microscope(Device):
     @property
     def optics(self) -> Optics:
         """Beam energy, semiangle and the detector's calibration as set."""
-        return self.beam.optics(int(self.detector.cam.size_x.get()))
+        return self.beam.optics(self.detector.width)
 
     @property
     def flying(self) -> bool:
@@ -132,7 +132,7 @@ class Microscope(Device):
         return together(
             f"prepare {self._prepared} positions",
             self.coils.load(array),
-            self.detector.prepare(self._prepared),
+            self.detector.prepare_at(array),
         )
 
     def kickoff(self) -> NamedStatus:

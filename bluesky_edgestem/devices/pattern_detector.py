@@ -1,0 +1,69 @@
+"""What a microscope asks of its detector, whatever that is controlled by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from bluesky.protocols import StreamAsset
+from event_model import DataKey
+
+from .statuses import NamedStatus
+
+
+class PatternDetector(Protocol):
+    """A detector that takes a pattern at each trigger of the scan coils, and writes it to a file."""
+
+    directory: str
+
+    @property
+    def exposure(self) -> Any:
+        """A signal: the time [s] that a frame counts for."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Pixels of a frame along x."""
+        ...
+
+    @property
+    def condition(self) -> str:
+        """What the detector does, in words, without asking it."""
+        ...
+
+    def follow(self, counted: Callable[[int], object], status: NamedStatus) -> None:
+        """Call `counted` with the number of frames as it grows, until `status` is done; fail that if none can come."""
+        ...
+
+    def stage(self) -> NamedStatus:
+        """Get ready to write."""
+        ...
+
+    def unstage(self) -> NamedStatus:
+        """Disarm and finish what is written."""
+        ...
+
+    def prepare_at(self, positions: np.ndarray) -> NamedStatus:
+        """Get ready for a flight over `positions` (n, 2) [nm]."""
+        ...
+
+    def kickoff(self) -> NamedStatus:
+        """Arm."""
+        ...
+
+    def describe_collect(self) -> dict[str, DataKey]:
+        """Data keys of one stream."""
+        ...
+
+    def get_index(self) -> int:
+        """Frames that readers may ask for."""
+        ...
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[StreamAsset]:
+        """Documents of the frames written since the last call, up to `index`."""
+        ...
+
+    def stop(self, *, success: bool = False) -> None:
+        """Take no more triggers."""
+        ...
