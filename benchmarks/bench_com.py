@@ -30,7 +30,7 @@ ASKED = 0.6
 
 
 @njit(nogil=True)
-def read_words(words: np.ndarray) -> int:
+def read_words(words: np.ndarray) -> np.uint64:
     """Read all of `words` (n,) uint64."""
     seen = np.uint64(0)
     for i in range(words.size):

@@ -19,6 +19,8 @@ from .sparse_masks import SparseMasks
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
 """Pixels that the kernels know."""
+SUM_TYPES = (np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.uint64))
+"""Sums of a row or a column, narrowest first: the narrower, the more of them an instruction adds."""
 BLOCK = 1 << 19
 """Bytes of frames that a core reads before it reduces them; they fit its second-level cache."""
 
@@ -178,13 +180,14 @@ class Reducer:
             raise ValueError(f"{len(frames)} frames do not go into a reduction of {len(out)}")
         masks = self.masks
         columns = self._columns(frames.dtype)
-        _reduce(frames, columns, *masks.runs, out.total, out.moments, out.counted)
+        _reduce(frames, columns, *masks.counted, out.total, out.moments, out.counted)
         if masks.weighted_names:
-            _weigh(frames, *masks.weights, out.weighted)
+            _weigh(frames, *masks.weighted, *masks.weights, out.weighted)
 
     def _columns(self, dtype: np.dtype) -> np.ndarray:
-        """Room for the sums of columns, one for each thread: 32 bits hold a row or column of 65,536 uint16."""
-        wide = np.dtype(np.uint64 if dtype.itemsize > 2 or max(self.shape) > 1 << 16 else np.uint32)
+        """Room for the sums of columns, one for each thread, in the narrowest integers that hold any row or column."""
+        largest = max(self.shape) * (2 ** (8 * dtype.itemsize) - 1)
+        wide = next(t for t in SUM_TYPES if largest < 2 ** (8 * t.itemsize))
         columns = getattr(self._own, wide.name, None)
         if columns is None:
             columns = np.zeros(self.shape[1], wide)
@@ -211,11 +214,10 @@ def check_frames(frames: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _reduce(frames, columns, row_runs, begins, ends, owners, total, moments, counted):  # pragma: no cover
-    """Sums of counts, of columns and of rows; runs are the stretches of each row that a virtual detector counts.
+def _reduce(frames, columns, rows, begins, ends, owners, total, moments, counted):  # pragma: no cover
+    """Sums of counts, of columns and of rows; then, with the frame in the core's cache, of the stretches of masks.
 
-    Row by row, so that the runs find the row in the first-level cache, and with the sums of columns as a vector: both
-    inner loops compile to vector instructions on narrow integers.
+    The sums of columns are a vector: the inner loops compile to vector instructions on narrow integers.
     """
     n, ny, nx = frames.shape
     wide = columns.dtype.type
@@ -232,26 +234,28 @@ def _reduce(frames, columns, row_runs, begins, ends, owners, total, moments, cou
                 columns[x] = wide(columns[x] + count)
             counts += np.uint64(row)
             moment_y += np.uint64(y) * np.uint64(row)
-            for k in range(row_runs[y], row_runs[y + 1]):
-                part = wide(0)
-                for x in range(begins[k], ends[k]):
-                    part = wide(part + wide(line[x]))
-                counted[i, owners[k]] += np.uint64(part)
         moment_x = np.uint64(0)
         for x in range(nx):
             moment_x += np.uint64(x) * np.uint64(columns[x])
         total[i] = counts
         moments[i, 0] = moment_x
         moments[i, 1] = moment_y
+        for k in range(rows.size):
+            stretch = frames[i, rows[k], begins[k] : ends[k]]
+            part = wide(0)
+            for x in range(stretch.size):
+                part = wide(part + wide(stretch[x]))
+            counted[i, owners[k]] += np.uint64(part)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _weigh(frames, runs, begins, ends, owners, rows, offsets, weights, weighted):  # pragma: no cover
-    """Weighted sums over stretches of rows, those of one virtual detector after those of another."""
+def _weigh(frames, rows, begins, ends, owners, offsets, values, weighted):  # pragma: no cover
+    """Weighted sums over stretches of rows."""
     for i in range(frames.shape[0]):
-        for k in range(runs):
-            line = frames[i, rows[k]]
+        for k in range(rows.size):
+            stretch = frames[i, rows[k], begins[k] : ends[k]]
+            weights = values[offsets[k] :]
             part = 0.0
-            for x in range(begins[k], ends[k]):
-                part += weights[offsets[k] + x - begins[k]] * np.float64(line[x])
+            for x in range(stretch.size):
+                part += weights[x] * np.float64(stretch[x])
             weighted[i, owners[k]] += part

@@ -63,25 +63,23 @@ def field_detectors(optics: Optics) -> dict[str, Annulus]:
     }
 
 
-class Runs(NamedTuple):
-    """Stretches of pixels ``[begin, end)`` in order of their rows; those of row y begin at number `of_row[y]`."""
+class Stretches(NamedTuple):
+    """Stretches of pixels in rows, and which virtual detector each belongs to.
 
-    of_row: np.ndarray  #: (ny + 1,) int64
-    begins: np.ndarray  #: (runs,) int64
-    ends: np.ndarray  #: (runs,) int64
-    owners: np.ndarray  #: (runs,) int64, number of the virtual detector
+    Unsigned, for numba would test signed numbers at each pixel for being counted from the end.
+    """
+
+    rows: np.ndarray  #: (stretches,) uint64
+    begins: np.ndarray  #: (stretches,) uint64, first column
+    ends: np.ndarray  #: (stretches,) uint64, one past the last column
+    owners: np.ndarray  #: (stretches,) uint64
 
 
 class Weights(NamedTuple):
-    """Stretches of pixels with a weight each; the weights of run k begin at `offsets[k]`."""
+    """The weights of all stretches, those of one after those of the one before."""
 
-    runs: int
-    begins: np.ndarray  #: (runs,) int64
-    ends: np.ndarray  #: (runs,) int64
-    owners: np.ndarray  #: (runs,) int64
-    rows: np.ndarray  #: (runs,) int64
-    offsets: np.ndarray  #: (runs,) int64
-    weights: np.ndarray  #: (pixels,) float64
+    offsets: np.ndarray  #: (stretches,) uint64, where those of each begin
+    values: np.ndarray  #: (pixels,) float64
 
 
 @dataclass(frozen=True)
@@ -96,17 +94,18 @@ class SparseMasks:
         All virtual detectors, in the order they were given.
     counted_names, weighted_names : tuple[str, ...]
         Those with a mask of bool, whose sums are counts, and those with weights.
-    runs : Runs
-        Of the masks of bool.
+    counted, weighted : Stretches
+        Of the masks of bool, and of the others.
     weights : Weights
-        Of the others.
+        Of `weighted`.
     """
 
     shape: tuple[int, int]
     names: tuple[str, ...]
     counted_names: tuple[str, ...]
     weighted_names: tuple[str, ...]
-    runs: Runs
+    counted: Stretches
+    weighted: Stretches
     weights: Weights
 
     @classmethod
@@ -130,26 +129,21 @@ class SparseMasks:
                 raise ValueError(f"mask {name!r} has weights that are not finite; use 0 for pixels that do not count")
         counted = tuple(name for name, mask in masks.items() if mask.dtype.kind == "b")
         weighted = tuple(name for name in masks if name not in counted)
-        rows, begins, ends, owners = _stretches([masks[name] for name in counted])
-        order = np.argsort(rows, kind="stable")
-        of_row = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=ny))]).astype(np.int64)
-        runs = Runs(of_row, begins[order], ends[order], owners[order])
-        rows, begins, ends, owners = _stretches([masks[name] for name in weighted])
-        parts = [
-            np.asarray(masks[weighted[k]][y, a:b], float) for y, a, b, k in zip(rows, begins, ends, owners, strict=True)
-        ]
-        offsets = np.concatenate([[0], np.cumsum(ends - begins)])[:-1].astype(np.int64)
-        values = np.concatenate([np.zeros(0), *parts])
-        weights = Weights(len(rows), begins, ends, owners, rows, offsets, values)
-        return cls((ny, nx), tuple(masks), counted, weighted, runs, weights)
+        stretches = _stretches([masks[name] for name in weighted])
+        parts = [np.asarray(masks[weighted[k]][y, a:b], float) for y, a, b, k in zip(*stretches, strict=True)]
+        lengths = [len(part) for part in parts]
+        offsets = np.cumsum([0, *lengths])[:-1].astype(np.uint64)
+        weights = Weights(offsets, np.concatenate([np.zeros(0), *parts]))
+        of_counted = _stretches([masks[name] for name in counted])
+        return cls((ny, nx), tuple(masks), counted, weighted, of_counted, stretches, weights)
 
 
-def _stretches(masks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, begins, ends and owners (runs,) int64 of the stretches that are not 0."""
+def _stretches(masks: list[np.ndarray]) -> Stretches:
+    """Where the masks are not 0, in the order of the rows: a kernel goes through a frame once."""
     found = [np.zeros((0, 4), np.int64)]
     for owner, mask in enumerate(masks):
         edges = np.diff(np.pad((mask != 0).astype(np.int8), ((0, 0), (1, 1))), axis=1)
         (rows, begins), (_, ends) = np.nonzero(edges == 1), np.nonzero(edges == -1)
         found.append(np.column_stack([rows, begins, ends, np.full(len(rows), owner)]))
-    rows, begins, ends, owners = np.ascontiguousarray(np.concatenate(found).T.astype(np.int64))
-    return rows, begins, ends, owners
+    together = np.concatenate(found).astype(np.uint64)
+    return Stretches(*np.ascontiguousarray(together[np.argsort(together[:, 0], kind="stable")].T))

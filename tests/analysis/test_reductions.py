@@ -53,12 +53,13 @@ def test_sums_moments_and_masks_are_those_of_exact_arithmetic(dtype, n, ny, nx, 
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_a_saturated_frame_of_512_pixels_overflows_nothing(dtype):
-    frame = np.full((1, 512, 512), np.iinfo(dtype).max, dtype)
-    found = Reducer((512, 512), {"all": np.ones((512, 512), bool)}).reduce(frame)
+@pytest.mark.parametrize("n", [257, 258, 512])
+def test_a_saturated_frame_overflows_nothing(dtype, n):
+    frame = np.full((1, n, n), np.iinfo(dtype).max, dtype)
+    found = Reducer((n, n), {"all": np.ones((n, n), bool)}).reduce(frame)
     top = int(np.iinfo(dtype).max)
-    assert found.total.tolist() == found.virtual["all"].tolist() == [512 * 512 * top]
-    assert found.moments.tolist() == [[512 * top * (511 * 512 // 2)] * 2]
+    assert found.total.tolist() == found.virtual["all"].tolist() == [n * n * top]
+    assert found.moments.tolist() == [[n * top * (n * (n - 1) // 2)] * 2]
     assert found.centre_of_mass() == pytest.approx(np.zeros((1, 2)), abs=1e-12)
 
 
