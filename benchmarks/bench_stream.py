@@ -280,8 +280,10 @@ def scaling(frames: int, rounds: int) -> dict:
             ours(detector, "v1", sent, 300, 1)
             rates = {w: [ours(detector, "v1", sent, here, w)[0] for _ in range(rounds)] for w in (1, 2)}
         row = {plural(w): round(max(rates[w])) for w in rates}
-        found[str(pixels)] = row | {"GB/s of pixels": round(max(map(max, rates.values())) * sent[0].nbytes / 1e9, 2)}
-        print(pixels, found[str(pixels)], flush=True)
+        found[f"{pixels} pixels"] = row | {
+            "GB/s of pixels": round(max(map(max, rates.values())) * sent[0].nbytes / 1e9, 2)
+        }
+        print(pixels, row, flush=True)
     return found
 
 
@@ -358,8 +360,8 @@ if __name__ == "__main__":
     )
     result |= {
         "counts in every pixel": {k: dense[k] for k in ("bytes a frame", "v1", "v2", "peer", "v1 over peer")},
-        "scaling, frames a second": timed("scaling", scaling(options.frames // 2, 2)),
-        "peak memory, MB": timed("memory", {str(n): memory(n) for n in (options.long // 10, options.long)}),
+        "scaling": timed("scaling", scaling(options.frames // 2, 2)),
+        "peak memory, MB": timed("memory", {f"{n} frames": memory(n) for n in (options.long // 10, options.long)}),
         f"lag at {LAG_RATE:.0f} frames a second": timed("lag", {p: lag(options.frames, p) for p in ("v1", "v2")}),
     }
     print(json.dumps(result))

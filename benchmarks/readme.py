@@ -110,6 +110,62 @@ ROWS = (
         )
         for beam in ("80 keV", "200 keV", "300 keV")
     ),
+    Row(
+        "DECTRIS stream v1, 192 × 192: received, reduced to sum and centre of mass, written; over libertem-live, which"
+        " writes nothing",
+        "≥ 2",
+        "stream",
+        "{v1 over peer:.2f} ({v1:,} and {peer:,} frames/s)",
+    ),
+    Row("the same, v2 over v1", "≥ 1", "stream", "{v2 over v1:.2f} ({v2:,} frames/s)"),
+    Row(
+        "the same with counts in every pixel, v1 over libertem-live",
+        "",
+        "stream",
+        "{counts in every pixel[v1 over peer]:.2f} ({counts in every pixel[v1]:,} frames/s)",
+    ),
+    Row("Frames lost in any of these", "0", "stream", "{lost}"),
+    *(
+        Row(
+            f"Stream v1, {n} × {n}: 1 and 2 workers",
+            "",
+            "stream",
+            f"{{scaling[{n} pixels][1 worker]:,}} and {{scaling[{n} pixels][2 workers]:,}} frames/s",
+        )
+        for n in (96, 192, 256, 512)
+    ),
+    Row(
+        "Peak memory of the receiver, 10,000 and 100,000 frames",
+        "the same",
+        "stream",
+        "{peak memory, MB[10000 frames]:.0f} and {peak memory, MB[100000 frames]:.0f} MB",
+    ),
+    Row(
+        "At 5,000 frames/s, from exposure to reduced: median, longest",
+        "≤ 0.5 s",
+        "stream",
+        "{lag at 5000 frames a second[v1][reduced][median_s]:.3f} s,"
+        " {lag at 5000 frames a second[v1][reduced][max_s]:.2f} s",
+    ),
+    Row(
+        "the same, to readable in the file",
+        "≤ 0.5 s",
+        "stream",
+        "{lag at 5000 frames a second[v1][readable][median_s]:.2f} s,"
+        " {lag at 5000 frames a second[v1][readable][max_s]:.2f} s",
+    ),
+    Row(
+        "Damaged messages of stream v2: all, crashes, hangs, beyond the declared frame",
+        "10⁶, 0, 0, 0",
+        "fuzz",
+        "{messages:,}, {crashed}, {hung}, {larger than declared}",
+    ),
+    Row(
+        "the same: memory over that before, longest message",
+        "",
+        "fuzz",
+        "{peak memory over that before, MB:.1f} MB, {longest_ms:.0f} ms",
+    ),
     Row("`import bluesky_edgestem`, median", "≤ 0.5 s", "import", "{import[median_s]:.2f} s"),
     Row("`edgestem --help`, median", "≤ 0.5 s", "import", "{help[median_s]:.2f} s"),
 )

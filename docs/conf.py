@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "benchmark_figures",
     "command_help",
     "config_keys",
     "derived_streams",

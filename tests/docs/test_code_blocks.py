@@ -12,6 +12,7 @@ import pytest
 from bluesky_edgestem.config import parse_experiment
 
 ROOT = Path(__file__).parents[2]
+STARTS = ("MicroscopeProcess", "SimplonProcess", "CatalogServer", "Cluster")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -25,7 +26,7 @@ def having(language: str) -> list:
     made = []
     for page in PAGES:
         if found := blocks(page, language):
-            starts = any(word in block for block in found for word in ("MicroscopeProcess", "CatalogServer", "Cluster"))
+            starts = any(word in block for block in found for word in STARTS)
             made.append(pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.system] * starts))
     return made
 
