@@ -1,0 +1,87 @@
+"""A microscope of coils and beam over EPICS, and a DECTRIS detector over its own interface, flown by `raster_map`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401 -- registers bitshuffle
+import numpy as np
+import pytest
+
+from bluesky_edgestem.geometry import FieldOfView, ScanGrid
+from bluesky_edgestem.sim.launch import MicroscopeProcess
+from bluesky_edgestem.sim.simplon_frames import draw
+from bluesky_edgestem.sim.simplon_launch import SimplonProcess
+
+pytestmark = pytest.mark.system
+
+IMAGES = np.array(draw("disks", 64, 16, 64, 0, 1e4))
+GRID = ScanGrid(FieldOfView(-20.0, -10.0, 40.0, 30.0), 8, 5).positions
+
+
+@pytest.fixture(scope="module")
+def scanner(ioc: MicroscopeProcess, client_class: type) -> Iterator:
+    """Calls the functions of simplon_runs.py."""
+    client = client_class(str(Path(__file__).parent / "simplon_runs.py"), ioc.client_env)
+    yield client
+    client.close()
+
+
+def path_of(documents: list) -> Path:
+    return Path(next(d["uri"] for n, d in documents if n == "stream_resource").removeprefix("file://localhost"))
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_a_raster(ioc, scanner, tmp_path: Path, protocol: str) -> None:
+    with SimplonProcess(pixels=64, rate=500, protocol=protocol, drop=[7]) as detector:
+        host = f"127.0.0.1:{detector.api_port}"
+        call = ("raster", ioc.prefix, host, detector.address, str(tmp_path), 8, 5)
+        documents, error, _, blanked = scanner.call(*call, 5e-4, 0.1)
+        assert (error, blanked) == ("", True)
+        keys = next(d for n, d in documents if n == "descriptor")["data_keys"]
+        assert list(keys) == ["detector", "detector_x", "detector_y"]
+        config = next(d for n, d in documents if n == "descriptor")["configuration"]["microscope"]["data"]
+        assert config["microscope_detector_cam_count_time"] == 5e-4
+        assert config["microscope_detector_cam_trigger_mode"] == "exts"
+        stop = documents[-1][1]
+        assert (stop["exit_status"], stop["num_events"]) == ("success", {"primary": 40, "series": 1})
+        event = next(d for n, d in documents if n == "event")["data"]
+        assert event["microscope_detector_outcome_missing"] == "7"
+        with h5py.File(path_of(documents)) as file:
+            frames = file["/entry/data/data"][:]
+            attributes = file["/entry/instrument/NDAttributes"]
+            np.testing.assert_array_equal(np.column_stack([attributes["ScanX"][:], attributes["ScanY"][:]]), GRID)
+        expected = IMAGES[:40].copy()
+        expected[7] = 0
+        np.testing.assert_array_equal(frames, expected)
+
+        documents, error, _, blanked = scanner.call(*call)
+        assert "1 of the 40 frames of series 2 are missing: 7" in error and blanked
+        assert documents[-1][1]["exit_status"] == "fail"
+
+
+def test_a_detector_that_vanishes_ends_the_map_and_blanks(ioc, scanner, tmp_path: Path) -> None:
+    with SimplonProcess(pixels=64, rate=10) as detector:
+        host = f"127.0.0.1:{detector.api_port}"
+        scanner.start("raster", ioc.prefix, host, detector.address, str(tmp_path), 8, 50, 0.05)
+        scanner.told(20)
+        detector.process.kill()
+        killed = time.time()
+        documents, error, ended, blanked = scanner.result(20)
+        assert ended - killed < 5
+        assert "lost the detector" in error and host in error and blanked
+        assert documents[-1][1]["exit_status"] == "fail"
+
+
+def test_a_dwell_time_outside_the_limits_arms_nothing(ioc, scanner, tmp_path: Path) -> None:
+    with SimplonProcess(pixels=64, rate=500) as detector:
+        host = f"127.0.0.1:{detector.api_port}"
+        call = ("raster", ioc.prefix, host, detector.address, str(tmp_path), 8, 5)
+        documents, error, _, blanked = scanner.call(*call, 5000.0)
+        assert "count_time cannot be 5000.0 s; the detector allows from 5e-08 up to 3600 s" in error and blanked
+        assert not [name for name, _ in documents if name.startswith("stream")]
+        assert detector.get("detector/status/state") == "idle"
+        assert scanner.call(*call)[1] == "", "and the next map works"
