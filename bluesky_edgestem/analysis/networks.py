@@ -169,11 +169,11 @@ class DescriptorNetwork(nn.Module):
             counted.sum(1).clamp(min=1).sqrt() / likeliest,
         )
 
-    @torch.no_grad()
     def check_optics(self, optics: Optics) -> None:
         """Raise ValueError where the network was not trained for such optics; the message says what it reads."""
         check_optics(optics)
 
+    @torch.no_grad()
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         """Read recorded frames.
 
