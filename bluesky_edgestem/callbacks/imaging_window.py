@@ -105,14 +105,22 @@ def _serve(connection: Connection) -> None:
     """Draw what comes until the other end, or the window, is closed."""
     import matplotlib.pyplot as plt
 
-    from .imaging_pictures import draw
+    from .imaging_pictures import draw, update
 
     figure = plt.figure("Imaging", figsize=(16, 8), layout="constrained")
     plt.show(block=False)
+    last: ScanImages | None = None
     while plt.fignum_exists(figure.number):
         try:
             if connection.poll():
-                draw(connection.recv(), figure)
+                images = connection.recv()
+                if last is not None and last.names == images.names and last.grid == images.grid:
+                    figure.set_layout_engine("none")
+                    update(images, figure)
+                else:
+                    figure.set_layout_engine("constrained")
+                    draw(images, figure)
+                last = images
                 figure.canvas.draw()
                 connection.send("drawn")
         except (EOFError, OSError, pickle.UnpicklingError):

@@ -14,9 +14,12 @@ import pytest
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.sparse_masks import Annulus
 from bluesky_edgestem.callbacks.imaging import ROW, Imaging
-from bluesky_edgestem.callbacks.imaging_pictures import colours, draw, unit
+from bluesky_edgestem.callbacks.imaging_pictures import colours, draw, unit, update
 from bluesky_edgestem.callbacks.imaging_window import LiveWindow
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
+from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.series import Frame, Series
+from bluesky_edgestem.stream.series_file import Context, SeriesFile
 
 OPTICS = {"energy_keV": 80.0, "semiangle_mrad": 2.0, "pixel_mrad": 0.5, "n_pixels": 32}
 FIELD = {"x0": -10.0, "y0": 0.0, "width": 50.0, "height": 20.0}
@@ -249,6 +252,35 @@ def test_pictures_say_what_they_show(tmp_path, metadata):
     if "shape" in metadata:
         assert "mrad/nm" in labels
         assert [text.get_text() for text in titles["Sum"].texts] == ["10 nm"]
+
+
+@pytest.mark.parametrize("metadata", [RASTER, {"optics": OPTICS}], ids=["raster", "list"])
+def test_a_picture_brought_up_to_date_is_the_one_drawn_anew(tmp_path, metadata):
+    path = write(tmp_path / "run.h5", some_frames(NX * NY), GRID.positions)
+    figure = draw(play(Imaging(), path, 9, metadata))
+    images = play(Imaging(), path, NX * NY, metadata)
+    update(images, figure)
+    for axes, anew in zip(figure.axes, draw(images).axes, strict=True):
+        for old, new in zip((*axes.images, *axes.collections), (*anew.images, *anew.collections), strict=True):
+            assert np.array_equal(np.ma.filled(old.get_array(), np.nan), np.ma.filled(new.get_array(), np.nan), True)
+            assert old.get_clim() == new.get_clim()
+        for limits in ("get_xlim", "get_ylim"):
+            assert getattr(axes, limits)() == pytest.approx(getattr(anew, limits)(), rel=0.02)
+    assert figure.get_suptitle().startswith("30 ")
+
+
+def test_frames_that_the_streams_recorder_missed_are_lost(tmp_path):
+    frames = some_frames(NX * NY)
+    made = Series(1, (32, 32), frames.dtype, len(frames))
+    first = compress(frames[0])
+    file = SeriesFile(tmp_path / "run.h5", made, first, Context(GRID.positions, Optics(**OPTICS)))
+    file.write([Frame(1, i, (compress(frames[i]),), 0.0, 0.0, 0.0) for i in range(30) if i not in (4, 28, 29)])
+    file.finish([range(4, 5), range(28, 30)], 30)
+    images = play(Imaging(), tmp_path / "run.h5", 30, RASTER)
+    expected = frames.sum(axis=(1, 2)).astype(float)
+    expected[[4, 28, 29]] = np.nan
+    assert np.array_equal(images.values["sum"], expected, equal_nan=True)
+    assert images.lost == 3
 
 
 def test_pictures_of_nothing_yet_can_be_drawn():
