@@ -419,3 +419,15 @@ def test_what_an_earlier_client_left_is_not_ours(tmp_path: Path) -> None:
         (path,) = tmp_path.iterdir()
         with h5py.File(path) as file:
             np.testing.assert_array_equal(file[DATA][:], IMAGES[:10])
+
+
+def test_a_stream_at_another_address_is_found_out(
+    manual: SimplonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series, "HEADER", 0.5)
+    detector = device(manual, tmp_path)
+    detector.stream = "tcp://127.0.0.1:9"
+    documents, error = run(detector, [10])
+    assert "but nothing of it came from tcp://127.0.0.1:9; is that the address of its stream" in error
+    assert documents[-1][1]["exit_status"] == "fail" and ready(manual)
+    fly_by_pulses(manual, tmp_path)

@@ -261,9 +261,17 @@ class SimplonDetector(Device):
                 disarm(self.rest)
                 raise DetectorRefused(f"{self.rest.url} was armed, but did not say the number of the series")
             path = Path(self.directory) / f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}.h5"
-            context = Context(positions=self._positions)
             self._series = ArmedSeries(
-                self.rest, receiver, number, frames, path, context, self.max_missing, self._progress, self.outcome.tell
+                self.rest,
+                receiver,
+                self._address,
+                number,
+                frames,
+                path,
+                Context(positions=self._positions),
+                self.max_missing,
+                self._progress,
+                self.outcome.tell,
             )
             self._documents.add(self._series)
             self._series.status.add_callback(self._ended)

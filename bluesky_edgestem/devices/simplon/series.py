@@ -26,6 +26,8 @@ POLL = 0.5
 """Time [s] between two looks at the detector's state."""
 IDLE = 2.0
 """Time [s] without a frame after which an idle detector is believed to have nothing more to send."""
+HEADER = 5.0
+"""Time [s] for the header to come once the detector is armed; it is sent before the first trigger."""
 READ_OUT = 5.0
 """Time [s] for the frames already exposed to come once the detector is disarmed."""
 ARMED = ("ready", "acquire", "configure")
@@ -43,6 +45,8 @@ class _One:
 
     def __init__(self, receiver: Receiver, number: int) -> None:
         self._receiver, self._number = receiver, number
+        self.began = False
+        """Whether the header has come."""
 
     @property
     def back_pressure(self) -> BackPressure:
@@ -55,7 +59,9 @@ class _One:
         self._receiver.forget(number)
 
     def get(self, timeout: float) -> list[Item]:
-        return [item for item in self._receiver.get(timeout) if self._of(item) in (None, self._number)]
+        items = [item for item in self._receiver.get(timeout) if self._of(item) in (None, self._number)]
+        self.began = self.began or any(isinstance(item, Series) for item in items)
+        return items
 
     @staticmethod
     def _of(item: Any) -> int | None:
@@ -75,6 +81,8 @@ class ArmedSeries:
     rest : Simplon
     receiver : Receiver
         Connected to the detector's stream.
+    address : str
+        Of the stream, for messages.
     number : int
         What the detector calls the series.
     frames : int
@@ -95,6 +103,7 @@ class ArmedSeries:
         self,
         rest: Simplon,
         receiver: Receiver,
+        address: str,
         number: int,
         frames: int,
         path: Path,
@@ -108,7 +117,8 @@ class ArmedSeries:
         self.recording: Recording | None = None
         self._file: SeriesFile | None = None
         self._last: int | None = None
-        self._receiver, self._context, self._max_missing = receiver, context, max_missing
+        self._receiver, self._one, self._address = receiver, _One(receiver, number), address
+        self._context, self._max_missing = context, max_missing
         self._progress, self._ended = progress, ended
         self._stop, self._closed = threading.Event(), threading.Event()
         self._told_to_end = False
@@ -142,7 +152,7 @@ class ArmedSeries:
 
     def _record(self) -> None:
         # The time between two frames is the scan's affair, which may be paused; `_watch` knows when nothing will come.
-        recorder = Recorder(_One(self._receiver, self.number), timeout=float("inf"), grace=GRACE)  # type: ignore[arg-type]
+        recorder = Recorder(self._one, timeout=float("inf"), grace=GRACE)  # type: ignore[arg-type]
         try:
             self.recording = recorder.record(self.path, context=self._context, progress=self._came, stop=self._stop)
         except TimeoutError as error:
@@ -164,6 +174,9 @@ class ArmedSeries:
                 state = self.rest.value("detector/status/state")
             except (LostConnection, DetectorRefused) as error:
                 self._fail(error)
+                return
+            if not self._one.began and time.monotonic() - self._latest > HEADER:
+                self._fail(self._nothing())
                 return
             if state == "error":
                 self._fail(RuntimeError(f"{self.rest.url} is in the state 'error'; look at its own log"))
@@ -187,10 +200,7 @@ class ArmedSeries:
             self._last = self.recording.expected if whole else _last_frame(self.recording)
             self._ended(self.recording)
         elif not self._told_to_end:
-            error = error or TimeoutError(
-                f"{self.rest.url} was armed for series {self.number} and is idle again, but nothing of it came; "
-                "is its stream at the address that this device takes it from?"
-            )
+            error = error or self._nothing()
         self._closed.set()
         if error is None:
             self._progress()
@@ -199,6 +209,12 @@ class ArmedSeries:
         with contextlib.suppress(LostConnection, DetectorRefused):  # the error says enough
             disarm(self.rest)
         self.status.fail(error)
+
+    def _nothing(self) -> TimeoutError:
+        return TimeoutError(
+            f"{self.rest.url} was armed for series {self.number}, but nothing of it came from {self._address}; "
+            "is that the address of its stream, and does nobody else take it?"
+        )
 
     def _shortcoming(self, recording: Recording) -> Exception | None:
         lost = sum(map(len, recording.missing))
