@@ -15,6 +15,7 @@ import numpy as np
 
 from .analysis import crystals
 from .analysis.optics import Optics
+from .callbacks.imaging_pictures import scale_bar
 from .geometry import FieldOfView
 
 MEV = 1e3
@@ -175,21 +176,11 @@ def _figure(columns: int, width: float = 4.6, height: float = 4.2):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _scale_bar(axes, field: FieldOfView) -> None:
-    """A bar of a round length, at most a quarter of the field."""
-    quarter = field.width / 4
-    decade = 10.0 ** np.floor(np.log10(quarter))
-    length = max(m for m in (1, 2, 5) if m * decade <= quarter) * decade
-    x, y = field.x0 + 0.06 * field.width, field.y0 + 0.06 * field.height
-    axes.plot([x, x + length], [y, y], color="white", lw=4, solid_capstyle="butt")
-    axes.text(x + length / 2, y + 0.02 * field.height, f"{length:g} nm", color="white", ha="center", va="bottom")
-
-
 def _map(figure, axes, image: np.ndarray, field: FieldOfView, title: str, **style):
     drawn = axes.imshow(MEV * image, origin="lower", extent=field.extent, interpolation="nearest", **style)
     axes.set(title=title, xlabel="x [nm]", ylabel="y [nm]")
     figure.colorbar(drawn, ax=axes, label="meV per formula unit")
-    _scale_bar(axes, field)
+    scale_bar(axes, field.extent)
 
 
 def _maps(record: RunRecord, score: Score | None) -> str:

@@ -108,7 +108,7 @@ def _draw_one(figure: Figure, axes: Axes, images: ScanImages, name: str) -> None
         left, right, bottom, top = field.extent
         extent = (left - half[0], right + half[0], bottom - half[1], top + half[1])
         drawn = axes.imshow(image, origin="lower", extent=extent, interpolation="nearest", **style)
-        _scale_bar(axes, extent)
+        scale_bar(axes, extent)
     else:
         drawn = axes.scatter(*images.positions.T, c=image, s=12, **style)
         axes.set_aspect("equal", "datalim")
@@ -118,7 +118,7 @@ def _draw_one(figure: Figure, axes: Axes, images: ScanImages, name: str) -> None
     figure.colorbar(drawn, cax=axes.inset_axes((1.03, 0.0, 0.05, 1.0)), label=unit(images, name))
 
 
-def _scale_bar(axes: Axes, extent: tuple[float, float, float, float]) -> None:
+def scale_bar(axes: Axes, extent: tuple[float, float, float, float]) -> None:
     """A bar of a round length, at most a quarter of the field."""
     left, right, bottom, top = extent
     quarter = (right - left) / 4

@@ -12,6 +12,7 @@ from bluesky_edgestem.analysis.surrogate import EnergyMap
 from bluesky_edgestem.callbacks.derived import DerivedStream
 from bluesky_edgestem.callbacks.descriptors import Descriptors
 from bluesky_edgestem.callbacks.energetics import Energetics
+from bluesky_edgestem.callbacks.imaging import Imaging
 from bluesky_edgestem.callbacks.recommender import Recommender
 from bluesky_edgestem.geometry import FieldOfView
 
@@ -21,6 +22,7 @@ STREAMS = (
     (Descriptors(NOTHING).stream, "one event for each position"),
     (Energetics(NOTHING).stream, "one event for each position, in the same order"),
     (Recommender(EnergyMap(FieldOfView.centred(100.0), 0.01, 1.0)).stream, "one event for each batch"),
+    (Imaging().stream, "one event for each 256 frames, where `imaging=` is given"),
 )
 
 
