@@ -58,10 +58,6 @@ def test_a_raster(ioc, scanner, tmp_path: Path, protocol: str) -> None:
         expected[7] = 0
         np.testing.assert_array_equal(frames, expected)
 
-        documents, error, _, blanked = scanner.call(*call)
-        assert "1 of the 40 frames of series 2 are missing: 7" in error and blanked
-        assert documents[-1][1]["exit_status"] == "fail"
-
 
 def test_a_detector_that_vanishes_ends_the_map_and_blanks(ioc, scanner, tmp_path: Path) -> None:
     with SimplonProcess(pixels=64, rate=10) as detector:
@@ -85,3 +81,11 @@ def test_a_dwell_time_outside_the_limits_arms_nothing(ioc, scanner, tmp_path: Pa
         assert not [name for name, _ in documents if name.startswith("stream")]
         assert detector.get("detector/status/state") == "idle"
         assert scanner.call(*call)[1] == "", "and the next map works"
+
+
+def test_a_map_that_lacks_more_than_it_may_fails(ioc, scanner, tmp_path: Path) -> None:
+    with SimplonProcess(pixels=64, rate=500, drop=[7]) as detector:
+        host = f"127.0.0.1:{detector.api_port}"
+        documents, error, _, blanked = scanner.call("raster", ioc.prefix, host, detector.address, str(tmp_path), 8, 5)
+        assert "1 of the 40 frames of series 1 are missing: 7" in error and blanked
+        assert documents[-1][1]["exit_status"] == "fail"

@@ -201,13 +201,17 @@ class ArmedSeries:
             self._ended(self.recording)
         elif not self._told_to_end:
             error = error or self._nothing()
-        self._closed.set()
         if error is None:
+            self._closed.set()
             self._progress()
             self.status.finish()
             return
+        if isinstance(error, LostConnection):  # nobody has to wait for a last try
+            self.status.fail(error)
+            self._closed.set()
         with contextlib.suppress(LostConnection, DetectorRefused):  # the error says enough
             disarm(self.rest)
+        self._closed.set()
         self.status.fail(error)
 
     def _nothing(self) -> TimeoutError:
