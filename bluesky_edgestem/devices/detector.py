@@ -15,7 +15,7 @@ from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until, 
 from .statuses import NamedStatus, in_order
 
 READ_OUT_TIMEOUT = 5.0
-"""Time [s] for the frames already exposed to be written when the detector is disarmed."""
+"""Time [s] for the frames already exposed to be written when the detector is disarmed, beside the exposure's own."""
 
 
 class EigerCam(Device):
@@ -60,13 +60,22 @@ class SeriesArming:
 
     def disarm(self) -> NamedStatus:
         """Take no more; done once what was exposed has been read out."""
+        exposure = float(self.cam.acquire_time.latest or 0.0)
         self.cam.acquire.end()
         return wait_until(
             self.cam.detector_state,
             lambda state: state in ("Idle", "Aborted", "Error"),
             f"end {self.cam.acquire.pvname}",
-            READ_OUT_TIMEOUT,
+            READ_OUT_TIMEOUT + exposure,
         )
+
+    def disarm_left_armed(self) -> NamedStatus:
+        """`disarm` where a client which is gone left it armed; asked, for monitors may not have come yet."""
+        if self.cam.acquire.get(use_monitor=False) or self.cam.armed.get(use_monitor=False) == "Armed":
+            return self.disarm()
+        done = NamedStatus(f"{self.cam.acquire.pvname} has ended")
+        done.finish()
+        return done
 
 
 class PixelatedDetector(Device):
@@ -137,10 +146,12 @@ class PixelatedDetector(Device):
         watch((self.hdf.num_captured, self.cam.detector_state), status)
 
     def stage(self) -> NamedStatus:
-        """Open a file; done once it takes frames."""
+        """Open a file; done once it takes frames. What a client that is gone left armed or open is ended first."""
         self.wait_for_connection(timeout=self.cam.armed.connection_timeout)
         shape = int(self.cam.size_y.get()), int(self.cam.size_x.get())
-        return in_order(f"stage {self.name}", self.arming.stage, lambda: self.files.open(shape))
+        return in_order(
+            f"stage {self.name}", self.arming.disarm_left_armed, self.arming.stage, lambda: self.files.open(shape)
+        )
 
     def unstage(self) -> NamedStatus:
         """Disarm and close the file."""

@@ -60,6 +60,7 @@ class HDFPlugin(Device):
     num_capture = Cpt(SetSignal, "NumCapture", kind="omitted")
     capture = Cpt(BusySignal, "Capture", kind="omitted")
     capturing = Cpt(ReadSignal, "Capture_RBV", string=True, kind="omitted")
+    full_name = Cpt(ReadSignal, "FullFileName_RBV", string=True, kind="omitted")
     num_captured = Cpt(ReadSignal, "NumCaptured_RBV", kind="omitted")
     write_status = Cpt(ReadSignal, "WriteStatus", string=True, kind="omitted")
     message = Cpt(ReadSignal, "WriteMessage", string=True, kind="omitted")
@@ -118,11 +119,18 @@ class FrameFiles:
         )
         return in_order(
             f"open {self._path}",
+            self._close_left_open,
             *[lambda signal=signal, value=value: signal.set(value) for signal, value in settings],
             self._check_folder,
             lambda: start_busy(hdf.capture, hdf.capturing, ("Capturing",), hdf.message),
             lambda: wait_until(hdf.num_captured, lambda n: n == 0, f"reset {hdf.num_captured.pvname}"),
         )
+
+    def _close_left_open(self) -> NamedStatus:
+        """Finish a file that a client which is gone left open: settings would be refused, or frames go there."""
+        if self.hdf.capturing.get(use_monitor=False) == "Done":
+            return wait_until(self.hdf.capturing, lambda value: value == "Done", f"know {self.hdf.capturing.pvname}")
+        return self.close()
 
     def _check_folder(self) -> NamedStatus:
         exists = wait_until(self.hdf.file_path_exists, lambda value: value == "Yes", "check the folder", 1.0)
@@ -151,11 +159,27 @@ class FrameFiles:
         """Data keys of the frames and of the probe's positions."""
         return frame_keys(self.name, f"{self.hdf.prefix}FullFileName_RBV", self._shape)
 
+    def _check_name(self) -> None:
+        """Raise where the plugin writes to another file than was asked for.
+
+        It is known only now: a plugin that opens its file at the first frame tells its name no sooner.
+        """
+        signal = self.hdf.full_name
+        if PurePosixPath(str(signal.latest)) == self._path or not signal.connected:
+            return
+        told = str(signal.get(use_monitor=False))  # monitors of different PVs come in no order that holds
+        if PurePosixPath(told) != self._path:
+            raise RuntimeError(
+                f"{signal.pvname} is {told!r}, but {str(self._path)!r} was asked for: another client uses this "
+                "detector, or its FileTemplate was changed; let one client use it, and run again"
+            )
+
     def documents(self, stop: int) -> Iterator[StreamAsset]:
         """Stream documents of the frames not yet told of, up to index `stop`; the resources come with the first."""
         if stop <= self._emitted:
             return
         if not self._bundles:
+            self._check_name()
             datasets = (
                 (self.name, FRAMES, [1, *self._shape]),
                 (f"{self.name}_x", SCAN_X, [ATTRIBUTE_CHUNK]),

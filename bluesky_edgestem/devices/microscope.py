@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from bluesky.protocols import StreamAsset
@@ -12,15 +14,21 @@ from bluesky.utils import NoReplayAllowed
 from event_model import DataKey
 from ophyd import Component as Cpt
 from ophyd import Device
+from ophyd.device import DEFAULT_CONNECTION_TIMEOUT
+from ophyd.utils import WaitTimeoutError
 
 from ..analysis.optics import Optics
 from .beam import ELECTRON_PA_S, BeamBlanker
 from .detector import PixelatedDetector
 from .flight import Flight
 from .scan_coils import ScanCoils, as_positions
+from .signals import what_is_missing
 from .statuses import NamedStatus, in_order, together
 
 logger = logging.getLogger(__name__)
+
+BLANK_WITHIN = 0.5
+"""Time [s] that a pause waits for the position under way to be complete, with the beam on it."""
 
 
 class Microscope(Device):
@@ -61,11 +69,14 @@ class Microscope(Device):
 
     @property
     def dose_per_pattern(self) -> float:
-        """Electrons that one pattern costs the specimen, from the beam's current and the exposure."""
-        return self.beam.dose(float(self.detector.exposure.get()))
+        """Electrons that one pattern costs the specimen: the beam is on it while the coils settle and the exposure.
+
+        More than are in the pattern, which are those of the exposure alone.
+        """
+        return self.beam.dose(float(self.detector.exposure.get()) + float(self.coils.settle_time.get()))
 
     def exposure_for(self, dose: float) -> float:
-        """Exposure [s] that gives `dose` [electrons per pattern] at the present current.
+        """Exposure [s] at the present current for `dose` [electrons] in the pattern; the settle time costs more.
 
         Raises
         ------
@@ -82,6 +93,11 @@ class Microscope(Device):
         return dose * ELECTRON_PA_S / current
 
     @property
+    def dwell(self) -> float:
+        """Time [s] that a flight stays at a position, to settle and to expose, as far as is known without asking."""
+        return float(self.detector.exposure.latest or 0.0) + float(self.coils.settle_time.latest or 0.0)
+
+    @property
     def optics(self) -> Optics:
         """Beam energy, semiangle and the detector's calibration as set."""
         return self.beam.optics(self.detector.width)
@@ -91,12 +107,30 @@ class Microscope(Device):
         """Whether a flight is under way or held."""
         return self._flight is not None and not self._flight.status.done
 
+    def wait_for_connection(self, all_signals: bool = False, timeout: Any = DEFAULT_CONNECTION_TIMEOUT) -> None:
+        """Wait until every PV answers.
+
+        Raises
+        ------
+        TimeoutError
+            Some, or all, do not; it names the first of them.
+        """
+        try:
+            super().wait_for_connection(all_signals=all_signals, timeout=timeout)
+        except TimeoutError as error:
+            if told := what_is_missing(self, all_signals):
+                raise TimeoutError(told) from None
+            raise error
+
     # -- Bluesky's protocols --------------------------------------------------------------------------------------
 
     def stage(self) -> NamedStatus:
-        """Blank the beam and open a file."""
+        """Blank the beam and open a file. What a client that is gone left flying, armed or open is ended first."""
         self.wait_for_connection(timeout=self.coils.x.connection_timeout)
-        return in_order(f"stage {self.name}", lambda: self.beam.set("Blanked"), self.detector.stage)
+        self._forget_flight()
+        return in_order(
+            f"stage {self.name}", lambda: self.beam.set("Blanked"), self.coils.end_flight, self.detector.stage
+        )
 
     def unstage(self) -> NamedStatus:
         """End what flies, blank the beam and close the file.
@@ -196,11 +230,26 @@ class Microscope(Device):
         yield from self.detector.collect_asset_docs(index)
 
     def hold(self) -> None:
-        """Hold the flight before its next position and blank; nothing where nothing flies."""
+        """Hold the flight before its next position and blank; nothing where nothing flies.
+
+        A position that takes longer than `BLANK_WITHIN` is not waited for: the beam is blanked at once, and the pattern
+        under way has fewer electrons than the others.
+        """
         if self.flying and not self._held:
             self._held = True
-            self.coils.hold().wait()
-            self.beam.set("Blanked").wait()
+            held = self.coils.hold(self.dwell)
+            try:
+                if self.dwell <= BLANK_WITHIN:
+                    with contextlib.suppress(WaitTimeoutError):
+                        held.wait(BLANK_WITHIN)
+            finally:
+                cut_short = not held.done
+                self.beam.set("Blanked").wait()
+            if cut_short and self.flying:
+                logger.warning(
+                    "%s: the pattern that was under way when the beam was blanked is short of electrons", self.name
+                )
+            held.wait()
 
     def pause(self) -> None:
         """Hold the flight and blank; the RunEngine must not replay a flight that goes on where it was."""
@@ -219,10 +268,13 @@ class Microscope(Device):
 
     def stop(self, *, success: bool = False) -> None:
         """End a flight where it is and blank. The flight's status ends well: it was told to."""
+        self._forget_flight()
+        self._make_safe()
+
+    def _forget_flight(self) -> None:
         flight, self._held = self._flight, False
         if flight is not None and not flight.status.done:
             flight.status.finish()
-        self._make_safe()
 
     def _make_safe(self) -> None:
         """End the flight, blank, disarm; log what cannot be done, for the rest must still be tried.

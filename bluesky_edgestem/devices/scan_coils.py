@@ -32,6 +32,15 @@ def as_positions(positions: Sequence | np.ndarray) -> np.ndarray:
     return array
 
 
+class Coordinate(SetSignal):
+    """A coordinate of the probe: its put completes once the probe has settled, which may take long."""
+
+    def set(self, value: float, *, timeout: float | None = None, settle_time: float | None = None) -> NamedStatus:
+        """Move; see `SetSignal.set`. The time that the coils need to settle is added to the default of `timeout`."""
+        settling = float(self.parent.settle_time.latest or 0.0)
+        return super().set(value, timeout=timeout or WRITE_TIMEOUT + settling, settle_time=settle_time)
+
+
 class ScanCoils(Device):
     """Scan coils that place the probe, x to the right and y up [nm].
 
@@ -39,8 +48,8 @@ class ScanCoils(Device):
     detector on a TTL line and wait for it.
     """
 
-    x = Cpt(SetSignal, "X", limits=True, kind="hinted")
-    y = Cpt(SetSignal, "Y", limits=True, kind="hinted")
+    x = Cpt(Coordinate, "X", limits=True, kind="hinted")
+    y = Cpt(Coordinate, "Y", limits=True, kind="hinted")
     settle_time = Cpt(SetSignal, "SettleTime", kind="config", doc="wait between a move and the exposure [s]")
     positions_x = Cpt(SetSignal, "PositionsX", kind="omitted")
     positions_y = Cpt(SetSignal, "PositionsY", kind="omitted")
@@ -99,14 +108,29 @@ class ScanCoils(Device):
         """Fly the loaded list; `ended` is called when the coils say that they have done, or will not."""
         self.fly.start(ended)
 
-    def hold(self) -> NamedStatus:
-        """Hold the flight before its next position; done once it is held, or over."""
+    def hold(self, dwell: float) -> NamedStatus:
+        """Hold the flight before its next position; done once it is held, or over.
+
+        Parameters
+        ----------
+        dwell : float
+            Time [s] that the position under way may still take.
+        """
         self.pause_flight.begin()
-        return wait_until(self.state, lambda state: state != "Flying", f"hold {self.fly.pvname}", WRITE_TIMEOUT)
+        return wait_until(self.state, lambda state: state != "Flying", f"hold {self.fly.pvname}", WRITE_TIMEOUT + dwell)
 
     def go_on(self) -> None:
         """Go on with a held flight."""
         self.pause_flight.end()
+
+    def end_flight(self) -> NamedStatus:
+        """End a flight, also one that another client left behind; done once the coils say that none is under way.
+
+        It asks what they do: the monitors of a client that has just connected may not have come.
+        """
+        if self.state.get(use_monitor=False) in FLYING:
+            self.abort.begin()
+        return wait_until(self.state, lambda state: state not in FLYING, f"end {self.fly.pvname}")
 
     def stop(self, *, success: bool = False) -> None:
         """End a flight where it is."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from ophyd import EpicsSignal, EpicsSignalRO
+from ophyd import Device, EpicsSignal, EpicsSignalRO
 
 from .statuses import LostConnection, NamedStatus
 
@@ -18,6 +18,8 @@ WRITE_TIMEOUT = 3.0
 hangs the caproto client, and completes the put on the pyepics one as if all were well."""
 READBACK_GRACE = 1.0
 """Time [s] that a readback may come after its put has completed."""
+NAMED = 5
+"""PVs that an error names one by one."""
 
 
 class _Bounded:
@@ -34,6 +36,12 @@ class _Bounded:
         """The value of the last monitor, without going to the network; None before the first."""
         value = self._readback  # type: ignore[attr-defined]
         return value if isinstance(value, str | int | float | np.ndarray | np.generic) else None
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of its PVs that do not answer."""
+        pvs = (getattr(self, "_read_pv", None), getattr(self, "_write_pv", None))
+        return list(dict.fromkeys(pv.pvname for pv in pvs if pv is not None and not pv.connected))
 
 
 class ReadSignal(_Bounded, EpicsSignalRO):
@@ -98,9 +106,10 @@ class SetSignal(_Bounded, EpicsSignal):
         self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
         status.add_callback(lambda _: self.clear_sub(follow))
         # caproto's client never completes a put that the IOC refused
-        status.after((timeout or self.write_timeout) + (settle_time or 0), complain)
+        allowed = (timeout or self.write_timeout) + (settle_time or 0)
+        status.after(allowed, complain)
         try:
-            self.put(value, force=True, callback=complete, use_complete=True)
+            self.put(value, force=True, callback=complete, use_complete=True, timeout=allowed)
         except Exception as error:
             status.fail(LostConnection(f"cannot write {self.setpoint_pvname}: {error}"))
         return status
@@ -167,6 +176,21 @@ def watch(signals: tuple[AnySignal, ...], status: NamedStatus) -> None:
         signal.subscribe(changed, event_type="meta", run=False)
         status.add_callback(lambda _, signal=signal, changed=changed: signal.clear_sub(changed))
         changed(connected=signal.connected, obj=signal)
+
+
+def what_is_missing(device: Device, include_lazy: bool = False) -> str:
+    """Which PVs of `device` do not answer, in one line that names up to `NAMED` of them; "" where all do."""
+    signals = [walk.item for walk in device.walk_signals(include_lazy=include_lazy) if isinstance(walk.item, _Bounded)]
+    missing = [name for signal in signals for name in signal.missing]
+    if not missing:
+        return ""
+    if any(signal.connected for signal in signals):
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        what = f"no answer from {', '.join(missing[:NAMED])}{more}"
+    else:
+        whose = f"under {device.prefix}" if device.prefix else f"of {device.name}"
+        what = f"no PV {whose} answers ({len(missing)} missing, first {missing[0]})"
+    return f"{what}: is the IOC running, and does EPICS_CA_ADDR_LIST reach it?"
 
 
 def wait_until(

@@ -35,10 +35,18 @@ def check_dose(microscope: Microscope, max_dose: float | None) -> None:
         raise ValueError(f"max_dose is {max_dose:g} electrons per pattern; it has to be above 0")
     dose = microscope.dose_per_pattern
     if dose > max_dose * (1 + 1e-9):
+        settle_time = microscope.coils.settle_time
+        settle = float(settle_time.get())
+        # The beam is on the specimen while the coils settle, too.
+        exposure = microscope.exposure_for(max_dose) - settle
+        shorten = (
+            f"shorten {microscope.detector.exposure.setpoint_pvname} to at most {exposure:.4g} s"
+            if exposure > 0
+            else f"shorten {settle_time.setpoint_pvname}, now {settle:.4g} s, with which no exposure is short enough"
+        )
         raise DoseExceeded(
             f"a pattern would cost {dose:.4g} electrons, the budget is {max_dose:.4g}: "
-            f"shorten {microscope.detector.exposure.setpoint_pvname} to at most "
-            f"{microscope.exposure_for(max_dose):.4g} s, or lower {microscope.beam.current.setpoint_pvname}"
+            f"{shorten}, or lower {microscope.beam.current.setpoint_pvname}"
         )
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import ophyd
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
+from ophyd import Component as Cpt
 
+from bluesky_edgestem.devices.beam import BeamBlanker
 from bluesky_edgestem.devices.microscope import Microscope
 from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
 
@@ -146,7 +148,10 @@ def fly_blanked(prefix, directory, positions):
 
 def attempt(prefix, directory, what, *args):
     """The error of one of the microscope's methods, or "" """
-    scope = microscope(prefix, directory)
+    return attempt_on(microscope(prefix, directory), what, *args)
+
+
+def attempt_on(scope, what, *args):
     for name in what.split(".")[:-1]:
         scope = getattr(scope, name)
     try:
@@ -158,17 +163,31 @@ def attempt(prefix, directory, what, *args):
     return ""
 
 
-def dose(prefix, directory, exposure):
+def dose(prefix, directory, exposure, settle):
     scope = microscope(prefix, directory)
     scope.detector.cam.acquire_time.set(exposure).wait()
+    scope.coils.settle_time.set(settle).wait()
     return scope.dose_per_pattern, scope.exposure_for(1e5), scope.optics
 
 
-def paused(prefix, directory, positions, then):
-    """Start a run, wait for the test's Ctrl-C, tell it, then resume or abort."""
+def connect(prefix, beam, timeout):
+    """The error of a microscope whose blanker has PVs of its own, and the time [s] it took."""
+
+    class Other(Microscope):
+        beam = Cpt(BeamBlanker, "", add_prefix=())
+
+    Other.beam.suffix = beam
+    started = time.monotonic()
+    return attempt_on(Other(prefix, name="microscope"), "wait_for_connection", False, timeout), (
+        time.monotonic() - started
+    )
+
+
+def paused(prefix, directory, positions, then, exposure=2e-3, settle=2e-3):
+    """Start a run, wait for the test's Ctrl-C, tell it, then resume or abort, or stay paused."""
     scope = microscope(prefix, directory)
-    scope.detector.cam.acquire_time.set(2e-3).wait()
-    scope.coils.settle_time.set(2e-3).wait()
+    scope.detector.cam.acquire_time.set(exposure).wait()
+    scope.coils.settle_time.set(settle).wait()
     documents: list = []
     engine = RunEngine()
     engine.subscribe(lambda name, document: documents.append((name, document)))
@@ -177,6 +196,8 @@ def paused(prefix, directory, positions, then):
             engine(plan(scope, [positions]))
     except RunEngineInterrupted:
         tell(("paused", scope.coils.state.get(use_monitor=False)))
+        if then == "stay":
+            time.sleep(60)
         getattr(engine, then)()
     return documents
 

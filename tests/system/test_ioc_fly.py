@@ -146,18 +146,23 @@ def test_what_is_no_position_is_refused(ioc, client, tmp_path, positions):
 
 def test_a_dose_over_budget_is_refused_before_the_beam_is_unblanked(ioc, client, tmp_path, caget):
     before = caget(ioc, "Scan:X_RBV")[0], caget(ioc, "cam1:ArrayCounter_RBV")[0]
-    documents, error, _ = client.call("budget", ioc.prefix, str(tmp_path), FIRST, 5e4)
-    assert error.startswith("DoseExceeded: a pattern would cost 1e+05 electrons, the budget is 5e+04")
-    assert f"{ioc.prefix}cam1:AcquireTime to at most 0.0005 s" in error
+    documents, error, _ = client.call("budget", ioc.prefix, str(tmp_path), FIRST, 1.5e5)
+    assert error.startswith("DoseExceeded: a pattern would cost 2e+05 electrons, the budget is 1.5e+05")
+    assert f"shorten {ioc.prefix}cam1:AcquireTime to at most 0.0005 s" in error
     assert "stream_datum" not in [name for name, _ in documents]
     assert (caget(ioc, "Scan:X_RBV")[0], caget(ioc, "cam1:ArrayCounter_RBV")[0]) == before
-    assert client.call("budget", ioc.prefix, str(tmp_path), FIRST, 1.1e5)[1] == ""
+    assert client.call("budget", ioc.prefix, str(tmp_path), FIRST, 2.1e5)[1] == ""
 
 
-def test_dose_is_current_times_exposure(ioc, client, tmp_path):
-    dose, exposure, optics = client.call("dose", ioc.prefix, str(tmp_path), 2e-3)
-    assert dose == pytest.approx(2e5, rel=1e-6)
-    assert exposure == pytest.approx(1e-3, rel=1e-6)
+def test_a_budget_that_settling_alone_exceeds_says_so(ioc, client, tmp_path):
+    _, error, _ = client.call("budget", ioc.prefix, str(tmp_path), FIRST, 5e4)
+    assert f"shorten {ioc.prefix}Scan:SettleTime, now 0.001 s, with which no exposure is short enough" in error
+
+
+def test_a_pattern_costs_what_settling_and_exposure_bring(ioc, client, tmp_path):
+    dose, exposure, optics = client.call("dose", ioc.prefix, str(tmp_path), 2e-3, 1e-3)
+    assert dose == pytest.approx(3e5, rel=1e-6), "the beam is on while the coils settle"
+    assert exposure == pytest.approx(1e-3, rel=1e-6), "1e5 electrons in the pattern"
     assert (optics.energy_keV, optics.semiangle_mrad, optics.pixel_mrad, optics.n_pixels) == (80, 2, 0.5, 64)
 
 
