@@ -153,6 +153,7 @@ def adaptive_map(
             yield from fly_positions(microscope, choice.positions, max_dose=max_dose)
             marks.append(time.monotonic())
             yield from publish(describing.stream, describing.finished())
+            recommending.anticipate()
             marks.append(time.monotonic())
             yield from publish(energising.stream, energising.finished())
             marks.append(time.monotonic())

@@ -149,3 +149,23 @@ def test_positions_of_an_interrupted_batch_count_as_visited():
     callback.initial(4).result(10)
     assert [p["x"] for p in optimizer.points] == [float(i) for i in range(30)]
     assert all("energy" not in p for p in optimizer.points)
+
+
+def test_strains_are_taken_in_before_their_energies():
+    class Counting(Halving):
+        def ingest(self, points):
+            super().ingest([dict(p) for p in points])
+
+    optimizer = Counting()
+    callback = Recommender(optimizer)
+    run = event_model.compose_run()
+    callback("start", run.start_doc)
+    keys = {"frame": {"source": "test", "dtype": "integer", "shape": []}}
+    described = run.compose_descriptor(name="descriptors", data_keys=keys)
+    callback("descriptor", described.descriptor_doc)
+    callback("event", described.compose_event(data={"frame": 7}, timestamps={"frame": 0.0}))
+    callback.anticipate()
+    callback.recommend(3, "", SECONDS).result(10)
+    assert optimizer.points == [{"frame": 7}]
+    (event,) = callback.stream.collect()
+    assert event["data"]["positions"] == 0, "a position counts once its energy is known, or is known to fail"
