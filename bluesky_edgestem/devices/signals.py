@@ -180,7 +180,7 @@ def watch(signals: tuple[AnySignal, ...], status: NamedStatus) -> None:
 
 def what_is_missing(device: Device, include_lazy: bool = False) -> str:
     """Which PVs of `device` do not answer, in one line that names up to `NAMED` of them; "" where all do."""
-    signals = [walk.item for walk in device.walk_signals(include_lazy=include_lazy) if isinstance(walk.item, _Bounded)]
+    signals = [walk.item for walk in device.walk_signals(include_lazy=include_lazy) if isinstance(walk.item, AnySignal)]
     missing = [name for signal in signals for name in signal.missing]
     if not missing:
         return ""
