@@ -173,7 +173,6 @@ class Peer:
             [str(PEER), str(ROOT / "tests/peers/time_series.py"), executor],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         self.versions: dict[str, str] = self._answer()
@@ -356,7 +355,7 @@ if __name__ == "__main__":
 
     result = timed("disks", beside_the_peer("disks", options.frames, options.rounds, ("inline", "pipelined")))
     dense = timed(
-        "everywhere", beside_the_peer("everywhere", max(options.frames // 400, 1) * 100, 1, ("inline", "pipelined"))
+        "everywhere", beside_the_peer("everywhere", max(options.frames // 400, 5) * 100, 1, ("inline", "pipelined"))
     )
     result |= {
         "counts in every pixel": {k: dense[k] for k in ("bytes a frame", "v1", "v2", "peer", "v1 over peer")},
