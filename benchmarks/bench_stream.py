@@ -322,13 +322,14 @@ def lag(frames: int, protocol: str) -> dict:
             progress=lambda file: seen.append((time.monotonic(), file.acknowledged)),
             begin=begin,
         )
+        seen.append((time.monotonic(), frames))  # closed
     exposed = pulsed[0] + np.arange(frames) / LAG_RATE
     readable = np.full(frames, np.nan)
     before = 0
     for when, acknowledged in seen:
         readable[before:acknowledged] = when
         before = max(before, acknowledged)
-    late = {"reduced": reduce.when - exposed, "readable": (readable - exposed)[:before]}
+    late = {"reduced": reduce.when - exposed, "readable": readable - exposed}
     return {
         "frames": frames,
         **{
