@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
-from urllib.parse import unquote, urlparse
+from typing import Protocol
 
 import numpy as np
 from event_model import DocumentRouter
@@ -13,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
+from .announced_frames import AnnouncedFrames, CompleteFrames
 from .derived import DerivedStream, integer, number, text
 
 
@@ -72,25 +72,16 @@ class Descriptors(DocumentRouter):
         if not isinstance(optics, dict):
             raise ValueError("the run's metadata has no 'optics'; Descriptors needs those of the beam")
         self._optics = Optics(**optics)
-        self._resources: dict[str, dict[str, Any]] = {}
-        self._ready: dict[str, int] = dict.fromkeys(self._keys, 0)
-        self._read = 0
+        self._frames = AnnouncedFrames(self._keys)
 
     def stream_resource(self, doc):
         """A file of the run: remember where its frames and positions are."""
-        if doc["data_key"] in self._keys:
-            self._resources[doc["uid"]] = dict(doc)
+        self._frames.resource(doc)
 
     def stream_datum(self, doc):
         """More frames are on disk: read what is complete, in the worker."""
-        resource = self._resources.get(doc["stream_resource"])
-        if resource is None:
-            return
-        self._ready[resource["data_key"]] = doc["indices"]["stop"]
-        complete = min(self._ready.values())
-        if complete > self._read:
-            self._work.append(self._worker.submit(self._derive, dict(self._resources), self._read, complete))
-            self._read = complete
+        if complete := self._frames.datum(doc):
+            self._work.append(self._worker.submit(self._derive, complete))
 
     def finished(self) -> Future[None]:
         """Done once each frame announced so far has its row."""
@@ -102,18 +93,22 @@ class Descriptors(DocumentRouter):
 
         return self._worker.submit(settle)
 
-    def _derive(self, resources: dict[str, dict[str, Any]], start: int, stop: int) -> None:
-        frames, x, y = (self._dataset(resources, key, start, stop) for key in self._keys)
+    def _derive(self, frames: CompleteFrames) -> None:
+        import h5py
+        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
+
+        with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
+            images, x, y = (file[dataset][frames.start : frames.stop] for dataset in frames.datasets)
         # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
         with threadpool_limits(1):
-            found = self._source.predict(frames, self._optics)
+            found = self._source.predict(images, self._optics)
         if self._phases is not None:
             found = found.among(self._phases)
         sd, phase = found.strain_sd, found.phase
         for i in range(len(found)):
             self.stream.put(
                 {
-                    "frame": start + i,
+                    "frame": frames.first + frames.start + i,
                     "x": float(x[i]),
                     "y": float(y[i]),
                     **{k: float(v) for k, v in zip(("exx", "eyy", "exy"), found.strain[i], strict=True)},
@@ -128,13 +123,3 @@ class Descriptors(DocumentRouter):
                     "flagged": str(found.flagged[i]),
                 }
             )
-
-    @staticmethod
-    def _dataset(resources: dict[str, dict[str, Any]], key: str, start: int, stop: int) -> np.ndarray:
-        import h5py
-        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
-
-        resource = next(r for r in resources.values() if r["data_key"] == key)
-        path = unquote(urlparse(resource["uri"]).path)
-        with h5py.File(path, "r", swmr=bool(resource["parameters"].get("swmr"))) as file:
-            return file[resource["parameters"]["dataset"]][start:stop]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 from event_model import DataKey, DocumentRouter
@@ -17,6 +16,7 @@ from ..analysis.reductions import Reducer
 from ..analysis.scan_images import ScanImages, grid_index
 from ..analysis.sparse_masks import Annulus, field_detectors
 from ..geometry import FieldOfView, ScanGrid
+from .announced_frames import AnnouncedFrames, CompleteFrames
 from .derived import DerivedStream
 from .frame_chunks import reduce_chunks
 from .imaging_window import LiveWindow
@@ -104,20 +104,12 @@ class Imaging(DocumentRouter):
 
     def stream_resource(self, doc):
         """A file of the run: remember where its frames and positions are."""
-        if doc["data_key"] in self._keys:
-            self._resources[doc["uid"]] = dict(doc)
+        self._frames.resource(doc)
 
     def stream_datum(self, doc):
         """More frames are on disk: reduce what is complete, in the worker."""
-        resource = self._resources.get(doc["stream_resource"])
-        if resource is None:
-            return
-        self._ready[resource["data_key"]] = doc["indices"]["stop"]
-        complete = min(self._ready.values())
-        if complete > self._read:
-            now = self._now
-            self._work.append(self._worker.submit(self._derive, now, dict(self._resources), self._read, complete))
-            self._read = complete
+        if complete := self._frames.datum(doc):
+            self._work.append(self._worker.submit(self._derive, self._now, complete))
 
     def finished(self) -> Future[None]:
         """Done once each frame announced so far is in the images and in the stream."""
@@ -153,21 +145,18 @@ class Imaging(DocumentRouter):
         with self._lock:
             self._now = _Progress(("sum", *self._names, "com_x", "com_y"), optics, grid)
         self.stream.columns = _columns(self._names, self._now.com_unit)
-        self._resources: dict[str, dict[str, Any]] = {}
-        self._ready: dict[str, int] = dict.fromkeys(self._keys, 0)
-        self._read = 0
+        self._frames = AnnouncedFrames(self._keys)
         self._work: list[Future[None]] = []
         list(self.stream.collect())  # what a run that was aborted left behind is no part of this one
 
-    def _derive(self, now: _Progress, resources: dict[str, dict[str, Any]], start: int, stop: int) -> None:
+    def _derive(self, now: _Progress, frames: CompleteFrames) -> None:
         import h5py
         import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
 
-        frames, *where = (next(r for r in resources.values() if r["data_key"] == key) for key in self._keys)
-        path = unquote(urlparse(frames["uri"]).path)
-        with h5py.File(path, "r", swmr=bool(frames["parameters"].get("swmr"))) as file:
-            dataset = file[frames["parameters"]["dataset"]]
-            x, y = (np.asarray(file[r["parameters"]["dataset"]][start:stop], float) for r in where)
+        start, stop = frames.start, frames.stop
+        with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
+            dataset, *where = (file[name] for name in frames.datasets)
+            x, y = (np.asarray(each[start:stop], float) for each in where)
             if now.reducer is None:
                 now.reducer = self._make_reducer(dataset.shape[1:], now.optics)
             found, there = reduce_chunks(dataset, start, stop, now.reducer)
@@ -175,7 +164,7 @@ class Imaging(DocumentRouter):
         if now.optics is not None:
             com *= now.optics.pixel_mrad
         columns = {
-            "frame": np.arange(start, stop),
+            "frame": frames.first + np.arange(start, stop),
             "x": x,
             "y": y,
             "sum": found.total.astype(float),

@@ -66,7 +66,7 @@ class Progress(DocumentRouter):
     def stream_datum(self, doc):
         """Frames have arrived."""
         if self._resources.get(doc["stream_resource"]) == self._frame_key:
-            self._counts["frames"] = doc["indices"]["stop"]
+            self._counts["frames"] = doc["seq_nums"]["stop"] - 1
 
     def event(self, doc):
         """A row of a derived stream; one of ``optimization`` ends a batch."""

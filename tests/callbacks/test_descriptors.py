@@ -73,7 +73,8 @@ def documents(path, batches, order=("detector", "detector_x", "detector_y")):
     for start, stop in batches:
         for key in order:
             indices = {"start": start, "stop": stop}
-            yield "stream_datum", compose[key](indices, descriptor=descriptor.descriptor_doc)
+            numbers = {k: v + 1 for k, v in indices.items()}  # as the RunEngine counts events
+            yield "stream_datum", compose[key](indices, seq_nums=numbers, descriptor=descriptor.descriptor_doc)
 
 
 @pytest.mark.parametrize("order", [("detector", "detector_x", "detector_y"), ("detector_y", "detector", "detector_x")])
@@ -114,3 +115,21 @@ def test_a_source_that_fails_fails_the_wait_not_the_document(file):
 def test_a_run_without_optics_is_refused():
     with pytest.raises(ValueError, match="no 'optics'"):
         Descriptors(MeanAsStrain())("start", event_model.compose_run().start_doc)
+
+
+def test_frames_of_several_files_follow_one_another(file, tmp_path):
+    second = tmp_path / "second.h5"
+    second.write_bytes(file.read_bytes())
+    callback = Descriptors(MeanAsStrain())
+    one, other = (list(documents(path, [(0, 6)])) for path in (file, second))
+    for name, doc in one:
+        callback(name, doc)
+    for name, doc in other:
+        if name == "stream_datum":  # its sequence goes on where the first file's ended
+            doc = {**doc, "seq_nums": {k: v + 6 for k, v in doc["seq_nums"].items()}}
+        if name.startswith("stream"):
+            callback(name, doc)
+    callback.finished().result(10)
+    rows = [event["data"] for event in callback.stream.collect()]
+    assert [row["frame"] for row in rows] == list(range(12))
+    assert [row["exx"] for row in rows] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] * 2

@@ -79,7 +79,8 @@ def documents(path, n, metadata, batch=7):
     for start in range(0, n, batch):
         indices = {"start": start, "stop": min(start + batch, n)}
         for key in datasets:
-            yield "stream_datum", compose[key](indices, descriptor=descriptor.descriptor_doc)
+            numbers = {k: v + 1 for k, v in indices.items()}  # as the RunEngine counts events
+            yield "stream_datum", compose[key](indices, seq_nums=numbers, descriptor=descriptor.descriptor_doc)
 
 
 def play(callback, path, n, metadata):
