@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -24,8 +23,7 @@ from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.sim.simplon_detector import Detector
 from bluesky_edgestem.sim.simplon_frames import DrawnFrames, draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
-from bluesky_edgestem.sim.simplon_messages import MessagesV1
-from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.encoding import decompress
 from bluesky_edgestem.stream.nexus import Context
 from bluesky_edgestem.stream.protocol_v2 import ProtocolV2
 from bluesky_edgestem.stream.record import record
@@ -90,39 +88,6 @@ def test_libertem_live_acquires_from_our_simulator(tmp_path: Path, version: str)
     np.testing.assert_array_equal(found["total"], images.sum(0))
     np.testing.assert_array_equal(found["sums"], images.sum((1, 2)).reshape(24, 32))
     np.testing.assert_allclose(found["com"].reshape(-1, 2), centres(images), rtol=1e-5)
-
-
-def test_our_receiver_takes_the_series_of_libertems_simulator(tmp_path: Path) -> None:
-    images = [np.random.default_rng(k).poisson(2, (32, 48)).astype(np.uint16) for k in range(40)]
-    config = {
-        "x_pixels_in_detector": 48,
-        "y_pixels_in_detector": 32,
-        "bit_depth_image": 16,
-        "nimages": 1,
-        "ntrigger": len(images),
-        "trigger_mode": "exte",
-    }
-    messages = MessagesV1()
-    parts = messages.start(34, "basic", config, len(images))
-    for number, image in enumerate(images):
-        parts += messages.frame(34, number, [compress(image)], number * 1e-3, number * 1e-3)
-    with (tmp_path / "capture").open("wb") as file:
-        for part in [*parts, *messages.end(34)]:
-            file.write(struct.pack("<q", len(part)) + part)
-    api, stream = free_port(), free_port()
-    command = [str(Path(python("libertem")).with_name("libertem-live-dectris-sim")), str(tmp_path / "capture")]
-    process = subprocess.Popen(
-        [*command, f"--port={api}", f"--zmqport={stream}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        threading.Thread(target=put, args=(api, "detector/api/1.8.0/command/arm"), daemon=True).start()
-        recording = record(f"tcp://127.0.0.1:{stream}", tmp_path / "run.h5", timeout=5, start_timeout=220)
-    finally:
-        process.terminate()
-        process.wait(40)
-    assert recording.complete and recording.frames == 40, recording
-    with h5py.File(recording.path, "r") as file:
-        np.testing.assert_array_equal(file[DATA], images)
 
 
 @pytest.fixture(scope="module")
