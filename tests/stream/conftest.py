@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,11 @@ from bluesky_edgestem.sim.simplon_messages import MessagesV1, MessagesV2
 from bluesky_edgestem.stream.encoding import compress
 from bluesky_edgestem.stream.record import record
 from bluesky_edgestem.stream.recorder import Recording
-from bluesky_edgestem.stream.series import Chunk
+from bluesky_edgestem.stream.series import Chunk, Frame
+from bluesky_edgestem.stream.series_file import SeriesFile
 
+PATIENCE = 60.0
+"""Time [s] after which a test fails that waits for what should come: no test depends on a machine that is fast."""
 SHAPE = (12, 20)
 CONFIG = {
     "x_pixels_in_detector": SHAPE[1],
@@ -43,11 +47,14 @@ CONFIG = {
 class Wire:
     """Sends messages as a detector would, one by one, and records them."""
 
+    patience = PATIENCE
+
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
         self.messages = MessagesV1() if protocol == "v1" else MessagesV2()
         self.socket = zmq.Context.instance().socket(zmq.PUSH)
         self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.SNDTIMEO, int(PATIENCE * 1e3))  # a receiver that has ended takes nothing more
         self.socket.set_hwm(100_000)
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = f"tcp://127.0.0.1:{port}"
@@ -78,11 +85,12 @@ class Wire:
 
     def record(self, path: Path, **options: object) -> Future[Recording]:
         """Begin to record; returns once the receiver is connected."""
-        settings = {"protocol": self.protocol, "timeout": 1.0, "grace": 0.2, "start_timeout": 10.0, **options}
+        patient = {"timeout": PATIENCE, "start_timeout": PATIENCE}
+        settings = {"protocol": self.protocol, "grace": 0.2, **patient, **options}
         monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         future = self._executor.submit(record, self.address, path, **settings)
         for _ in range(int(settings.get("workers", 1))):
-            assert monitor.poll(5000), future.result(0)
+            assert monitor.poll(int(PATIENCE * 1e3)), future.result(0)
             monitor.recv_multipart()
         self.socket.disable_monitor()
         time.sleep(0.02)
@@ -114,3 +122,23 @@ def make_wire() -> Iterator[Callable[[str], Wire]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def await_written(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Waits until so many frames are in the file that is written now."""
+    write, changed, written = SeriesFile.write, threading.Condition(), 0
+
+    def observed(self: SeriesFile, frames: list[Frame]) -> None:
+        nonlocal written
+        write(self, frames)
+        with changed:
+            written = self.written
+            changed.notify_all()
+
+    def wait(count: int) -> None:
+        with changed:
+            assert changed.wait_for(lambda: written >= count, PATIENCE), f"{written} of {count} frames were written"
+
+    monkeypatch.setattr(SeriesFile, "write", observed)
+    return wait

@@ -10,7 +10,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bluesky_edgestem.stream.encoding import ENCODINGS, check_layout, compress, decompress
@@ -45,7 +45,7 @@ def test_the_blob_is_hdf5s_chunk(tmp_path: Path, encoding: str, filters: object,
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(at=st.integers(0, 2**16), value=st.integers(1, 255), cut=st.one_of(st.none(), st.integers(0, 2**16)))
 def test_damage_is_refused_or_gives_an_image_of_the_right_size(
     encoding: str, at: int, value: int, cut: int | None
@@ -62,7 +62,7 @@ def test_damage_is_refused_or_gives_an_image_of_the_right_size(
         assert image.shape == (70, 70)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(ENCODINGS), st.binary(max_size=300))
 def test_random_bytes_are_refused_or_decoded(encoding: str, data: bytes) -> None:
     with contextlib.suppress(ProtocolError):

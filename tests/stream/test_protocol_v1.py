@@ -7,7 +7,7 @@ import json
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bluesky_edgestem.sim.simplon_messages import MessagesV1
@@ -139,7 +139,7 @@ def test_what_is_wrong_in_a_header_is_named(values: dict, field: str) -> None:
     assert caught.value.field == field
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     message=st.sampled_from(

@@ -11,7 +11,7 @@ from typing import Any
 import cbor2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bluesky_edgestem.sim.simplon_messages import MessagesV2
@@ -202,12 +202,12 @@ for name, message in {LYING!r}.items():
     except ProtocolError:
         print("refused", name)
 """
-    said = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, timeout=60)
+    said = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, timeout=250)
     assert said.returncode == 0, said.stderr
     assert said.stdout.splitlines() == [f"refused {name}" for name in LYING]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     message=st.sampled_from(
@@ -237,7 +237,7 @@ def test_any_bytes_give_an_event_or_one_error(data: st.DataObject, message: byte
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kB for a message of hundreds"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused(message: bytes) -> None:
     with pytest.raises(ProtocolError):

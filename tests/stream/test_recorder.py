@@ -61,7 +61,7 @@ def test_a_series_is_kept(wire, tmp_path: Path, encoding: str) -> None:
     for number in range(10):
         wire.frame(number, chunk=wire.chunk(number, encoding))
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, [])
     assert recording.ended == "end message"
     assert recording.refused_count == recording.duplicates == 0
@@ -74,7 +74,7 @@ def test_the_streams_own_blobs_are_the_files_chunks(wire, tmp_path: Path) -> Non
     for number in range(3):
         wire.frame(number)
     wire.end()
-    future.result(20)
+    future.result(wire.patience)
     with h5py.File(tmp_path / "run.h5", "r") as file:
         for number in range(3):
             mask, blob = file[DATA].id.read_direct_chunk((number, 0, 0))
@@ -88,7 +88,7 @@ def test_encodings_may_change_within_a_series(wire, tmp_path: Path) -> None:
     for number in range(10):
         wire.frame(number, chunk=wire.chunk(number, others[number % 3]))
     wire.end()
-    check(wire, future.result(20), [])
+    check(wire, future.result(wire.patience), [])
 
 
 def test_a_column_major_image_is_kept_upright(make_wire: Callable, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_column_major_image_is_kept_upright(make_wire: Callable, tmp_path: Pat
     turned = wire.chunk(1, "none")
     wire.frame(1, chunk=turned._replace(data=wire.image(1).tobytes(order="F"), column_major=True))
     wire.end()
-    check(wire, future.result(20), [], expected=2)
+    check(wire, future.result(wire.patience), [], expected=2)
 
 
 def test_frames_land_by_their_number_and_twice_is_once(wire, tmp_path: Path) -> None:
@@ -108,19 +108,19 @@ def test_frames_land_by_their_number_and_twice_is_once(wire, tmp_path: Path) -> 
     for number in (3, 1, 1, 9, 0, 2, 5, 3):
         wire.frame(number)
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, [4, 6, 7, 8])
     assert recording.duplicates == 2
     assert "incomplete, missing 4, 6 to 8; 2 came twice" in str(recording)
 
 
 def test_workers_share_a_stream_and_all_frames_land(wire, tmp_path: Path) -> None:
-    future = wire.record(tmp_path / "run.h5", workers=3)
+    future = wire.record(tmp_path / "run.h5", workers=3, grace=wire.patience)
     wire.start(frames=300)
     for number in range(300):
         wire.frame(number)
     wire.end()
-    recording = future.result(30)
+    recording = future.result(wire.patience)
     check(wire, recording, [], expected=300)
 
 
@@ -131,27 +131,27 @@ def test_frames_before_their_header_are_kept(wire, tmp_path: Path) -> None:
     wire.start(frames=3)
     wire.frame(2)
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, [1], expected=3)
     assert [(refusal.series, refusal.number) for refusal in recording.refused] == [(1, 1)]
 
 
 def test_no_end_message(wire, tmp_path: Path) -> None:
-    future = wire.record(tmp_path / "run.h5", timeout=0.5)
+    future = wire.record(tmp_path / "run.h5", timeout=2.0)
     wire.start()
     for number in range(6):
         wire.frame(number)
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, [6, 7, 8, 9])
-    assert recording.ended == "timeout: nothing came for 0.5 s, and no end message"
+    assert recording.ended == "timeout: nothing came for 2 s, and no end message"
 
 
 def test_no_end_message_but_every_frame(wire, tmp_path: Path) -> None:
-    future = wire.record(tmp_path / "run.h5", timeout=0.5)
+    future = wire.record(tmp_path / "run.h5", timeout=2.0)
     wire.start()
     for number in range(10):
         wire.frame(number)
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, [])
     assert recording.ended.startswith("timeout")
 
@@ -174,7 +174,7 @@ def test_what_does_not_belong_is_refused_by_name(wire, tmp_path: Path, fault: st
         else:
             wire.socket.send(os.urandom(50))
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, [4])
     (refusal,) = recording.refused
     said = {
@@ -201,7 +201,7 @@ def test_a_header_whose_shape_lies(wire, tmp_path: Path) -> None:
     for number in range(10):
         wire.frame(number)
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     assert recording.frames == 0 and recording.refused_count == 10
     assert recording.missing == (range(10),)
     assert "frame is '20 x 12 uint16'; allowed is 20 x 24 uint16, as the series began" in str(recording)
@@ -210,11 +210,11 @@ def test_a_header_whose_shape_lies(wire, tmp_path: Path) -> None:
 def test_a_second_start_before_the_end(wire, tmp_path: Path) -> None:
     receiver = Receiver(wire.address, protocol=wire.protocol)
     try:
-        recorder = Recorder(receiver, timeout=2.0, grace=0.2)
+        recorder = Recorder(receiver, timeout=wire.patience, grace=2.0)
         results: list[Recording] = []
 
         def keep() -> None:
-            results.extend(recorder.record(tmp_path / f"{k}.h5", start_timeout=10) for k in (1, 2))
+            results.extend(recorder.record(tmp_path / f"{k}.h5", start_timeout=wire.patience) for k in (1, 2))
 
         thread = threading.Thread(target=keep)
         thread.start()
@@ -226,7 +226,7 @@ def test_a_second_start_before_the_end(wire, tmp_path: Path) -> None:
         for number in range(10):
             wire.frame(number, 2)
         wire.end(2)
-        thread.join(20)
+        thread.join(wire.patience)
     finally:
         receiver.close()
     first, second = results
@@ -242,7 +242,7 @@ def test_a_header_without_detail_and_a_count_that_nobody_knows(make_wire: Callab
     for number in (0, 1, 3):
         wire.frame(number)
     wire.end()
-    check(wire, future.result(20), [2], expected=4)
+    check(wire, future.result(wire.patience), [2], expected=4)
 
 
 def test_two_thresholds(make_wire: Callable, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_two_thresholds(make_wire: Callable, tmp_path: Path) -> None:
     wire.frame(2)
     wire.messages.channels = names
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     assert recording.complete and "channels is ['threshold_1']" in recording.refused[0].reason
     with h5py.File(recording.path, "r") as file:
         assert list(file["entry/data"].attrs["auxiliary_signals"]) == ["data_threshold_2"]
@@ -270,20 +270,20 @@ def test_a_series_without_a_frame(wire, tmp_path: Path) -> None:
     future = wire.record(tmp_path / "run.h5")
     wire.start()
     wire.end()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     assert (recording.frames, recording.missing) == (0, (range(10),))
     assert not recording.path.exists()
 
 
 def test_no_series(wire, tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match=r"no series began within 0.3 s; is the detector armed"):
-        wire.record(tmp_path / "run.h5", start_timeout=0.3).result(20)
+        wire.record(tmp_path / "run.h5", start_timeout=0.3).result(wire.patience)
 
 
 def test_frames_are_never_written_over(wire, tmp_path: Path) -> None:
     (tmp_path / "run.h5").write_text("precious")
     with pytest.raises(FileExistsError, match="give another name"):
-        wire.record(tmp_path / "run.h5").result(20)
+        wire.record(tmp_path / "run.h5").result(wire.patience)
     assert (tmp_path / "run.h5").read_text() == "precious"
 
 
@@ -293,15 +293,15 @@ def test_a_wrong_address_or_protocol_says_what_is_allowed(tmp_path: Path, addres
         record(address, tmp_path / "run.h5", **options)
 
 
-def test_a_stop_closes_the_series_as_it_is(wire, tmp_path: Path) -> None:
+def test_a_stop_closes_the_series_as_it_is(wire, tmp_path: Path, await_written: Callable) -> None:
     stop = threading.Event()
     future = wire.record(tmp_path / "run.h5", stop=stop)
     wire.start()
     for number in range(3):
         wire.frame(number)
-    time.sleep(0.3)
+    await_written(3)
     stop.set()
-    recording = future.result(20)
+    recording = future.result(wire.patience)
     check(wire, recording, list(range(3, 10)))
     assert recording.ended == "stop"
 
@@ -312,27 +312,28 @@ def test_each_frame_can_be_inspected_decoded(wire, tmp_path: Path) -> None:
     def inspect(frame: Frame, images: tuple[np.ndarray, ...]) -> None:
         sums[frame.number] = images[0].sum()
 
-    future = wire.record(tmp_path / "run.h5", workers=2, reduce=Decoder(inspect))
+    future = wire.record(tmp_path / "run.h5", workers=2, grace=wire.patience, reduce=Decoder(inspect))
     wire.start(frames=50)
     for number in range(50):
         wire.frame(number)
     wire.end()
-    assert future.result(20).complete
+    assert future.result(wire.patience).complete
     np.testing.assert_array_equal(sums, [wire.image(number).sum() for number in range(50)])
 
 
-def test_what_a_reduction_raises_ends_the_series(wire, tmp_path: Path) -> None:
+def test_what_a_reduction_raises_ends_the_series(wire, tmp_path: Path, await_written: Callable) -> None:
     def inspect(frame: Frame, images: tuple[np.ndarray, ...]) -> None:
         if frame.number == 3:
             raise RuntimeError("no such mask")
 
     future = wire.record(tmp_path / "run.h5", reduce=Decoder(inspect))
     wire.start()
-    for number in range(10):
+    for number in range(3):
         wire.frame(number)
-        time.sleep(0.1 if number == 2 else 0)
+    await_written(3)
+    wire.frame(3)  # ends the worker: nobody would take another
     with pytest.raises(RuntimeError, match="no such mask"):
-        future.result(20)
+        future.result(wire.patience)
     with h5py.File(tmp_path / "run.h5", "r") as file:
         assert missing_frames(file).tolist() == list(range(3, 10))
         assert file[DETECTOR].attrs["ended"] == b"no such mask"
@@ -344,7 +345,7 @@ def test_text_that_hdf5_cannot_hold(make_wire: Callable, tmp_path: Path) -> None
     wire.start(frames=1, description="AR\0INA", sensor_material="\0")
     wire.frame(0)
     wire.end()
-    assert future.result(20).complete
+    assert future.result(wire.patience).complete
     with h5py.File(tmp_path / "run.h5", "r") as file:
         assert file[f"{DETECTOR}/description"].asstr()[()] == "ARINA"
 
@@ -360,14 +361,14 @@ def test_a_slow_disk_is_back_pressure(wire, tmp_path: Path, monkeypatch: pytest.
     receiver = Receiver(wire.address, protocol=wire.protocol, queue_batches=2)
     try:
         results: list[Recording] = []
-        recorder = Recorder(receiver)
+        recorder = Recorder(receiver, timeout=wire.patience)
         thread = threading.Thread(target=lambda: results.append(recorder.record(tmp_path / "run.h5")))
         thread.start()
         wire.start(frames=2000)
         for number in range(2000):
             wire.frame(number)
         wire.end()
-        thread.join(60)
+        thread.join(wire.patience)
     finally:
         receiver.close()
     (recording,) = results
@@ -380,21 +381,27 @@ def test_a_slow_disk_is_back_pressure(wire, tmp_path: Path, monkeypatch: pytest.
         assert file[DETECTOR].attrs["backpressure_s"] == recording.back_pressure.waited_s
 
 
-def test_a_disk_that_fills_ends_the_series_by_name(wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = SeriesFile.write
+def test_a_disk_that_fills_ends_the_series_by_name(
+    wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, await_written: Callable
+) -> None:
+    write, sent = SeriesFile.write, threading.Event()
 
     def fills(self: SeriesFile, frames: list[Frame]) -> None:
         if self.written >= 4:
+            assert sent.wait(wire.patience)  # once the series has ended nobody takes frames
             monkeypatch.setattr(series_file, "RESERVE", 1 << 62)
         write(self, frames)
 
     monkeypatch.setattr(SeriesFile, "write", fills)
     future = wire.record(tmp_path / "run.h5")
     wire.start()
-    for number in range(10):
+    for number in range(4):
         wire.frame(number)
-        time.sleep(0.1 if number == 3 else 0)
-    recording = future.result(20)
+    await_written(4)
+    for number in range(4, 10):
+        wire.frame(number)
+    sent.set()
+    recording = future.result(wire.patience)
     assert recording.ended.startswith("disk full: the disk of ")
     check(wire, recording, list(range(4, 10)))
 
@@ -407,7 +414,7 @@ def test_the_file_is_nexus_with_calibration_and_positions(wire, tmp_path: Path) 
     for number in range(10):
         wire.frame(number)
     wire.end()
-    future.result(20)
+    future.result(wire.patience)
     with h5py.File(tmp_path / "run.h5", "r") as file:
         entry, data, detector = file["entry"], file["entry/data"], file[DETECTOR]
         kinds = {name: entry[name].attrs["NX_class"] for name in ("data", "instrument", "sample", "source")}
@@ -430,11 +437,11 @@ def test_the_file_is_nexus_with_calibration_and_positions(wire, tmp_path: Path) 
 
 
 def test_a_reader_sees_the_file_grow(wire, tmp_path: Path) -> None:
-    future = wire.record(tmp_path / "run.h5", timeout=5.0)
+    future = wire.record(tmp_path / "run.h5")
     wire.start()
     for number in range(5):
         wire.frame(number)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + wire.patience
     while time.monotonic() < deadline:
         time.sleep(0.1)
         try:
@@ -453,4 +460,4 @@ def test_a_reader_sees_the_file_grow(wire, tmp_path: Path) -> None:
     np.testing.assert_array_equal(file[DATA][9], wire.image(9))
     file.close()
     wire.end()
-    assert future.result(20).complete
+    assert future.result(wire.patience).complete
