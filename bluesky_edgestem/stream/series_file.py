@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from .series import Chunk, Frame, Series
 
 FLUSH = 0.25
 """Time [s] between two flushes while frames come."""
+GAP = 4096
+"""Frames that are missing in a row before the times on either side of them are written apart, not together."""
 RESERVE = 1 << 22
 """Bytes that must stay free on the disk: HDF5 cannot even close a file on a full one."""
 
@@ -54,6 +56,7 @@ class SeriesFile:
         self._folder = path.parent
         self.written = self.acknowledged = 0
         self._extent, self._flushed = 0, time.monotonic()
+        self._rows: list[tuple[float, ...]] = []  # number and times of frames, until the next flush
         self._file = h5py.File(path, "x", libver="latest")
         entry = group(self._file, "entry", "NXentry")
         entry.attrs["default"] = "data"
@@ -64,6 +67,7 @@ class SeriesFile:
         self._data = make_data(entry, series, chunk)
         self._detector = make_detector(entry, series, chunk)
         self._times = [self._detector[name] for name in TIMES]
+        self._write = {channel: dataset.id.write_direct_chunk for channel, dataset in self._data.items()}
         describe(entry, context, chunk.shape)
         self._file.swmr_mode = True
 
@@ -83,13 +87,11 @@ class SeriesFile:
         if status.f_bavail * status.f_frsize < RESERVE + sum(len(c.data) for f in frames for c in f.chunks):
             raise DiskFull(f"the disk of {self._folder} has no room for frame {frames[0].number}")
         self._extend(max(frame.number for frame in frames) + 1)
-        for frame in frames:
-            for chunk in frame.chunks:
+        for _, number, chunks, *times in frames:
+            for chunk in chunks:
                 mask, data = self._as_stored(chunk)
-                self._data[chunk.channel].id.write_direct_chunk((frame.number, 0, 0), data, mask)
-        for begin, run in _runs(frames):
-            for k, dataset in enumerate(self._times):
-                dataset[begin : begin + len(run)] = [frame[3 + k] for frame in run]
+                self._write[chunk.channel]((number, 0, 0), data, mask)
+            self._rows.append((number, *times))
         self.written += len(frames)
         if time.monotonic() - self._flushed > FLUSH:
             self.flush()
@@ -97,9 +99,29 @@ class SeriesFile:
     def _extend(self, extent: int) -> None:
         if extent <= self._extent:
             return
-        for dataset in (*self._data.values(), *self._times):
+        for dataset in self._data.values():
             dataset.resize(extent, 0)
         self._extent = extent
+
+    def _write_times(self) -> None:
+        """Write the times that wait: one by one, as the frames of several workers come, they cost more than images."""
+        for dataset in self._times:
+            if len(dataset) < self._extent:
+                dataset.resize(self._extent, 0)
+        if not self._rows:
+            return
+        rows = np.array(self._rows)
+        self._rows.clear()
+        rows = rows[np.argsort(rows[:, 0])]
+        for part in np.split(rows, np.flatnonzero(np.diff(rows[:, 0]) > GAP) + 1):
+            numbers = part[:, 0].astype(np.int64)
+            begin, end = int(numbers[0]), int(numbers[-1]) + 1
+            for dataset, times in zip(self._times, part.T[1:], strict=True):
+                if len(times) < end - begin:  # what came before, or never, is between them
+                    held = dataset[begin:end]
+                    held[numbers - begin] = times
+                    times = held
+                dataset[begin:end] = times
 
     def _as_stored(self, chunk: Chunk) -> tuple[int, bytes]:
         """Filters left out (a bit mask), and the bytes that the file's filter takes for this chunk."""
@@ -115,6 +137,7 @@ class SeriesFile:
         self._flushed = time.monotonic()
         if self.acknowledged == self.written:
             return
+        self._write_times()
         for dataset in (*self._times, *self._data.values()):
             dataset.flush()
         self.acknowledged = self.written
@@ -123,6 +146,7 @@ class SeriesFile:
         """Note what is missing of `expected` frames and what came of the series (see `OUTCOME`), and close."""
         missing, tail = listed(missing, expected)
         self._extend(expected if tail is None else tail)
+        self._write_times()
         for name, value in outcome.items():
             self._detector.attrs.modify(name, value)
         self._file["entry"].attrs.modify("complete", np.bool_(not missing and tail is None))
@@ -144,14 +168,3 @@ class SeriesFile:
 
 abandoned: list[SeriesFile] = []
 """Files that must outlive the process: end it by `os._exit` where there is one."""
-
-
-def _runs(frames: Sequence[Frame]) -> Iterable[tuple[int, list[Frame]]]:
-    """Frames in runs of successive numbers: one write each."""
-    run: list[Frame] = []
-    for frame in sorted(frames, key=lambda frame: frame.number):
-        if run and frame.number != run[-1].number + 1:
-            yield run[0].number, run
-            run = []
-        run.append(frame)
-    yield run[0].number, run

@@ -1,0 +1,58 @@
+"""What a series' file holds, in whichever order its frames come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401
+import numpy as np
+
+from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.nexus import Context
+from bluesky_edgestem.stream.series import Frame, Series
+from bluesky_edgestem.stream.series_file import GAP, SeriesFile
+
+TIMES = ("start_time", "stop_time", "real_time")
+
+
+def frame(number: int) -> Frame:
+    """Frame `number`: its times and its image tell which it is."""
+    image = np.full((8, 8), number % 1000, np.uint16)
+    return Frame(1, number, (compress(image),), number + 0.25, number + 0.5, number + 0.75)
+
+
+def test_times_stay_with_their_frames_however_they_come(tmp_path: Path) -> None:
+    far = 5 + GAP
+    series = Series(1, (8, 8), np.dtype("uint16"), None)
+    file = SeriesFile(tmp_path / "run.h5", series, frame(0).chunks[0], Context())
+    file.write([frame(4), frame(0)])
+    file.flush()
+    file.write([frame(3), frame(1)])  # on either side of what is there, and between
+    file.write([frame(2 * far), frame(far)])
+    assert file.acknowledged == 2
+    file.flush()
+    assert file.acknowledged == file.written == 6
+    file.write([frame(far + 1)])
+    file.finish([range(2, 3), range(5, far), range(far + 2, 2 * far)], 2 * far + 1, ended="end message")
+    numbers = np.array([0, 1, 3, 4, far, far + 1, 2 * far])
+    with h5py.File(tmp_path / "run.h5", "r") as kept:
+        for k, name in enumerate(TIMES):
+            expected = np.full(2 * far + 1, np.nan)
+            expected[numbers] = numbers + 0.25 * (k + 1)
+            np.testing.assert_array_equal(kept[f"/entry/instrument/detector/{name}"][:], expected)
+        np.testing.assert_array_equal(kept["/entry/data/data"][:, 0, 0][numbers], numbers % 1000)
+
+
+def test_a_reader_finds_as_many_times_as_frames(tmp_path: Path) -> None:
+    series = Series(1, (8, 8), np.dtype("uint16"), None)
+    file = SeriesFile(tmp_path / "run.h5", series, frame(0).chunks[0], Context())
+    file.write([frame(0), frame(2)])
+    file.flush()
+    with h5py.File(tmp_path / "run.h5", "r", swmr=True) as kept:
+        detector = kept["/entry/instrument/detector"]
+        assert len(detector["data"]) == 3
+        for name in TIMES:
+            assert len(detector[name]) == 3
+            assert np.isnan(detector[name][1])
+    file.finish([range(1, 2)], 3, ended="end message")
