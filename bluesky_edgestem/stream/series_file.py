@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,10 @@ FLUSH = 0.25
 """Time [s] between two flushes while frames come."""
 GAP = 4096
 """Frames that are missing in a row before the times on either side of them are written apart, not together."""
+CHUNKS = 1 << 17
+"""Bytes of chunks that HDF5 keeps of a dataset. Only times pass there; HDF5's 8 MiB would fill for a million frames."""
+INDEX = 1 << 18
+"""Bytes of the index of chunks that HDF5 keeps for a channel; left to itself it takes more the longer the series is."""
 RESERVE = 1 << 22
 """Bytes that must stay free on the disk: HDF5 cannot even close a file on a full one."""
 
@@ -56,8 +61,8 @@ class SeriesFile:
         self._folder = path.parent
         self.written = self.acknowledged = 0
         self._extent, self._flushed = 0, time.monotonic()
-        self._rows: list[tuple[float, ...]] = []  # number and times of frames, until the next flush
-        self._file = h5py.File(path, "x", libver="latest")
+        self._rows = array("d")  # number and times of frames, until the next flush
+        self._file = h5py.File(path, "x", libver="latest", rdcc_nbytes=CHUNKS)
         entry = group(self._file, "entry", "NXentry")
         entry.attrs["default"] = "data"
         entry["definition"] = "NXmx"
@@ -69,6 +74,10 @@ class SeriesFile:
         self._times = [self._detector[name] for name in TIMES]
         self._write = {channel: dataset.id.write_direct_chunk for channel, dataset in self._data.items()}
         describe(entry, context, chunk.shape)
+        index = self._file.id.get_mdc_config()
+        index.set_initial_size = True
+        index.initial_size = index.min_size = index.max_size = INDEX * len(series.channels)
+        self._file.id.set_mdc_config(index)
         self._file.swmr_mode = True
 
     def write(self, frames: Sequence[Frame]) -> None:
@@ -91,7 +100,7 @@ class SeriesFile:
             for chunk in chunks:
                 mask, data = self._as_stored(chunk)
                 self._write[chunk.channel]((number, 0, 0), data, mask)
-            self._rows.append((number, *times))
+            self._rows.extend((number, *times))
         self.written += len(frames)
         if time.monotonic() - self._flushed > FLUSH:
             self.flush()
@@ -110,8 +119,8 @@ class SeriesFile:
                 dataset.resize(self._extent, 0)
         if not self._rows:
             return
-        rows = np.array(self._rows)
-        self._rows.clear()
+        rows = np.array(self._rows).reshape(-1, 1 + len(self._times))
+        self._rows = array("d")
         rows = rows[np.argsort(rows[:, 0])]
         for part in np.split(rows, np.flatnonzero(np.diff(rows[:, 0]) > GAP) + 1):
             numbers = part[:, 0].astype(np.int64)
