@@ -13,7 +13,6 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,11 +24,12 @@ import zmq
 from bluesky_edgestem.analysis.reductions import Reducer, Reduction
 from bluesky_edgestem.sim.simplon_frames import draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
-from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream import blobs
+from bluesky_edgestem.stream.encoding import compress
 from bluesky_edgestem.stream.receiver import Receiver
 from bluesky_edgestem.stream.recorder import Recorder
 from bluesky_edgestem.stream.recording import Recording
-from bluesky_edgestem.stream.series import Frame, ProtocolError, Series
+from bluesky_edgestem.stream.series import Frame, Series
 from bluesky_edgestem.stream.series_file import SeriesFile
 
 ROOT = Path(__file__).parents[1]
@@ -41,8 +41,6 @@ CASES = {
     "everywhere": ("random", float(PIXELS**2)),
 }
 SIZES = (96, 192, 256, 512)
-GROUP = 1 << 19
-"""Bytes of frames that are decompressed before they are reduced: they stay in the core's cache."""
 LAG_RATE = 5000.0
 MEMORY = """
 import sys
@@ -58,34 +56,18 @@ class Reducing:
     """A `gate.Reduce` that keeps sums and moments of every frame, and when it had them [s]."""
 
     def __init__(self, shape: tuple[int, int], frames: int) -> None:
-        self._reducer, self._own = Reducer(shape), threading.local()
+        self._reducer = Reducer(shape)
         self.total = np.zeros(frames, np.uint64)
         self.moments = np.zeros((frames, 2), np.uint64)
         self.when = np.full(frames, np.nan)
 
     def __call__(self, series: Series, frames: Sequence[Frame]) -> list[str]:
-        """Decode and reduce; see `gate.Reduce`."""
-        ny, nx = self._reducer.shape
-        room = self._own.__dict__.get("room")
-        if room is None:
-            dtype = frames[0].chunks[0].dtype
-            room = self._own.room = np.empty((max(1, GROUP // (ny * nx * dtype.itemsize)), ny, nx), dtype)
-            self._own.part = Reduction.zeros(len(room), self._reducer.masks)
-        reasons: list[str] = []
-        for begin in range(0, len(frames), len(room)):
-            group, numbers = frames[begin : begin + len(room)], []
-            for frame in group:
-                try:
-                    decompress(frame.chunks[0], room[len(numbers)])
-                except ProtocolError as error:
-                    reasons.append(str(error))
-                    continue
-                numbers.append(frame.number)
-                reasons.append("")
-            part = self._own.part[: len(numbers)]
-            self._reducer.reduce_into(room[: len(numbers)], part)
-            self.total[numbers], self.moments[numbers] = part.total, part.moments
-            self.when[numbers] = time.monotonic()
+        """Reduce; see `gate.Reduce`."""
+        found = Reduction.zeros(len(frames), self._reducer.masks)
+        reasons = blobs.reduce([frame.chunks[0] for frame in frames], self._reducer, found)
+        numbers = [frame.number for frame in frames]
+        self.total[numbers], self.moments[numbers] = found.total, found.moments
+        self.when[numbers] = time.monotonic()
         return reasons
 
 

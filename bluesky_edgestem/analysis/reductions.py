@@ -7,14 +7,16 @@ counts are exact, and equal whatever the number of threads. They hold no lock of
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numba import njit
 
+from .bit_planes import Words, fits
 from .sparse_masks import SparseMasks
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
@@ -72,6 +74,11 @@ class Reduction:
         arrays = self.total[part], self.moments[part], self.counted[part], self.weighted[part]
         return Reduction(self.shape, *arrays, self.masks)
 
+    def __setitem__(self, places: Sequence[int] | np.ndarray, found: Reduction) -> None:
+        """Take over frames that were reduced apart."""
+        self.total[places], self.moments[places] = found.total, found.moments
+        self.counted[places], self.weighted[places] = found.counted, found.weighted
+
     @property
     def empty(self) -> int:
         """Frames without a count."""
@@ -124,6 +131,13 @@ class Reducer:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reduce") if threads > 1 else None
         self._own = threading.local()
 
+    @cached_property
+    def words(self) -> Words | None:
+        """For frames that are bitshuffled still; None where shape or weights need them decoded."""
+        if self.masks.weighted_names or not fits(self.shape):
+            return None
+        return Words.of(self.shape, self.masks.counted_arrays())
+
     def reduce(self, frames: np.ndarray) -> Reduction:
         """Reduce `frames` (n, ny, nx) uint8, uint16 or uint32, as they lie in memory.
 
@@ -136,7 +150,7 @@ class Reducer:
         """
         check_frames(frames, self.shape)
         out = Reduction.zeros(len(frames), self.masks)
-        self._share(len(frames), lambda part: self.reduce_into(frames[part], out[part]))
+        self.share(len(frames), lambda part: self.reduce_into(frames[part], out[part]))
         return out
 
     def reduce_read(self, n: int, dtype: np.dtype, read: Callable[[int, np.ndarray], None]) -> Reduction:
@@ -161,10 +175,10 @@ class Reducer:
                     read(number, frames[number - begin])
                 self.reduce_into(frames[: end - begin], out[begin:end])
 
-        self._share(n, work)
+        self.share(n, work)
         return out
 
-    def _share(self, n: int, work: Callable[[slice], None]) -> None:
+    def share(self, n: int, work: Callable[[slice], None]) -> None:
         """Have each thread do its part of `n` frames."""
         if self._pool is None:
             work(slice(0, n))
@@ -205,10 +219,15 @@ def check_frames(frames: np.ndarray, shape: tuple[int, int]) -> None:
         raise ValueError(f"frames are {frames.shape}; allowed is (n, {shape[0]}, {shape[1]})")
     if not frames.flags.c_contiguous:
         raise ValueError("frames have to lie in memory row by row; use numpy.ascontiguousarray")
+    check_pixels(frames.dtype, shape)
+
+
+def check_pixels(dtype: np.dtype, shape: tuple[int, int]) -> None:
+    """Raise ValueError where the moments of frames of this type and shape (ny, nx) could exceed 64 bits."""
     ny, nx = shape
-    if nx * ny * max(nx, ny) * (1 << 8 * frames.dtype.itemsize) > 1 << 64:
+    if nx * ny * max(nx, ny) * (1 << 8 * dtype.itemsize) > 1 << 64:
         raise ValueError(
-            f"the moments of saturated {nx} x {ny} frames of {frames.dtype} exceed 64 bits; bin the frames, or record "
+            f"the moments of saturated {nx} x {ny} frames of {dtype} exceed 64 bits; bin the frames, or record "
             "them with fewer bits"
         )
 

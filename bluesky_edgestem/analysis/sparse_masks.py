@@ -137,6 +137,13 @@ class SparseMasks:
         of_counted = _stretches([masks[name] for name in counted])
         return cls((ny, nx), tuple(masks), counted, weighted, of_counted, stretches, weights)
 
+    def counted_arrays(self) -> list[np.ndarray]:
+        """The masks of bool (ny, nx) again."""
+        arrays = [np.zeros(self.shape, bool) for _ in self.counted_names]
+        for y, a, b, k in zip(*self.counted, strict=True):
+            arrays[k][y, a:b] = True
+        return arrays
+
 
 def _stretches(masks: list[np.ndarray]) -> Stretches:
     """Where the masks are not 0, in the order of the rows: a kernel goes through a frame once."""

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from ..analysis.reductions import Reducer, Reduction
-from ..stream.encoding import decompress
+from ..stream import blobs
 from ..stream.series import Chunk
 
 BITSHUFFLE, LZ4 = 32008, 32004
 BITSHUFFLE_LZ4 = 2
+GROUP = 64
+"""Chunks that are read before they are reduced."""
 
 
 def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tuple[Reduction, np.ndarray]:
@@ -26,6 +28,11 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
         Of all frames; 0 for those that are not there.
     numpy.ndarray
         (stop - start,) bool, the frames that are there.
+
+    Raises
+    ------
+    ValueError
+        A chunk cannot be decoded.
     """
     there = np.ones(stop - start, bool)
     single = dataset.chunks == (1, *reducer.shape)
@@ -35,22 +42,38 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
         return dataset.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
 
     def read(number: int, frame: np.ndarray) -> None:
-        if encoding is None:
-            if single and not came(start + number):
-                there[number] = False
-            dataset.read_direct(frame, np.s_[start + number])
-            return
+        if single and not came(start + number):
+            there[number] = False
+        dataset.read_direct(frame, np.s_[start + number])
+
+    if encoding is None:
+        return reducer.reduce_read(stop - start, dataset.dtype, read), there
+
+    def chunk(number: int) -> Chunk | None:
         try:
             skipped, data = dataset.id.read_direct_chunk((start + number, 0, 0))
         except (RuntimeError, OSError):
             if came(start + number):  # asked only here: it takes HDF5 longer than to read the chunk
                 raise
             there[number] = False
-            frame[:] = 0
-            return
-        decompress(Chunk("", reducer.shape, frame.dtype, "none" if skipped else encoding, data), frame)
+            return None
+        return Chunk("", reducer.shape, dataset.dtype, "none" if skipped else encoding, data)
 
-    return reducer.reduce_read(stop - start, dataset.dtype, read), there
+    out = Reduction.zeros(stop - start, reducer.masks)
+
+    def work(part: slice) -> None:
+        for begin in range(part.start, part.stop, GROUP):
+            numbers = range(begin, min(begin + GROUP, part.stop))
+            chunks = {number: found for number in numbers if (found := chunk(number)) is not None}
+            reduced = Reduction.zeros(len(chunks), reducer.masks)
+            reasons = blobs.reduce(list(chunks.values()), reducer, reduced)
+            for number, reason in zip(chunks, reasons, strict=True):
+                if reason:
+                    raise ValueError(f"frame {start + number} of {dataset.file.filename} cannot be read: {reason}")
+            out[list(chunks)] = reduced
+
+    reducer.share(stop - start, work)
+    return out, there
 
 
 def _encoding(dataset: Any) -> str | None:

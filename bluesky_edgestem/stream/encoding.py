@@ -32,6 +32,8 @@ _shuffle_bound = _library.bshuf_compress_lz4_bound
 _shuffle_bound.restype, _shuffle_bound.argtypes = _size, [_size, _size, _size]
 _unpack = _library.LZ4_decompress_safe
 _unpack.restype, _unpack.argtypes = ctypes.c_int, [_void, _void, ctypes.c_int, ctypes.c_int]
+LZ4_DECOMPRESS = np.uint64(ctypes.cast(_unpack, _void).value or 0)
+"""Address of ``LZ4_decompress_safe``, for compiled code."""
 _pack = _library.LZ4_compress_default
 _pack.restype, _pack.argtypes = ctypes.c_int, [_void, _void, ctypes.c_int, ctypes.c_int]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .blobs import verify
 from .encoding import decompress
 from .series import Frame, ProtocolError, Series
 
@@ -95,7 +96,8 @@ class Decoder:
     Parameters
     ----------
     inspect : callable, optional
-        Called with each frame and its images (ny, nx); the next frame overwrites them.
+        Called with each frame and its images (ny, nx); the next frame overwrites them. Without it images are unpacked,
+        which is all that can fail, but their pixels are not put together.
     """
 
     def __init__(self, inspect: Callable[[Frame, tuple[np.ndarray, ...]], object] | None = None) -> None:
@@ -104,6 +106,12 @@ class Decoder:
 
     def __call__(self, series: Series, frames: Sequence[Frame]) -> list[str]:
         """Decode; see `Reduce`."""
+        if self._inspect is None:
+            reasons = verify([chunk for frame in frames for chunk in frame.chunks])
+            if not any(reasons):
+                return reasons[: len(frames)]
+            each = iter(reasons)
+            return [next(filter(None, [next(each) for _ in frame.chunks]), "") for frame in frames]
         reasons = []
         for frame in frames:
             try:
@@ -112,8 +120,7 @@ class Decoder:
                 reasons.append(str(error))
                 continue
             reasons.append("")
-            if self._inspect is not None:
-                self._inspect(frame, images)
+            self._inspect(frame, images)
         return reasons
 
     def _image(self, frame: Frame, k: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from . import blobs
 from .gate import Decoder, Gate, Reduce, Refusal
 from .protocol_v1 import ProtocolV1
 from .protocol_v2 import ProtocolV2
@@ -88,6 +89,8 @@ class Receiver:
             raise ValueError(f"protocol is {protocol!r}; allowed is {' | '.join(PROTOCOLS)}")
         if workers < 1:
             raise ValueError(f"workers is {workers}; a stream needs at least 1")
+        if reduce is not None:
+            blobs.load()
         self._decoder = PROTOCOLS[protocol]()
         self._queue: queue.Queue[list[Item]] = queue.Queue(queue_batches)
         self._reduce = reduce
