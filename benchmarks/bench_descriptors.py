@@ -17,7 +17,7 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from bluesky_edgestem.analysis.cramer_rao import pattern_information
+from bluesky_edgestem.analysis.cramer_rao import best_discrimination, pattern_information
 from bluesky_edgestem.analysis.diffraction import cbed, detected, patch_extent
 from bluesky_edgestem.analysis.evaluation import Cases, Errors, measure, summarise
 from bluesky_edgestem.analysis.networks import DescriptorNetwork
@@ -34,23 +34,27 @@ DOSES = {"1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 REPEATS = 8
 
 
-def specimen_cases(beam: str, seed: int, positions: int) -> Cases:
-    """Random positions of one specimen: patterns, truth and information."""
+def specimen_cases(beam: str, seed: int, positions: int) -> tuple[Cases, np.ndarray]:
+    """Random positions of one specimen: patterns, truth and information; and the patterns of the other phase there."""
     optics, specimen = BEAMS[beam], Heterojunction(seed)
     rng = np.random.default_rng([seed, 1])
     field = specimen.field
     where = rng.uniform((field.x0, field.y0), (field.x0 + field.width, field.y0 + field.height), (positions, 2))
     strain, rotation = specimen.strain(where), specimen.rotation(where)
-    patterns, information = [], []
+    patterns, swapped, information = [], [], []
     for i in range(positions):
         atoms = specimen.atoms(where[i], patch_extent(optics), rng)
         patterns.append(detected(cbed(atoms, optics), optics))
+        symbols = np.array(atoms.get_chemical_symbols())
+        atoms.set_chemical_symbols(np.where(symbols == "Mo", "W", np.where(symbols == "W", "Mo", symbols)))
+        swapped.append(detected(cbed(atoms, optics), optics))
 
         def phase_at(offsets: np.ndarray, here: np.ndarray = where[i]) -> np.ndarray:
             return specimen.phase(here + 0.1 * offsets)
 
         information.append(pattern_information(strain[i], rotation[i], phase_at, optics))
-    return Cases(optics, np.array(patterns), strain, rotation, specimen.phase(where), np.array(information))
+    cases = Cases(optics, np.array(patterns), strain, rotation, specimen.phase(where), np.array(information))
+    return cases, np.array(swapped)
 
 
 def milliseconds(network: DescriptorNetwork, cases: Cases) -> float:
@@ -66,20 +70,22 @@ def milliseconds(network: DescriptorNetwork, cases: Cases) -> float:
     return statistics.median(times)
 
 
-def figures(network: DescriptorNetwork, cases: list[Cases], dose: float) -> dict:
+def figures(rows: list[tuple[Errors, Cases, np.ndarray]], dose: float) -> dict:
     """Scores of all specimens together, and the spread of the ratio to the bound from specimen to specimen."""
-    errors = [measure(network, c, dose, REPEATS, np.random.default_rng([9, i])) for i, c in enumerate(cases)]
+    errors = [e for e, _, _ in rows]
     ratios = [statistics.mean(summarise(e)["ratio"].values()) for e in errors]
     together = summarise(Errors.joined(errors))
     together["ratio_mean"] = round(statistics.mean(ratios), 3)
     together["ratio_sd_over_specimens"] = round(statistics.stdev(ratios), 3)
     together["ratio_worst"] = max(together["ratio"].values())
+    pairs = [pair for _, c, others in rows for pair in zip(c.patterns, others, strict=True)]
+    together["phase_limit"] = round(statistics.mean(best_discrimination(*pair, dose) for pair in pairs), 4)
     return together
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--positions", type=int, default=12, help="positions on each specimen (default: %(default)s)")
+    parser.add_argument("--positions", type=int, default=24, help="positions on each specimen (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--weights", help="weights file in place of the shipped one")
     options = parser.parse_args()
@@ -88,17 +94,24 @@ if __name__ == "__main__":
     jobs = [(beam, seed) for beam in BEAMS for seed in SEEDS]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         done = list(pool.map(specimen_cases, *zip(*jobs, strict=True), [options.positions] * len(jobs)))
-    by_beam = {beam: [c for (b, _), c in zip(jobs, done, strict=True) if b == beam] for beam in BEAMS}
+    by_beam = {beam: [d for (b, _), d in zip(jobs, done, strict=True) if b == beam] for beam in BEAMS}
     result: dict = {
         "specimens": len(SEEDS),
         "positions": options.positions,
         "repeats": REPEATS,
-        "ms_per_pattern": {beam: round(milliseconds(network, cases[0]), 2) for beam, cases in by_beam.items()},
+        "ms_per_pattern": {beam: round(milliseconds(network, made[0][0]), 2) for beam, made in by_beam.items()},
     }
-    for beam, cases in by_beam.items():
+    everything: dict[str, list[tuple]] = {name: [] for name in DOSES}
+    for beam, made in by_beam.items():
         result[beam] = {}
         for name, dose in DOSES.items():
-            score = figures(network, cases, dose)
-            result[beam][name] = score
-            print(beam, name, score, flush=True)
+            rows = [
+                (measure(network, c, dose, REPEATS, np.random.default_rng([9, i])), c, others)
+                for i, (c, others) in enumerate(made)
+            ]
+            everything[name] += rows
+            result[beam][name] = figures(rows, dose)
+            print(beam, name, result[beam][name], flush=True)
+    result["all beams"] = {name: figures(rows, DOSES[name]) for name, rows in everything.items()}
+    print("all beams", result["all beams"], flush=True)
     print(json.dumps(result))

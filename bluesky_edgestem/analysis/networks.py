@@ -66,6 +66,32 @@ def _features(beam: Beam, dose: Tensor, posterior: Posterior, background: Tensor
     )
 
 
+def pooled(values: Tensor, variances: Tensor) -> Tensor:
+    """Best guesses of quantities that differ little from pattern to pattern, from a noisy measurement of each.
+
+    Each is drawn towards the common mean as far as its noise exceeds the patterns' true spread, which the measurements
+    themselves tell (empirical Bayes; spread after DerSimonian and Laird, Control. Clin. Trials 7 (1986) 177): where
+    they agree within their noise all get the mean, where they differ by much more each keeps its own.
+
+    Parameters
+    ----------
+    values : Tensor (b,)
+    variances : Tensor (b,)
+        Of the measurement noise.
+
+    Returns
+    -------
+    Tensor (b,)
+    """
+    weight = 1 / variances
+    mean = (weight * values).sum() / weight.sum()
+    excess = (weight * (values - mean) ** 2).sum() - (len(values) - 1)
+    spread2 = (excess / (weight.sum() - (weight**2).sum() / weight.sum()).clamp(min=1e-12)).clamp(min=0)
+    weight = 1 / (variances + spread2)
+    mean = (weight * values).sum() / weight.sum()
+    return mean + (values - mean) * spread2 / (spread2 + variances)
+
+
 class DescriptorNetwork(nn.Module):
     """Strain, rotation and phase of monolayers from diffraction patterns of separate disks."""
 
@@ -107,8 +133,9 @@ class DescriptorNetwork(nn.Module):
             places = centre[:, None] + positions(start, setting.vectors)
         expected = beam.background(from_beam2) + self.scattering.floor(beam)
         between = self._between(beam, counts, seen, expected, places)
-        # The background that the optics state is a first guess; the pattern knows better.
-        scale = (between[0] + FIRST_GUESS) / (between[1] * dose + FIRST_GUESS)
+        # The background that the optics state is a first guess; the patterns know better.
+        foreseen = between[1] * dose + FIRST_GUESS
+        scale = pooled((between[0] + FIRST_GUESS) / foreseen, (between[0] + FIRST_GUESS) / foreseen**2)
         expected = expected * scale[:, None, None]
         maps = disk_maps(setting.filters, setting.order, counts, dose, seen, expected, places)
         with torch.no_grad():
@@ -152,21 +179,21 @@ class DescriptorNetwork(nn.Module):
         half = int(beam.radius + 4)
         corner, distance = around(centre[:, None] + relative, half)
         seen, counts, expected = (windows(image, corner, 2 * half + 1) for image in (seen, counts, expected))
-        margin = beam.radius + 1.5 * self.scattering.edge(beam)
-        weight = torch.sigmoid((margin - distance) / 0.3) * seen
-        counted = (counts * weight).sum(-1)
-        empty = (expected * weight).sum(-1) * dose[:, None]
-        caught = (self.scattering.profile(beam, distance) * weight).sum(-1) * dose[:, None]
-        disk = torch.exp(self.scattering.log_strained(beam, relative)) * caught[:, None]
-        rate = disk + empty[:, None] + 1e-6
-        likelihood = (counted[:, None] * torch.log(rate) - rate).sum(-1)
+        profile = self.scattering.profile(beam, distance) * seen
+        brightness = torch.exp(self.scattering.log_strained(beam, relative)) * dose[:, None, None]
+        empty = expected * seen * dose[:, None, None] + 1e-6
+        disks = brightness[..., None] * profile[:, None]
+        likelihood = (counts[:, None] * torch.log1p(disks / empty[:, None]) - disks).sum((2, 3))
         likelihood = likelihood - likelihood.mean(1, keepdim=True)
         cap = torch.exp(self.log_phase_cap)
-        likeliest = disk[torch.arange(len(disk)), likelihood.argmax(1)].sum(1).clamp(min=1e-6)
+        # How bright the disks are as a whole, by the same matched filters.
+        likeliest = disks[torch.arange(len(dose)), likelihood.argmax(1)]
+        weight = likeliest / (likeliest + empty)
+        foreseen = (likeliest * weight).sum((1, 2)).clamp(min=1e-6)
         return (
             likelihood / torch.sqrt(1 + (likelihood / cap) ** 2),
-            (counted - empty).sum(1) / likeliest,
-            counted.sum(1).clamp(min=1).sqrt() / likeliest,
+            ((counts - empty) * weight).sum((1, 2)) / foreseen,
+            (counts * weight**2).sum((1, 2)).clamp(min=1).sqrt() / foreseen,
         )
 
     def check_optics(self, optics: Optics) -> None:
@@ -176,6 +203,9 @@ class DescriptorNetwork(nn.Module):
     @torch.no_grad()
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         """Read recorded frames.
+
+        Frames of one call are of one scan: how strong the diffuse background is they say together (`pooled`), which at
+        high beam energies is most of what one pattern leaves open about its phase.
 
         Parameters
         ----------
@@ -198,19 +228,18 @@ class DescriptorNetwork(nn.Module):
             If frames have another size than the optics say, or the optics are none the network can read.
         """
         frames = checked(frames, optics)
-        setting = self.setting(optics)
-        full = np.iinfo(frames.dtype).max
-        parts = []
-        for low in range(0, len(frames), BATCH):
-            some = frames[low : low + BATCH]
-            counts = torch.from_numpy(some.astype(np.float32))
-            parts.append(described(self(counts, setting), counts, (some == full).any(axis=(1, 2))))
-        if not parts:
+        if not len(frames):
             empty = np.zeros((0, 3))
             return FeatureDescriptors(
                 empty, np.zeros((0, 3, 3)), np.zeros(0), np.zeros(0), tuple(crystals.MONOLAYERS),
                 np.zeros((0, len(crystals.MONOLAYERS))), np.zeros(0, str),
             )  # fmt: skip
+        setting = self.setting(optics)
+        full = np.iinfo(frames.dtype).max
+        parts = []
+        for some in np.array_split(frames, -(-len(frames) // BATCH)):
+            counts = torch.from_numpy(some.astype(np.float32))
+            parts.append(described(self(counts, setting), counts, (some == full).any(axis=(1, 2))))
         strain, covariance, rotation, rotation_sd, probability, flagged = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )

@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 from bluesky_edgestem.analysis.cramer_rao import (
     PARAMETERS,
     STEPS,
+    best_discrimination,
     bound,
     central_differences,
     pattern_information,
@@ -80,3 +81,14 @@ def test_ten_times_the_dose_is_a_tenth_of_the_variance():
 def test_a_dose_that_is_none_is_refused(dose):
     with pytest.raises(ValueError, match="above 0 electrons per pattern, got"):
         bound(np.eye(2), dose)
+
+
+def test_two_patterns_are_told_apart_as_often_as_the_likelihood_ratio_does():
+    one = np.array([[0.60, 0.25, 0.15]])
+    other = np.array([[0.57, 0.27, 0.16]])
+    rng, dose, draws = np.random.default_rng(3), 2000.0, 20_000
+    counts = rng.poisson(dose * np.broadcast_to(one, (draws, *one.shape)))
+    right = ((counts * np.log(one / other) - dose * (one - other)).sum((1, 2)) > 0).mean()
+    # 20,000 draws tell a share to 0.003; the normal approximation is as good at 500 electrons a pixel.
+    assert best_discrimination(one, other, dose) == pytest.approx(right, abs=0.01)
+    assert best_discrimination(one, one, dose) == 0.5

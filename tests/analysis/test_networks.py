@@ -9,7 +9,7 @@ import torch
 from bluesky_edgestem.analysis import crystals
 from bluesky_edgestem.analysis.cramer_rao import bound, pattern_information
 from bluesky_edgestem.analysis.diffraction import cbed, counted, detected, patch_extent
-from bluesky_edgestem.analysis.networks import SHIPPED, DescriptorNetwork
+from bluesky_edgestem.analysis.networks import SHIPPED, DescriptorNetwork, pooled
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.sim.specimen import Heterojunction
 
@@ -175,10 +175,28 @@ def test_no_frames_are_no_descriptors(network):
     assert len(network.predict(np.zeros((0, 128, 128), np.uint16), OPTICS)) == 0
 
 
-def test_the_same_frame_reads_the_same_in_any_company(network):
+def test_company_tells_of_the_background_and_of_nothing_else(network):
     stack = frames([expected((0.01, 0.0, 0.0), r) for r in np.linspace(-0.4, 0.4, 5)], 1e5)
     together, alone = network.predict(stack, OPTICS), network.predict(stack[3:4], OPTICS)
-    assert together.strain[3] == pytest.approx(alone.strain[0], abs=1e-5)
+    # By less than a tenth of the standard deviation: the background hardly moves a disk.
+    assert np.abs(together.strain[3] - alone.strain[0]).max() < 0.1 * alone.strain_sd.min()
+    backwards = network.predict(stack[::-1].copy(), OPTICS)
+    assert backwards.strain[::-1] == pytest.approx(together.strain, abs=1e-5)
+    assert backwards.phase_probability[::-1] == pytest.approx(together.phase_probability, abs=1e-4)
+
+
+def test_backgrounds_are_pooled_as_far_as_they_agree():
+    rng = np.random.default_rng(4)
+    variances = torch.tensor(rng.uniform(0.5, 2.0, 400))
+    noise = torch.tensor(rng.normal(size=400)) * variances.sqrt()
+    alike = pooled(3.0 + noise, variances)
+    # 400 measurements of variance about 1 tell their mean to 0.05; their spread is not told from 0 below about 0.3.
+    assert (alike - 3.0).abs().max() < 0.5
+    truth = torch.tensor(rng.normal(3.0, 2.0, 400))
+    apart = pooled(truth + noise, variances)
+    ideal = 3.0 + (truth + noise - 3.0) * 4 / (4 + variances)
+    assert (apart - ideal).abs().max() < 0.5
+    assert pooled(torch.tensor([0.7]), torch.tensor([0.1])) == pytest.approx(0.7)
 
 
 def test_frames_and_optics_that_do_not_fit_are_refused(network):
