@@ -50,22 +50,21 @@ def until(condition, seconds=30.0):
 def test_each_energy_is_computed_once_in_this_run_and_the_next(folder):
     strain = (0.01, 0.002, -0.003)
     with DFTCluster(workers=1, cache=folder, method=DRAFT) as cluster:
-        begun = time.monotonic()
         first, second = (cluster.submit("MoS2", strain) for _ in range(2))
-        assert time.monotonic() - begun < 0.2, "submit must not block"
-        assert not first.result(60).cached and second.result(1).cached
+        assert not first.done(), "submit must not wait for the calculation"
+        assert not first.result(60).cached and second.result(30).cached
         assert first.result().energy == second.result().energy
         assert first.result().method == DRAFT.name
         # Without a calculation: what no structure has, and what the network misread.
-        assert "finite" in cluster.submit("MoS2", (np.nan, 0, 0)).result(1).reason
-        assert "beyond" in cluster.submit("MoS2", (0.5, 0, 0)).result(1).reason
+        assert "finite" in cluster.submit("MoS2", (np.nan, 0, 0)).result(30).reason
+        assert "beyond" in cluster.submit("MoS2", (0.5, 0, 0)).result(30).reason
         with pytest.raises(ValueError, match=r"unknown material 'graphite'; known are MoS2, WS2"):
             cluster.submit("graphite", strain)
         assert (cluster.submitted, cluster.completed, cluster.cached, cluster.failed) == (4, 4, 1, 2)
     with pytest.raises(RuntimeError, match=r"closed"):
         cluster.submit("MoS2", strain)
     with DFTCluster(workers=1, cache=folder, method=DRAFT) as cluster:
-        again = cluster.submit("MoS2", strain).result(2)
+        again = cluster.submit("MoS2", strain).result(30)
     assert again.cached and again.energy == first.result().energy and again.wall_s == first.result().wall_s
 
 
