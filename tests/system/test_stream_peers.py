@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cbor2
@@ -23,7 +27,8 @@ from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.sim.simplon_detector import Detector
 from bluesky_edgestem.sim.simplon_frames import DrawnFrames, draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
-from bluesky_edgestem.stream.encoding import decompress
+from bluesky_edgestem.sim.simplon_messages import MessagesV1
+from bluesky_edgestem.stream.encoding import compress, decompress
 from bluesky_edgestem.stream.nexus import Context
 from bluesky_edgestem.stream.protocol_v2 import ProtocolV2
 from bluesky_edgestem.stream.record import record
@@ -47,16 +52,19 @@ def python(name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """A port that nobody has, and that the system gives to nobody else until a peer that starts slowly takes it."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # Linux gives ports from 32768 on to whoever asks for any
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
-def put(port: int, path: str, value: object = None) -> dict:
-    """A SIMPLON request to port `port`; waits for the server to be there."""
+def put(port: int, path: str, value: object = None, process: subprocess.Popen | None = None) -> dict:
+    """A SIMPLON request to port `port`; waits for the server to be there, as long as its process is."""
     body = b"" if value is None else json.dumps({"value": value}).encode()
     headers = {"Content-Type": "application/json"}
-    deadline = time.monotonic() + 200  # the first start of a fresh environment compiles: over a minute on two cores
+    deadline = time.monotonic() + 120  # the first start of a fresh environment compiles its modules
     while True:
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", body, headers, method="PUT")
         try:
@@ -65,7 +73,7 @@ def put(port: int, path: str, value: object = None) -> dict:
         except urllib.error.HTTPError:
             raise
         except OSError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (process is not None and process.poll() is not None):
                 raise
             time.sleep(0.2)
 
@@ -90,22 +98,83 @@ def test_libertem_live_acquires_from_our_simulator(tmp_path: Path, version: str)
     np.testing.assert_allclose(found["com"].reshape(-1, 2), centres(images), rtol=1e-5)
 
 
+@contextmanager
+def libertems_simulator(capture: Path) -> Iterator[tuple[int, int]]:
+    """``libertem-live-dectris-sim`` replays a capture; the ports of its REST interface and of its stream.
+
+    It opens its stream three times in a row, without waiting until the one before is closed: on a port of the caller's
+    choice it dies of "Address in use" more often than not. The system gives it another port each time, and its log
+    says which one stayed.
+    """
+    log = capture.with_suffix(".log")
+    program = Path(python("libertem")).with_name("libertem-live-dectris-sim")
+    with log.open("wb") as said:
+        process = subprocess.Popen([program, capture, "--port=0", "--zmqport=0"], stdout=said, stderr=said)
+    try:
+        ports: list[re.Match | None] = [None]
+        deadline = time.monotonic() + 120  # the first start of a fresh environment compiles its modules
+        while None in ports:
+            text = log.read_text()
+            alive = process.poll() is None
+            assert alive and time.monotonic() < deadline, f"it {'hangs' if alive else 'ended'}, and said: {text}"
+            time.sleep(0.05)
+            where = r"API server listening on \('127.0.0.1', (\d+)\)", r"listening on tcp://127.0.0.1:(\d+)"
+            ports = [re.search(pattern, text) for pattern in where]
+        api, stream = (int(found[1]) for found in ports if found)
+        yield api, stream
+    except BaseException as error:
+        error.add_note(f"libertem-live-dectris-sim said: {log.read_text()}")
+        raise
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+def test_our_receiver_takes_the_series_of_libertems_simulator(tmp_path: Path) -> None:
+    images = [np.random.default_rng(k).poisson(2, (32, 48)).astype(np.uint16) for k in range(40)]
+    config = {
+        "x_pixels_in_detector": 48,
+        "y_pixels_in_detector": 32,
+        "bit_depth_image": 16,
+        "nimages": 1,
+        "ntrigger": len(images),
+        "trigger_mode": "exte",
+    }
+    messages = MessagesV1()
+    parts = messages.start(34, "basic", config, len(images))
+    for number, image in enumerate(images):
+        parts += messages.frame(34, number, [compress(image)], number * 1e-3, number * 1e-3)
+    with (tmp_path / "capture").open("wb") as file:
+        for part in [*parts, *messages.end(34)]:
+            file.write(struct.pack("<q", len(part)) + part)
+    with libertems_simulator(tmp_path / "capture") as (api, stream):
+        assert put(api, "detector/api/1.8.0/command/arm") == {"sequence id": 34}
+        # It holds its messages until somebody takes them, so that who comes first does not matter.
+        recording = record(f"tcp://127.0.0.1:{stream}", tmp_path / "run.h5", timeout=30, start_timeout=60)
+    assert recording.complete and recording.frames == 40, recording
+    with h5py.File(recording.path, "r") as file:
+        np.testing.assert_array_equal(file[DATA], images)
+
+
 @pytest.fixture(scope="module")
 def eiger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     """tickit-devices' simulated Eiger on the loopback address; the ports of its REST interface and its streams."""
     ports = {name: free_port() for name in ("port", "stream_legacy_port", "stream_cbor_port")}
     setup = {"type": "tickit_devices.eiger.Eiger", "name": "eiger", "inputs": {}, "host": "127.0.0.1", **ports}
-    path = tmp_path_factory.mktemp("tickit") / "eiger.yaml"
-    path.write_text(json.dumps([setup]))  # YAML is a superset
-    process = subprocess.Popen(
-        [python("tickit"), "-m", "tickit", "--log-level", "ERROR", "all", str(path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    put(ports["port"], "detector/api/1.8.0/command/initialize")
-    yield ports
-    process.terminate()
-    process.wait(20)
+    folder = tmp_path_factory.mktemp("tickit")
+    (folder / "eiger.yaml").write_text(json.dumps([setup]))  # YAML is a superset
+    with (folder / "log").open("wb") as said:
+        command = [python("tickit"), str(PEERS / "eiger.py"), str(folder / "eiger.yaml")]
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+    try:
+        put(ports["port"], "detector/api/1.8.0/command/initialize", process=process)
+        yield ports
+    except BaseException as error:
+        error.add_note(f"tickit said: {(folder / 'log').read_text()}")
+        raise
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.mark.parametrize(("protocol", "stream"), [("v2", "cbor"), ("v1", "legacy")])
@@ -126,8 +195,8 @@ def test_our_receiver_takes_the_series_of_tickits_eiger(
         f"tcp://127.0.0.1:{eiger[f'stream_{stream}_port']}",
         tmp_path / "run.h5",
         protocol=protocol,
-        timeout=5,
-        start_timeout=30,
+        timeout=60,  # it computes 18 million pixels in Python, while whatever else runs
+        start_timeout=120,
     )
     assert recording.complete and recording.frames == 3, recording
     with h5py.File(recording.path, "r") as file:
