@@ -253,7 +253,23 @@ def test_libertem_hyperspy_and_rosettasciio_open_our_files(tmp_path: Path) -> No
     assert found["pixel_size"] == 1e-4
 
 
+def test_py4dstem_opens_our_files(tmp_path: Path) -> None:
+    frames = DrawnFrames(draw("disks", 64, 16, 12, 0, 1e4))
+    images = np.array([decompress(frames.chunk(number)) for number in range(12)])
+    detector = Detector(frames, rate=0)
+    try:
+        detector.arm()
+        recording = record(f"tcp://127.0.0.1:{detector.port}", tmp_path / "run.h5", start_timeout=20)
+    finally:
+        detector.close()
+    assert recording.complete
+    command = [python("py4dstem"), str(PEERS / "open_py4dstem.py"), str(recording.path), "3", str(tmp_path / "out.npz")]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["data"], images.reshape(3, 4, 64, 64))
+
+
 def test_no_peer_is_in_our_own_environment() -> None:
-    code = "import importlib.util as u; print([n for n in ('libertem', 'tickit', 'hyperspy') if u.find_spec(n)])"
+    code = "import importlib.util as u; print([n for n in ('libertem', 'tickit', 'hyperspy', 'py4DSTEM') if u.find_spec(n)])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
