@@ -179,7 +179,7 @@ if __name__ == "__main__":
     print(
         json.dumps(
             {
-                "energies": "emulated",
+                "energies": "emulator of the DFT table",
                 "target_meV": given.target,
                 "batch": given.batch,
                 "seeds": given.seeds,
