@@ -97,12 +97,13 @@ class Progress(DocumentRouter):
         return f", max sd {1e3 * self._maximum[-1][1]:.2f} meV (target {1e3 * self._target:.2f} meV)"
 
     def _time_left(self) -> str:
-        """Time to the target, from how fast the maximum falls; never more than the budget has left."""
+        """Time to the target and the batch that confirms it, as fast as the maximum falls; at most what the budget has."""
         budget = self._seconds - (time.monotonic() - self._began)
         (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
         if self._target and last < first:
             rate = math.log(first / last) / (t1 - t0)
-            return f"about {min(budget, max(math.log(last / self._target), 0.0) / rate):.0f} s left"
+            confirmation = t1 - self._maximum[-2][0]
+            return f"about {min(budget, max(math.log(last / self._target), 0.0) / rate + confirmation):.0f} s left"
         return f"at most {budget:.0f} s left" if budget < math.inf else "time left unknown"
 
     def _tick(self, ended: threading.Event) -> None:

@@ -36,6 +36,27 @@ def test_a_line_a_batch_with_the_maximum_against_the_target_and_why_it_ended():
     assert re.fullmatch(r"run ended \(success\) after \d+ s", lines[3])
 
 
+def test_the_time_left_goes_by_the_pace_so_far_and_has_a_batch_to_confirm(monkeypatch):
+    import time
+
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    out = io.StringIO()
+    progress = Progress(file=out)
+
+    def tick(row):
+        clock[0] += 10
+        return row
+
+    rows = [(1, 32, 32, 0.012, 0.003, ""), (2, 48, 48, 0.006, 0.003, ""), (3, 64, 64, 0.003, 0.003, "")]
+    play(progress, map(tick, rows))
+    # Ten seconds a batch, each of which halves the maximum: one more to the target, and one that confirms it.
+    assert [line.rpartition("; ")[2] for line in out.getvalue().splitlines()[2:4]] == [
+        "about 20 s left",
+        "about 10 s left",
+    ]
+
+
 def test_jobs_are_counted_while_they_run():
     class Watched(io.StringIO):
         def isatty(self):
