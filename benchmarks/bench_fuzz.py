@@ -2,8 +2,9 @@
 
 Seeded. First every single byte of every kind of message is replaced by each of the 255 others; then messages are
 damaged at random: bytes, bits, ends, pieces of other messages, and CBOR heads that declare what is not there. Each is
-decoded as a message; a frame is decompressed, and passes the gate of its series. Messages are worked on in processes
-of their own, so that a crash is counted and not the end; one that takes `HANG` ends its process.
+decoded as a message, by the reader for plain ones and by the general decoder, which have to agree; a frame passes the
+gate of its series, which unpacks it, is reduced to sums, and decompressed for comparison. Messages are worked on in
+processes of their own, so that a crash is counted and not the end; one that takes `HANG` ends its process.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_edgestem.analysis.reductions import Reducer, Reduction
 from bluesky_edgestem.sim.simplon_messages import MessagesV2
+from bluesky_edgestem.stream import blobs
 from bluesky_edgestem.stream.encoding import MAX_RATIO, compress, decompress, nbytes
 from bluesky_edgestem.stream.gate import Gate, Refusal
 from bluesky_edgestem.stream.protocol_v2 import ProtocolV2
+from bluesky_edgestem.stream.protocol_v2 import event as general_event
 from bluesky_edgestem.stream.receiver import VERIFY
-from bluesky_edgestem.stream.series import End, Frame, ProtocolError, Series
+from bluesky_edgestem.stream.series import Event, Frame, ProtocolError, Series
 
+DISAGREED, LARGER = "ways of decoding that disagree", "larger than declared"
 HANG = 5.0
 """Time [s] after which a message counts as one that hangs the receiver."""
-SHAPE, FRAMES = (12, 20), 16
+SHAPE, FRAMES = (4, 64), 16  # of whole words, so that sums are taken from bit planes
 CONFIG: dict[str, Any] = {
     "x_pixels_in_detector": SHAPE[1],
     "y_pixels_in_detector": SHAPE[0],
@@ -107,26 +112,44 @@ def damaged(whole: list[bytes], seed: int) -> Iterator[bytes]:
         yield bytes(mutated)
 
 
-def receive(message: bytes, decoder: ProtocolV2, gate: Gate) -> str:
+def receive(message: bytes, decoder: ProtocolV2, gate: Gate, reducer: Reducer) -> str:
     """What becomes of a message: the kind of its event, or how it was refused."""
-    try:
-        (event,) = decoder.events([message])
-    except ProtocolError:
+    (event,) = decoder.all_events([[message]])
+    if repr(event) != repr(generally(message)):
+        return DISAGREED
+    if isinstance(event, ProtocolError):
         return "refused as a message"
     if not isinstance(event, Frame):
-        assert isinstance(event, Series | End)
         return "start" if isinstance(event, Series) else "end"
-    for chunk in event.chunks:
-        try:
-            image = decompress(chunk)
-        except ProtocolError:
-            return "refused as an image"
-        if image.nbytes != nbytes(chunk) or image.nbytes > MAX_RATIO * len(message):
-            return "larger than declared"
     (admitted,) = gate.admit([event])
+    try:
+        images = [decompress(chunk) for chunk in event.chunks]
+    except ProtocolError:
+        return "refused as an image" if isinstance(admitted, Refusal) else DISAGREED
+    if any(
+        i.nbytes != nbytes(c) or i.nbytes > MAX_RATIO * len(message) for i, c in zip(images, event.chunks, strict=True)
+    ):
+        return LARGER
     if isinstance(admitted, Refusal):
         return "refused by its series"
-    return "frame" if admitted.chunks[0].shape == SHAPE else "larger than declared"
+    chunk = admitted.chunks[0]
+    if chunk.shape != SHAPE:
+        return LARGER
+    if chunk.dtype.isnative:
+        found = Reduction.zeros(1, reducer.masks)
+        upright = images[0].T if chunk.column_major else images[0]
+        expected = reducer.reduce(np.ascontiguousarray(upright)[None])
+        if blobs.reduce([chunk], reducer, found) != [""] or not np.array_equal(found.moments, expected.moments):
+            return DISAGREED
+    return "frame"
+
+
+def generally(message: bytes) -> Event | ProtocolError:
+    """What the general decoder makes of a message."""
+    try:
+        return general_event(message)
+    except ProtocolError as error:
+        return error
 
 
 def high_water(name: str) -> int:
@@ -141,11 +164,12 @@ def work(part: int, parts: int, count: int, skip: int, at: Synchronized, answer:
     (series,) = decoder.events([whole[0]])
     assert isinstance(series, Series)
     gate = Gate(series, VERIFY)
+    reducer = Reducer(SHAPE)
     outcomes: Counter[str] = Counter()
     unexpected: list[str] = []
     longest = 0.0
     for message in whole:
-        receive(message, decoder, gate)
+        receive(message, decoder, gate, reducer)
     before = high_water("VmRSS")
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever it is in
     for number, message in enumerate(every_message(part, parts, count, whole)):
@@ -155,7 +179,7 @@ def work(part: int, parts: int, count: int, skip: int, at: Synchronized, answer:
         signal.setitimer(signal.ITIMER_REAL, HANG)
         began = time.perf_counter()
         try:
-            outcomes[receive(message, decoder, gate)] += 1
+            outcomes[receive(message, decoder, gate, reducer)] += 1
         except Exception as error:
             outcomes["another error"] += 1
             unexpected = [*unexpected[:4], f"{type(error).__name__}: {error} of {message.hex()}"[:2000]]
@@ -226,7 +250,8 @@ def main() -> None:
                 "crashed": crashed,
                 "hung": hung,
                 "other errors than the one that refuses": total.pop("another error", 0),
-                "larger than declared": total.pop("larger than declared", 0),
+                LARGER: total.pop(LARGER, 0),
+                DISAGREED: total.pop(DISAGREED, 0),
                 "outcomes": dict(sorted(total.items())),
                 "longest_ms": round(longest * 1e3, 1),
                 "peak memory over that before, MB": round(growth / 1e3, 1),

@@ -50,6 +50,33 @@ def nbytes(chunk: Chunk) -> int:
     return chunk.shape[0] * chunk.shape[1] * chunk.dtype.itemsize
 
 
+def check_header(chunk: Chunk) -> int:
+    """Check that a blob can hold its image, and says that it does; gives the size of its blocks [bytes], or 0.
+
+    Raises
+    ------
+    ProtocolError
+    """
+    _, (ny, nx), dtype, encoding, data, _ = chunk
+    size = ny * nx * dtype.itemsize
+    if encoding == "none":
+        if len(data) != size:
+            raise _wrong(chunk, f"{size}, those of the frame")
+        return 0
+    if encoding == "lz4-block":
+        if not size // MAX_RATIO <= len(data) <= size + size // 255 + 16:
+            raise _wrong(chunk, f"within LZ4's bounds for a frame of {size} bytes")
+        return 0
+    if len(data) < 12:
+        raise _wrong(chunk, "a header of 12 bytes, then blocks")
+    if size > MAX_RATIO * len(data):
+        raise _wrong(chunk, f"at least {size // MAX_RATIO}, as LZ4 shortens {size} bytes by a factor of 255 at most")
+    declared, block = _header.unpack_from(data)
+    if declared != size:
+        raise ProtocolError(f"data ({encoding}) header", f"{declared} bytes", f"{size}, those of the frame")
+    return block
+
+
 def check_layout(chunk: Chunk) -> None:
     """Check that headers and block lengths account for every byte: nothing behind the blob would ever be read.
 
@@ -57,25 +84,10 @@ def check_layout(chunk: Chunk) -> None:
     ------
     ProtocolError
     """
-    data, size = chunk.data, nbytes(chunk)
-    if chunk.encoding == "none":
-        if len(data) != size:
-            raise _wrong(chunk, f"{size}, those of the frame")
-        return
-    if chunk.encoding == "lz4-block":
-        if not size // MAX_RATIO <= len(data) <= size + size // 255 + 16:
-            raise _wrong(chunk, f"within LZ4's bounds for a frame of {size} bytes")
-        return
-    if len(data) < 12:
-        raise _wrong(chunk, "a header of 12 bytes, then blocks")
-    if size > MAX_RATIO * len(data):
-        raise _wrong(chunk, f"at least {size // MAX_RATIO}, as LZ4 shortens {size} bytes by a factor of 255 at most")
-    declared, block = _header.unpack_from(data)
-    if declared != size:
-        raise ProtocolError(f"data ({chunk.encoding}) header", f"{declared} bytes", f"{size}, those of the frame")
+    block = check_header(chunk)
     if chunk.encoding == "bslz4":
         _check_shuffled(chunk, block)
-    else:
+    elif chunk.encoding == "lz4":
         _check_framed(chunk, block)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
-from .encoding import check_layout, shuffled_header
+from .encoding import check_header, shuffled_header
 from .series import (
     PIXEL_TYPES,
     Chunk,
@@ -29,6 +29,8 @@ from .series import (
 )
 
 MAX_JSON = 1 << 20
+KNOWN = 1024
+"""Descriptions of images that are remembered: but for the size of the blob they are the same for all of a series."""
 ENCODING = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
 EMPTY = bytes(12)
 """A header that was left empty, as libertem-dectris does in frames of its own: the blocks have the default size."""
@@ -43,6 +45,17 @@ class ProtocolV1:
         self._lock = threading.Lock()
         self._announced: int | None = None
         self._config: dict[str, Any] | None = None
+        self._known: dict[bytes, Image] = {}
+
+    def all_events(self, messages: Sequence[Sequence[bytes]]) -> list[Event | ProtocolError]:
+        """What messages say, or why they are refused."""
+        found: list[Event | ProtocolError] = []
+        for parts in messages:
+            try:
+                found += self.events(parts)
+            except ProtocolError as error:
+                found.append(error)
+        return found
 
     def events(self, parts: Sequence[bytes]) -> list[Event]:
         """What a message says.
@@ -58,7 +71,7 @@ class ProtocolV1:
             head = _json(parts[at], f"part {at}")
             kind = head.get("htype")
             if kind == "dimage-1.0":
-                found.append(_frame(head, parts[at + 1 : at + 4]))
+                found.append(self._frame(head, parts[at + 1 : at + 4]))
                 at += 4
                 if at < len(parts) and not _has_type(parts[at]):
                     at += 1  # the appendix that a user may have set
@@ -93,6 +106,27 @@ class ProtocolV1:
             number, config = self._announced, self._config
             self._announced = self._config = None
         return [_series(number, config)]
+
+    def _frame(self, head: dict[str, Any], parts: Sequence[bytes]) -> Frame:
+        series, number = number_in(head, "series", "dimage-1.0"), number_in(head, "frame", "dimage-1.0")
+        try:
+            if len(parts) < 3:
+                raise ProtocolError("dimage-1.0", f"{len(parts) + 1} parts", "4: dimage, dimage_d, blob, dconfig")
+            described, blob, timed = parts
+            image = self._known.get(described) or self._image(described)
+            times = _json(timed, "dconfig-1.0")
+            if times.get("htype") != "dconfig-1.0":
+                raise ProtocolError("htype", times.get("htype"), "dconfig-1.0")
+            start, stop = _seconds(times, "start_time"), _seconds(times, "stop_time")
+            return Frame(series, number, (_chunk(image, blob),), start, stop, _seconds(times, "real_time"))
+        except ProtocolError as error:
+            raise error.of(series, number) from None
+
+    def _image(self, described: bytes) -> Image:
+        image = _described(described)
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        return self._known.setdefault(described, image)
 
 
 def _json(part: bytes, where: str) -> dict[str, Any]:
@@ -130,23 +164,20 @@ def _series(number: int, config: dict[str, Any]) -> Series:
     return Series(number, shape, np.dtype(f"uint{depth}"), frames, trigger_mode=str(mode), config=config)
 
 
-def _frame(head: dict[str, Any], parts: Sequence[bytes]) -> Frame:
-    series, number = number_in(head, "series", "dimage-1.0"), number_in(head, "frame", "dimage-1.0")
-    try:
-        if len(parts) < 3:
-            raise ProtocolError("dimage-1.0", f"{len(parts) + 1} parts", "4: dimage, dimage_d, blob, dconfig")
-        about, times = _json(parts[0], "dimage_d-1.0"), _json(parts[2], "dconfig-1.0")
-        for found, name in ((about, "dimage_d-1.0"), (times, "dconfig-1.0")):
-            if found.get("htype") != name:
-                raise ProtocolError("htype", found.get("htype"), name)
-        start, stop, real = (_seconds(times, name) for name in ("start_time", "stop_time", "real_time"))
-        return Frame(series, number, (_chunk(about, parts[1]),), start, stop, real)
-    except ProtocolError as error:
-        raise error.of(series, number) from None
+class Image(NamedTuple):
+    """What a part ``dimage_d`` says; the size is None where it says none."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    encoding: str
+    size: int | None
 
 
-def _chunk(about: dict[str, Any], blob: bytes) -> Chunk:
+def _described(part: bytes) -> Image:
     where = "dimage_d-1.0"
+    about = _json(part, where)
+    if about.get("htype") != where:
+        raise ProtocolError("htype", about.get("htype"), where)
     shape, kind, encoding = about.get("shape"), about.get("type"), about.get("encoding")
     if not isinstance(shape, list) or len(shape) != 2:
         raise ProtocolError(f"{where}.shape", shape, "[x, y]")
@@ -157,15 +188,24 @@ def _chunk(about: dict[str, Any], blob: bytes) -> Chunk:
     if match is None or (match[1] and (not match[2] or int(match[1]) != 8 * dtype.itemsize)):
         bits = 8 * dtype.itemsize
         raise ProtocolError(f"{where}.encoding", encoding, f"bs{bits}-lz4< | lz4< | < (or >) for {kind}")
-    if about.get("size", len(blob)) != len(blob):
-        raise ProtocolError(f"{where}.size", about["size"], f"{len(blob)}, that of the blob")
-    if match[3] == ">":
-        dtype = dtype.newbyteorder(">")
     name = "bslz4" if match[1] else "lz4-block" if match[2] else "none"
-    if name == "bslz4" and blob[:12] == EMPTY:
-        blob = shuffled_header(shape_of(shape[0], shape[1], f"{where}.shape"), dtype) + blob[12:]
-    chunk = Chunk("", shape_of(shape[0], shape[1], f"{where}.shape"), dtype, name, blob)
-    check_layout(chunk)
+    size = number_in(about, "size", where) if "size" in about else None
+    return Image(
+        shape_of(shape[0], shape[1], f"{where}.shape"),
+        dtype.newbyteorder(">") if match[3] == ">" else dtype,
+        name,
+        size,
+    )
+
+
+def _chunk(image: Image, blob: bytes) -> Chunk:
+    shape, dtype, encoding, size = image
+    if size is not None and size != len(blob):
+        raise ProtocolError("dimage_d-1.0.size", size, f"{len(blob)}, that of the blob")
+    if encoding == "bslz4" and blob.startswith(EMPTY):
+        blob = shuffled_header(shape, dtype) + blob[12:]
+    chunk = Chunk("", shape, dtype, encoding, blob)
+    check_header(chunk)
     return chunk
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import cbor2
 import numpy as np
 
-from .encoding import check_layout
-from .series import PIXEL_TYPES, Chunk, End, Event, Frame, ProtocolError, Series, number_in, shape_of
+from . import cbor_images
+from .encoding import check_header
+from .series import PIXEL_TYPES, Chunk, End, Event, Frame, ProtocolError, Series, number_in, raised, shape_of
 
 MAX_CHANNELS = 16
 MAX_DEPTH = 12
@@ -45,7 +46,11 @@ REFUSED: dict[int, Any] = dict.fromkeys(SEMANTIC, _refuse)
 
 
 class ProtocolV2:
-    """Makes events of messages. It keeps nothing, so several threads may call `events`."""
+    """Makes events of messages. Several threads may call its methods."""
+
+    def __init__(self) -> None:
+        self._channels: dict[bytes, str] = {}  # names that were found to be well-formed
+        cbor_images.read([b""])  # loads the compiled code: before frames come
 
     def events(self, parts: Sequence[bytes]) -> list[Event]:
         """What a message says.
@@ -54,10 +59,50 @@ class ProtocolV2:
         ------
         ProtocolError
         """
-        return [_event(part) for part in parts]  # one; a sender that was busy may put several into one
+        return raised(self.all_events([parts]))
+
+    def all_events(self, messages: Sequence[Sequence[bytes]]) -> list[Event | ProtocolError]:
+        """What messages say, or why they are refused."""
+        whole = [part for parts in messages for part in parts]  # one; a sender that was busy may put several into one
+        found: list[Event | ProtocolError] = []
+        for part, row in zip(whole, cbor_images.read(whole), strict=True):
+            try:
+                found.append((row[0] and self._plain_frame(part, row)) or event(part))
+            except ProtocolError as error:
+                found.append(error)
+        return found
+
+    def _plain_frame(self, part: bytes, row: list[int]) -> Frame | None:
+        """The frame of a message that `cbor_images` could read; None where the rest of it is not so plain."""
+        _, series, number, start, ticks, stop, ticks_stop, real, ticks_real, name, name_end, *row = row
+        order, ny, nx, tag, algorithm, item, blob, blob_end = row
+        dtype = TYPED_ARRAYS.get(tag)
+        channel = self._channels.get(part[name:name_end]) or self._channel(part[name:name_end])
+        if dtype is None or channel is None or (item != dtype.itemsize and item != -1):
+            return None
+        encoding = cbor_images.ALGORITHMS[algorithm]
+        chunk = Chunk(channel, (ny, nx), dtype, encoding, part[blob:blob_end], order == cbor_images.COLUMN_MAJOR)
+        try:
+            check_header(chunk)
+        except ProtocolError as error:
+            raise error.of(series, number) from None
+        times = (
+            start / ticks if ticks else math.nan,
+            stop / ticks_stop if ticks_stop else math.nan,
+            real / ticks_real if ticks_real else math.nan,
+        )
+        return Frame(series, number, (chunk,), *times)
+
+    def _channel(self, name: bytes) -> str | None:
+        if not CHANNEL.fullmatch(name.decode("ascii")):
+            return None
+        if len(self._channels) >= MAX_CHANNELS:  # of series long over
+            self._channels.clear()
+        return self._channels.setdefault(name, name.decode("ascii"))
 
 
-def _event(part: bytes) -> Event:
+def event(part: bytes) -> Event:
+    """What a message says, whatever its kind. Raises ProtocolError."""
     message = _decode(part)
     kind = message.get("type")
     if kind == "image":
@@ -175,7 +220,7 @@ def _chunk(name: object, value: Any) -> Chunk:
     if not isinstance(held, bytes):
         raise ProtocolError(f"{where} bytes", type(held).__name__, "a byte string")
     chunk = Chunk(name, shape, dtype, encoding, held, column_major=order == 1040)
-    check_layout(chunk)
+    check_header(chunk)
     return chunk
 
 

@@ -174,17 +174,11 @@ class Receiver:
         while not self._stopping.is_set():
             if not socket.poll(POLL):
                 continue
-            batch: list[Item] = []
-            for _ in range(BATCH):
-                try:
-                    parts = socket.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                try:
-                    batch += self._decoder.events(parts)
-                except ProtocolError as error:
-                    batch.append(Refusal(str(error), error.series, error.number))
-            self._hand_over(self._admitted(batch))
+            messages: list[list[bytes]] = []
+            with contextlib.suppress(zmq.Again):
+                while len(messages) < BATCH:
+                    messages.append(socket.recv_multipart(zmq.NOBLOCK))
+            self._hand_over(self._admitted([_item(event) for event in self._decoder.all_events(messages)]))
 
     def _admitted(self, batch: list[Item]) -> list[Item]:
         """`batch` with its frames checked, all of a series at once."""
@@ -219,3 +213,7 @@ class Receiver:
                 continue
         with self._lock:
             pressure.waited_s += time.monotonic() - began
+
+
+def _item(event: Event | ProtocolError) -> Item:
+    return Refusal(str(event), event.series, event.number) if isinstance(event, ProtocolError) else event
