@@ -10,8 +10,8 @@ Sources: C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
@@ -27,7 +27,6 @@ LABELS_AT_MOST = 250
 # few positions seem to say, since a length taken too long stops a run too early.
 _LENGTH_MEDIAN, _LENGTH_SPREAD = 0.10, 0.5  # of the field's larger side
 _AMPLITUDE_MEDIAN, _AMPLITUDE_SPREAD = 0.008, 0.7  # strain
-_CALIBRATION_COUNT = 10.0  # data that the marginal likelihood's amplitude is worth, against errors of prediction
 _JITTER = 1e-8  # of the amplitude squared, for positions that nearly coincide
 
 
@@ -43,22 +42,37 @@ class Kernel:
         Standard deviation of the process.
     smoothness : float
         1/2 (rough, for labels that jump), or 5/2.
+    modulation : callable, optional
+        From positions (k, 2) to factors (k,) of the amplitude, where it differs by place (see `amplitudes`).
     """
 
     lengths: np.ndarray
     amplitude: float
     smoothness: float = 2.5
+    modulation: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def amplitude_at(self, positions: np.ndarray) -> np.ndarray:
+        """(k,) standard deviation of the process at positions (k, 2)."""
+        if self.modulation is None:
+            return np.full(len(positions), self.amplitude)
+        return self.amplitude * self.modulation(positions)
 
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """(n, m) covariance between positions (n, 2) and (m, 2)."""
+        left = self.amplitude_at(a)
+        right = left if a is b else self.amplitude_at(b)
         a, b = a / self.lengths, b / self.lengths
         square = np.sum(a * a, axis=1)[:, None] + np.sum(b * b, axis=1)[None] - 2 * (a @ b.T)
         distance = np.sqrt(np.maximum(square, 0.0, out=square), out=square)
         if self.smoothness == 0.5:
-            return self.amplitude**2 * np.exp(-distance)
-        distance *= np.sqrt(5.0)
-        decay = np.exp(-distance)
-        return self.amplitude**2 * (1 + distance + distance * distance / 3) * decay
+            covariance = np.exp(np.negative(distance, out=distance), out=distance)
+        else:
+            distance *= np.sqrt(5.0)
+            covariance = 1 + distance + distance * distance / 3
+            covariance *= np.exp(np.negative(distance, out=distance), out=distance)
+        covariance *= left[:, None]
+        covariance *= right
+        return covariance
 
 
 class Field:
@@ -80,7 +94,7 @@ class Field:
     def __init__(self, kernel: Kernel, positions, values, noise, level=0.0):
         self.kernel, self.positions, self.values, self.noise, self.level = kernel, positions, values, noise, level
         covariance = kernel(positions, positions)
-        covariance[np.diag_indices_from(covariance)] += noise + _JITTER * kernel.amplitude**2
+        covariance[np.diag_indices_from(covariance)] += noise + _JITTER * kernel.amplitude_at(positions) ** 2
         self._factor = cholesky(covariance, lower=True, check_finite=False) if len(positions) else covariance
         self._residual = self.whiten(values - level)
         self._weights = (
@@ -121,32 +135,14 @@ class Field:
         """Mean (k,) or (k, m) and variance (k,) at positions (k, 2) [nm]."""
         explained = self.explained(at)
         mean = self.level + explained.T @ self._residual
-        variance = self.kernel.amplitude**2 - np.einsum("ij,ij->j", explained, explained)
-        return mean, np.maximum(variance, _JITTER * self.kernel.amplitude**2)
+        prior = self.kernel.amplitude_at(at) ** 2
+        variance = prior - np.einsum("ij,ij->j", explained, explained)
+        return mean, np.maximum(variance, _JITTER * prior)
 
     def covariance(self, at: np.ndarray) -> np.ndarray:
         """(k, k) posterior covariance between positions (k, 2) [nm]."""
         explained = self.explained(at)
         return self.kernel(at, at) - explained.T @ explained
-
-
-def calibrated(fields: Sequence[Field]) -> list[Field]:
-    """The fields with their amplitudes scaled, all alike, to the errors they make in predicting each datum left out.
-
-    The marginal likelihood sets an amplitude by the whole field; where the kernel is rougher or smoother than the
-    truth, the standard deviations between the data are then too wide or too narrow. A datum counts by how much of its
-    predicted variance is the process's own rather than noise, and the factor 1 has the weight of ten data.
-    """
-    errors = weights = _CALIBRATION_COUNT
-    for field in fields:
-        square, own = field.left_out()
-        errors += float(np.sum(own**2 * square))
-        weights += float(np.sum(own**2))
-    factor = np.sqrt(errors / weights)
-    return [
-        Field(replace(f.kernel, amplitude=f.kernel.amplitude * factor), f.positions, f.values, f.noise, f.level)
-        for f in fields
-    ]
 
 
 def fit_strain_kernels(

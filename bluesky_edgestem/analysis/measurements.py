@@ -146,6 +146,11 @@ class StrainData:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def reads_as(self, other: StrainData) -> bool:
+        """Whether `other` tells the same of the crystal, whatever it tells of energies."""
+        told = ("positions", "strain", "noise", "rotation", "phase", "phase_probability")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in told)
+
 
 def _covariance(point: Mapping) -> tuple[tuple[float, ...], ...]:
     """Covariance of the strain from the columns of the `descriptors` stream."""

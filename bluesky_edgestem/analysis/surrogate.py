@@ -26,9 +26,10 @@ from .elasticity import ElasticModel
 from .fields import Kernel, fit_strain_kernels
 from .measurements import Measurement, StrainData
 from .routing import travel_order
+from .sheet import LocalState, Sheet
 
 _CANDIDATES = 128  # a side, at most
-_WORKING_SET = 1024  # candidates that a choice weighs against each other: its cost is their square
+_WORKING_SET = 768  # candidates that a choice weighs against each other: its cost is their square
 _REFIT_GROWTH = 17 / 16  # of the measurements since the last fit: many data need no new fit for each batch
 _BATCHES_WITHIN_TARGET = 2
 
@@ -90,6 +91,8 @@ class EnergyMap:
         self._kernels: list[Kernel] | None = None
         self._levels = np.zeros(3)
         self._fitted_at = 0
+        self._sheet: Sheet | None = None
+        self._sheet_on_map: LocalState | None = None
         self._surrogate: CompositeSurrogate | None = None
         self._map: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -146,7 +149,10 @@ class EnergyMap:
             return at.mean, np.sqrt(at.variance)
         if self._map is None:
             with threadpool_limits(1):
-                at = self._refreshed().predict(self.map_grid.positions)
+                surrogate = self._refreshed()
+                if self._sheet_on_map is None:
+                    self._sheet_on_map = surrogate.sheet.at(self.map_grid.positions)
+                at = surrogate.energy(self._sheet_on_map)
             shape = self.map_grid.shape
             self._map = at.mean.reshape(shape), np.sqrt(at.variance).reshape(shape)
         return self._map
@@ -241,17 +247,25 @@ class EnergyMap:
         return made
 
     def _refreshed(self) -> CompositeSurrogate:
-        """The surrogate for all that was taken in, its kernels refitted where that is due."""
+        """The surrogate for all that was taken in, its kernels refitted where that is due.
+
+        Most of the work needs no energies, and what was made before they came is kept.
+        """
         if self._surrogate is None:
             data = StrainData.of(self.measurements)
-            size = max(self.field_of_view.width, self.field_of_view.height)
-            if self._kernels is None or len(data) >= self._fitted_at * _REFIT_GROWTH:
-                self._kernels, self._levels = fit_strain_kernels(
-                    data.positions, data.modes, data.noise, size, self._kernels
-                )
-                self._fitted_at = len(data)
-            self._surrogate = CompositeSurrogate(data, self._kernels, self._levels, self.phases, size, self.resolution)
+            if self._sheet is None or not data.reads_as(self._sheet.data):
+                self._sheet, self._sheet_on_map = self._new_sheet(data), None
+            self._surrogate = CompositeSurrogate(self._sheet, data)
         return self._surrogate
+
+    def _new_sheet(self, data: StrainData) -> Sheet:
+        size = max(self.field_of_view.width, self.field_of_view.height)
+        if self._kernels is None or len(data) >= self._fitted_at * _REFIT_GROWTH:
+            self._kernels, self._levels = fit_strain_kernels(
+                data.positions, data.modes, data.noise, size, self._kernels
+            )
+            self._fitted_at = len(data)
+        return Sheet(data, self._kernels, self._levels, self.phases, size, self.resolution)
 
     def _chosen(self, count: int, rng: np.random.Generator) -> np.ndarray:
         members = self._candidates.positions[self._working_set(rng)]

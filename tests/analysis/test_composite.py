@@ -3,14 +3,20 @@
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis.composite import CompositeSurrogate, probit_moments, second_order_moments
+from bluesky_edgestem.analysis.composite import CompositeSurrogate, second_order_moments
 from bluesky_edgestem.analysis.elasticity import curvatures as second_derivatives
 from bluesky_edgestem.analysis.elasticity import fit_elastic_model, term_slopes, terms
 from bluesky_edgestem.analysis.fields import Kernel
 from bluesky_edgestem.analysis.measurements import Measurement, StrainData
+from bluesky_edgestem.analysis.sheet import Sheet, probit_moments
 
 DRAWS = 400_000
 KERNELS = [Kernel(np.array([15.0, 15.0]), 0.01)] * 3
+
+
+def surrogate_of(measurements, level, phases=("MoS2", "WS2"), resolution=1.0):
+    data = StrainData.of(measurements)
+    return CompositeSurrogate(Sheet(data, KERNELS, level, phases, 100.0, resolution), data)
 
 
 def test_moments_of_a_quadratic_are_exact():
@@ -76,9 +82,7 @@ def rows(n, seed=0, energies=True):
 
 
 def test_energy_steps_from_phase_to_phase_and_only_the_boundary_is_unsure_of_it():
-    surrogate = CompositeSurrogate(
-        StrainData.of(rows(60)), KERNELS, np.array([0.04, 0.0, 0.0]), ("MoS2", "WS2"), 100.0, 1.0
-    )
+    surrogate = surrogate_of(rows(60), np.array([0.04, 0.0, 0.0]))
     at = surrogate.predict(np.array([[20.0, 50.0], [50.0, 50.0], [80.0, 50.0]]))
     # Each model is 0.25 % stiff in its own lattice: WS2's is smaller, so that its strain is larger.
     left, _, right = at.mean
@@ -93,10 +97,7 @@ def test_measuring_both_sides_of_a_boundary_makes_it_known():
     sparse = rows(30, seed=1)
     near = [m for k in range(-1, 2) for m in _pair(50.0, 50.0 + 2.0 * k, 1.5)]
     before, after = (
-        CompositeSurrogate(StrainData.of(m), KERNELS, level, ("MoS2", "WS2"), 100.0, 1.27).predict(
-            np.array([[50.0, 50.0]])
-        )
-        for m in (sparse, sparse + near)
+        surrogate_of(m, level, resolution=1.27).predict(np.array([[50.0, 50.0]])) for m in (sparse, sparse + near)
     )
     assert after.phase_variance[0] < 0.3 * before.phase_variance[0]
 
@@ -114,15 +115,12 @@ def _pair(x, y, apart):
 def test_strain_without_energies_still_narrows_the_map():
     at = np.array([[20.0, 50.0]])
     level = np.array([0.04, 0.0, 0.0])
-    variance = [
-        CompositeSurrogate(StrainData.of(m), KERNELS, level, ("MoS2", "WS2"), 100.0, 1.0).predict(at).variance[0]
-        for m in ([], rows(60, energies=False), rows(60))
-    ]
+    variance = [surrogate_of(m, level).predict(at).variance[0] for m in ([], rows(60, energies=False), rows(60))]
     assert variance[0] > variance[1] > 10 * variance[2]
 
 
 def test_no_data_gives_the_prior():
-    surrogate = CompositeSurrogate(StrainData.of([]), KERNELS, np.zeros(3), ("MoS2",), 100.0, 1.0)
+    surrogate = surrogate_of([], np.zeros(3), ("MoS2",))
     at = surrogate.predict(np.array([[1.0, 2.0]]))
     model = fit_elastic_model(np.empty((0, 3)), np.empty(0))
     assert at.mean[0] == pytest.approx(1e-4 * (model.coefficients[2] + 2 * model.coefficients[3]))

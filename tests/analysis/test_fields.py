@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis.fields import Field, Kernel, calibrated, fit_strain_kernels, label_field
+from bluesky_edgestem.analysis.fields import Field, Kernel, fit_strain_kernels, label_field
 
 
 def data(n=30, seed=0, amplitude=0.01, lengths=(15.0, 25.0)):
@@ -43,6 +43,17 @@ def test_posterior_is_that_of_the_normal_equations():
     assert field.mean(at) == pytest.approx(mean, abs=1e-12)
 
 
+def test_an_amplitude_that_differs_by_place_scales_both_sides_of_the_covariance():
+    kernel, positions, *_ = data(8)
+    rising = Kernel(kernel.lengths, kernel.amplitude, modulation=lambda at: 1 + at[:, 0] / 50)
+    here, there = positions[:5], positions[5:]
+    expected = (1 + here[:, :1] / 50) * kernel(here, there) * (1 + there[:, 0] / 50)
+    assert rising(here, there) == pytest.approx(expected, rel=1e-12)
+    assert rising.amplitude_at(here) ** 2 == pytest.approx(np.diagonal(rising(here, here)), rel=1e-6)
+    bare = Field(rising, np.empty((0, 2)), np.empty(0), np.empty(0))
+    assert bare.predict(here)[1] == pytest.approx(rising.amplitude_at(here) ** 2)
+
+
 def test_without_data_the_posterior_is_the_prior():
     kernel = Kernel(np.array([10.0, 10.0]), 0.01)
     field = Field(kernel, np.empty((0, 2)), np.empty(0), np.empty(0), level=0.5)
@@ -60,21 +71,6 @@ def test_errors_of_data_left_out_are_those_of_leaving_them_out():
         mean, variance = Field(kernel, positions[others], values[others], noise[others]).predict(positions[[i]])
         assert square[i] == pytest.approx((values[i] - mean[0]) ** 2 / (variance[0] + noise[i]), rel=1e-4)
         assert own[i] == pytest.approx(variance[0] / (variance[0] + noise[i]), rel=1e-4)
-
-
-@pytest.mark.parametrize("factor", [0.4, 2.5])
-def test_calibration_corrects_an_amplitude_that_is_off(factor):
-    kernel, positions, values, noise = data(200, lengths=(5.0, 5.0))  # sparse, so that the process outweighs the noise
-    wrong = Field(Kernel(kernel.lengths, factor * kernel.amplitude), positions, values, noise)
-    (right,) = calibrated([wrong])
-    assert right.kernel.amplitude == pytest.approx(kernel.amplitude, rel=0.2)
-
-
-def test_calibration_leaves_be_what_only_noise_was_measured_of():
-    kernel, positions, _, noise = data(40)
-    faint = Field(Kernel(kernel.lengths, 1e-5), positions, 3 * np.sqrt(noise), noise)
-    (same,) = calibrated([faint])
-    assert same.kernel.amplitude == pytest.approx(1e-5, rel=0.05)
 
 
 def three_modes(n, seed):

@@ -176,6 +176,20 @@ def test_energy_that_comes_later_completes_its_position():
     assert np.array_equal(joined.posterior()[0], apart.posterior()[0])
 
 
+def test_a_position_that_is_read_anew_changes_the_map():
+    positions = sobol_design(FIELD, 20, np.random.default_rng(2))
+    rows = measured(positions)
+    again, fresh = new_map(), new_map()
+    again.ingest(measured(positions, exx=0.02))
+    again.posterior()
+    again.ingest(rows)
+    fresh.ingest(rows)
+    fresh = EnergyMap.from_checkpoint(
+        {**fresh.checkpoint(), **{k: again.checkpoint()[k] for k in ("kernels", "levels", "fitted_at")}}
+    )
+    assert np.array_equal(again.posterior()[0], fresh.posterior()[0])
+
+
 def test_does_not_stop_before_the_least_number_of_positions():
     energy_map = new_map(target_sd=1.0, min_positions=30)
     for batch, count in enumerate((12, 12, 12)):
