@@ -1,4 +1,4 @@
-"""Energy of a strained monolayer by density functional theory: GPAW with plane waves, through ASE.
+r"""Energy of a strained monolayer by density functional theory: GPAW with plane waves, through ASE.
 
 Three things make one calculation of a low-symmetry cell short while energies relative to the relaxed phase are good to
 below 1 meV:
@@ -12,23 +12,26 @@ below 1 meV:
 - *Warm start.* A calculator is kept for each phase and begins from the wave functions of the structure before; results
   depend on that history by less than the convergence: 0.02 meV, and 0.02 eV rms (0.06 eV at most) in the gradient.
 
-What the settings cost, measured on MoS2 by ``benchmarks/make_energy_table.py --check``: energy [meV] beside one by
-500 eV, 12 x 12 k-points and 9 Å of vacuum, each relative to its own relaxed cell. The gradients differ by 0.02 to
-0.11 eV, of 1 to 3 eV.
+What the settings cost, measured by ``benchmarks/make_energy_table.py --check``: energy [meV] beside one by 500 eV,
+12 x 12 k-points and 9 Å of vacuum, each relative to its own relaxed cell. The gradients differ by 0.02 to 0.11 eV for
+MoS2 and by 0.01 to 0.05 eV for WS2, of 1 to 3 eV.
 
-    =============  ========  =====  ==========
-    strain [%]     standard  tight  difference
-    =============  ========  =====  ==========
-    3, 3, 0        76.41     76.04  0.37
-    -3, -3, 0      85.74     85.47  0.27
-    3, 0, 0        29.98     29.92  0.06
-    -3, 0, 0       34.97     35.01  -0.04
-    0, 0, 3        48.89     48.61  0.28
-    2, -1.5, 1     21.96     22.01  -0.05
-    -1, 2.5, 1.5   31.53     31.29  0.24
-    =============  ========  =====  ==========
+    =============  ========  =====  ==========  ========  =====  ==========
+    \              MoS2                         WS2
+    -------------  ---------------------------  ---------------------------
+    strain [%]     standard  tight  difference  standard  tight  difference
+    =============  ========  =====  ==========  ========  =====  ==========
+    3, 3, 0        76.41     76.04  0.37        82.24     82.31  -0.07
+    -3, -3, 0      85.74     85.47  0.27        93.50     92.92  0.58
+    3, 0, 0        29.98     29.92  0.06        33.26     33.21  0.05
+    -3, 0, 0       34.97     35.01  -0.04       39.22     38.95  0.27
+    0, 0, 3        48.89     48.61  0.28        56.55     56.21  0.34
+    2, -1.5, 1     21.96     22.01  -0.05       25.48     25.40  0.08
+    -1, 2.5, 1.5   31.53     31.29  0.24        36.09     35.89  0.20
+    0.5, -1, 0.4                                5.36      5.23   0.13
+    =============  ========  =====  ==========  ========  =====  ==========
 
-With clamped ions and 600 eV and 12 Å for the tight one, the differences were -0.05 to -0.31 meV. 5 x 5 k-points would
+With clamped ions and 600 eV and 12 Å for the tight one, the differences of MoS2 were -0.05 to -0.31 meV. 5 x 5 k-points would
 be 2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
 """
 
