@@ -23,7 +23,7 @@ from ophyd.utils import LimitError
 from bluesky_edgestem.devices.simplon import series
 from bluesky_edgestem.devices.simplon.detector import SimplonDetector
 from bluesky_edgestem.devices.simplon.rest import DetectorRefused
-from bluesky_edgestem.devices.statuses import LostConnection
+from bluesky_edgestem.devices.statuses import LostConnection, NamedStatus
 from bluesky_edgestem.sim.simplon_frames import draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
 from bluesky_edgestem.stream.nexus import missing_frames
@@ -34,6 +34,10 @@ pytestmark = pytest.mark.system
 DATA = "/entry/data/data"
 IMAGES = np.array(draw("disks", 64, 16, 64, 0, 1e4))
 POSITIONS = np.random.default_rng(2).uniform(-50, 50, (40, 2))
+
+
+WAIT = 30.0
+"""Time [s] for what takes milliseconds on a machine that does nothing else."""
 
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
@@ -171,39 +175,113 @@ def test_documents_of_two_flights(either: SimplonProcess, tmp_path: Path) -> Non
     assert ready(either)
 
 
-def test_frames_that_come_by_themselves(either: SimplonProcess, tmp_path: Path) -> None:
-    detector = device(either, tmp_path, trigger_mode="ints")
-    documents, error = run(detector, [30])
+@pytest.mark.parametrize(
+    ("mode", "nimages", "ntrigger"),
+    [
+        ("exts", 1, 20),
+        ("exte", 1, 20),
+        ("extg", 1, 20),
+        ("eies", 1, 21),
+        ("ints", 20, 1),
+        ("inte", 1, 20),
+    ],
+)
+def test_each_trigger_mode(either: SimplonProcess, tmp_path: Path, mode: str, nimages: int, ntrigger: int) -> None:
+    documents, error = run(device(either, tmp_path, trigger_mode=mode), [20])
     assert error == ""
     assert list(of(documents, "descriptor")[0]["data_keys"]) == ["detector"]
+    assert [either.get(f"detector/config/{name}") for name in ("nimages", "ntrigger")] == [nimages, ntrigger]
+    assert documents[-1][1]["num_events"]["primary"] == 20
+    assert [(o["expected"], o["frames"], o["ended"]) for o in outcomes(documents)] == [(20, 20, "end message")]
     with h5py.File(files(documents)[0]) as file:
-        np.testing.assert_array_equal(file[DATA][:], IMAGES[:30])
-    documents, error = run(device(either, tmp_path, trigger_mode="exte"), [20])
-    assert error == "" and documents[-1][1]["num_events"]["primary"] == 20, "another run, another mode"
+        np.testing.assert_array_equal(file[DATA][:], IMAGES[:20])
+        assert file["entry/instrument/detector/detectorSpecific/trigger_mode"].asstr()[()] in (mode, "")  # v2 has none
+
+
+def test_a_pulse_that_ends_one_frame_and_begins_the_next(manual: SimplonProcess, tmp_path: Path) -> None:
+    detector = device(manual, tmp_path, trigger_mode="eies")
+    with pytest.raises(ValueError, match=r"the last position has no pulse after it.*allowed is exts \| exte \| extg"):
+        detector.follow(lambda _: None, NamedStatus("flight"))
+    detector.stage().wait(WAIT)
+    detector.prepare(10).wait(WAIT)
+    detector.kickoff().wait(WAIT)
+    manual.put("simulator/pulse", 10)
+    deadline = time.monotonic() + WAIT
+    while detector.get_index() < 9 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (detector.get_index(), detector.complete().done) == (9, False), "ten pulses are nine frames"
+    manual.put("simulator/pulse", 1)
+    detector.complete().wait(WAIT)
+    assert detector.get_index() == 10
+    detector.unstage().wait(WAIT)
+
+
+def test_triggers_that_the_detector_refuses_end_the_run(
+    manual: SimplonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = device(manual, tmp_path, trigger_mode="inte")
+    command = detector.rest.command
+    given: list[Any] = []
+
+    def refusing(name: str, timeout: float | None = 2.0, value: float | None = None) -> dict[str, Any]:
+        if name == "trigger":
+            given.append(value)
+            if len(given) > 3:
+                raise DetectorRefused("no more")
+        return command(name, timeout, value)
+
+    monkeypatch.setattr(detector.rest, "command", refusing)
+    detector.exposure.set(3e-3).wait(WAIT)
+    documents, error = run(detector, [10])
+    assert error.endswith(": no more") and documents[-1][1]["exit_status"] == "fail"
+    assert given == [3e-3] * 4, "each trigger says how long to expose"
+    assert outcomes(documents)[0]["missing"] == "3 to 9"
+    assert ready(manual)
+
+
+def test_a_mode_that_the_detector_does_not_have(tmp_path: Path) -> None:
+    with SimplonProcess(pixels=64, api_version="1.6.0") as older:
+        status = device(older, tmp_path, trigger_mode="eies").stage()
+        with pytest.raises(
+            LimitError, match=r"trigger_mode cannot be 'eies'; the detector allows exte \| exts \| inte"
+        ):
+            status.wait(WAIT)
 
 
 def test_a_stop_while_it_waits_for_triggers(manual: SimplonProcess, tmp_path: Path) -> None:
     detector = device(manual, tmp_path)
-    detector.stage().wait(5)
-    detector.prepare(10).wait(5)
-    detector.kickoff().wait(5)
+    detector.stage().wait(WAIT)
+    detector.prepare(10).wait(WAIT)
+    detector.kickoff().wait(WAIT)
     done = detector.complete()
     assert manual.get("detector/status/state") == "ready" and not done.done
     detector.stop()
-    done.wait(2)
+    done.wait(WAIT)
     assert done.success and detector.get_index() == 0 and list(detector.collect_asset_docs()) == []
     assert ready(manual)
-    detector.unstage().wait(5)
+    detector.unstage().wait(WAIT)
     fly_by_pulses(manual, tmp_path)
+
+
+def pulse_once_armed(process: SimplonProcess, count: int) -> threading.Thread:
+    """Pulses on the trigger input as soon as it waits for them: earlier ones would be lost."""
+
+    def pulse() -> None:
+        deadline = time.monotonic() + WAIT
+        while process.get("detector/status/state") != "ready" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.put("simulator/pulse", count)
+
+    thread = threading.Thread(target=pulse)
+    thread.start()
+    return thread
 
 
 def fly_by_pulses(manual: SimplonProcess, tmp_path: Path) -> None:
     """The detector is ready for a series like any other."""
-    detector = device(manual, tmp_path)
-    pulse = threading.Timer(0.7, lambda: manual.put("simulator/pulse", 10))
-    pulse.start()
-    documents, error = run(detector, [10])
-    pulse.join()
+    pulses = pulse_once_armed(manual, 10)
+    documents, error = run(device(manual, tmp_path), [10])
+    pulses.join()
     assert error == ""
     with h5py.File(files(documents)[0]) as file:
         np.testing.assert_array_equal(file[DATA][:], IMAGES[:10])
@@ -216,9 +294,8 @@ def test_an_abort_of_the_run_while_frames_come(manual: SimplonProcess, tmp_path:
     engine.subscribe(lambda name, document: documents.append((name, document)))
 
     def abort() -> None:
-        time.sleep(0.7)
-        manual.put("simulator/pulse", 7)
-        deadline = time.monotonic() + 5
+        pulse_once_armed(manual, 7).join()
+        deadline = time.monotonic() + WAIT
         while detector.get_index() < 7 and time.monotonic() < deadline:
             time.sleep(0.05)
         engine.abort("enough")
@@ -239,25 +316,26 @@ def test_an_abort_of_the_run_while_frames_come(manual: SimplonProcess, tmp_path:
 def test_a_stop_while_the_file_is_written(
     manual: SimplonProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = SeriesFile.write
+    write, free = SeriesFile.write, threading.Event()
 
-    def slowly(self: SeriesFile, frames: Sequence) -> None:
-        time.sleep(0.007 * len(frames))
+    def held(self: SeriesFile, frames: Sequence) -> None:
+        free.wait(WAIT)
         write(self, frames)
 
-    monkeypatch.setattr(SeriesFile, "write", slowly)
+    monkeypatch.setattr(SeriesFile, "write", held)
     detector = device(manual, tmp_path)
-    detector.stage().wait(5)
-    detector.prepare(200).wait(5)
-    detector.kickoff().wait(5)
+    detector.stage().wait(WAIT)
+    detector.prepare(200).wait(WAIT)
+    detector.kickoff().wait(WAIT)
     manual.put("simulator/pulse", 200)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + WAIT
     while not ready(manual) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert detector.flying and detector.get_index() < 200
+    assert detector.flying and detector.get_index() == 0
+    threading.Timer(0.3, free.set).start()
     detector.stop()
     assert detector.get_index() == 200, "the detector had sent them all"
-    detector.unstage().wait(5)
+    detector.unstage().wait(WAIT)
     monkeypatch.undo()
     fly_by_pulses(manual, tmp_path)
 
@@ -275,7 +353,7 @@ def test_a_detector_that_vanishes_ends_the_run(tmp_path: Path) -> None:
 
         threading.Thread(target=kill, daemon=True).start()
         documents, error = run(detector, [100_000])
-        assert time.monotonic() - killed[0] < 5
+        assert time.monotonic() - killed[0] < WAIT
         assert "lost the detector" in error and f"http://127.0.0.1:{process.api_port}" in error
         stop = documents[-1][1]
         assert stop["exit_status"] == "fail" and "lost the detector" in stop["reason"]
@@ -286,7 +364,7 @@ def test_a_detector_that_vanishes_ends_the_run(tmp_path: Path) -> None:
             assert not file["entry"].attrs["complete"]
         status = detector.stage()
         with pytest.raises(LostConnection, match="lost the detector"):
-            status.wait(5)
+            status.wait(WAIT)
 
 
 def test_a_detector_that_hangs_ends_the_run(tmp_path: Path) -> None:
@@ -303,16 +381,16 @@ def test_a_detector_that_hangs_ends_the_run(tmp_path: Path) -> None:
         threading.Thread(target=hang, daemon=True).start()
         status = None
         try:
-            detector.stage().wait(5)
-            detector.prepare(100_000).wait(5)
-            detector.kickoff().wait(5)
+            detector.stage().wait(WAIT)
+            detector.prepare(100_000).wait(WAIT)
+            detector.kickoff().wait(WAIT)
             status = detector.complete()
             with pytest.raises(LostConnection, match=f"127.0.0.1:{process.api_port}.*no answer within 2 s"):
-                status.wait(10)
-            assert time.monotonic() - hung[0] < 5
+                status.wait(WAIT)
+            assert time.monotonic() - hung[0] < WAIT
         finally:
             process.process.send_signal(signal.SIGCONT)
-        detector.unstage().wait(20)
+        detector.unstage().wait(WAIT)
         assert run(detector, [5])[1] == "", "it came back, armed: it is disarmed, and flies"
 
 
@@ -331,7 +409,7 @@ def test_values_outside_the_limits_are_refused_before_anything_is_armed(manual: 
     with pytest.raises(LimitError, match=r"cannot be 'sometimes'; the detector allows none \| basic \| all"):
         detector.cam.header_detail.set("sometimes")
     assert manual.get("detector/config/count_time") == before
-    detector.exposure.set(2e-3).wait(5)
+    detector.exposure.set(2e-3).wait(WAIT)
     assert (detector.exposure.get(), detector.exposure.limits) == (2e-3, (5e-8, 3600.0))
     assert detector.cam.frame_time.get() >= 2e-3
     documents, error = run(detector, [3_000_000_000])
@@ -341,14 +419,16 @@ def test_values_outside_the_limits_are_refused_before_anything_is_armed(manual: 
 
 
 def test_what_is_no_flight_is_refused(manual: SimplonProcess, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"trigger_mode is 'extx'; allowed is exts \| exte \| ints"):
+    with pytest.raises(
+        ValueError, match=r"trigger_mode is 'extx'; allowed is exts \| exte \| extg \| eies \| ints \| inte"
+    ):
         device(manual, tmp_path, trigger_mode="extx")
     with pytest.raises(ValueError, match="host is 'a b:c'; allowed is HOST, HOST:PORT"):
         SimplonDetector("a b:c", name="detector")
     detector = device(manual, tmp_path)
     with pytest.raises(RuntimeError, match="not staged"):
         detector.kickoff()
-    detector.stage().wait(5)
+    detector.stage().wait(WAIT)
     for wrong in (0, -1, 1.5, [[0, 0]]):
         with pytest.raises(ValueError, match="allowed is a number of frames above 0"):
             detector.prepare(wrong)  # type: ignore[arg-type]
@@ -358,10 +438,10 @@ def test_what_is_no_flight_is_refused(manual: SimplonProcess, tmp_path: Path) ->
         DetectorRefused, match=r"PUT http.*trigger_mode with 'never' was refused with 400: .*allowed is"
     ):
         detector.rest.put("detector/config/trigger_mode", "never")
-    detector.unstage().wait(5)
+    detector.unstage().wait(WAIT)
     nowhere = device(manual, tmp_path / "nowhere").stage()
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
-        nowhere.wait(5)
+        nowhere.wait(WAIT)
 
 
 def test_lost_frames_are_named(tmp_path: Path) -> None:
@@ -386,8 +466,7 @@ def test_lost_frames_are_named(tmp_path: Path) -> None:
         assert ready(process)
 
 
-def test_a_series_without_an_end_and_one_that_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "IDLE", 0.5)
+def test_a_series_without_an_end_and_one_that_is_cut(tmp_path: Path) -> None:
     with SimplonProcess(pixels=64, rate=2000, no_end=True, cut=30) as process:
         detector = device(process, tmp_path)
         documents, error = run(detector, [20])
@@ -403,18 +482,18 @@ def test_what_an_earlier_client_left_is_not_ours(tmp_path: Path) -> None:
         process.put("detector/config/trigger_mode", "inte")
         process.put("detector/command/arm")  # and left armed
         detector = device(process, tmp_path)
-        detector.stage().wait(5)
+        detector.stage().wait(WAIT)
         assert ready(process)
         process.put("detector/config/ntrigger", 50)
         process.put("detector/command/arm")  # by somebody else, with this device already at the stream
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + WAIT
         while not ready(process) and time.monotonic() < deadline:
             time.sleep(0.02)
-        detector.prepare(10).wait(5)
-        detector.kickoff().wait(5)
-        detector.complete().wait(5)
+        detector.prepare(10).wait(WAIT)
+        detector.kickoff().wait(WAIT)
+        detector.complete().wait(WAIT)
         assert detector.get_index() == 10
-        detector.unstage().wait(5)
+        detector.unstage().wait(WAIT)
         assert detector.outcome.series.get() == 3
         (path,) = tmp_path.iterdir()
         with h5py.File(path) as file:
@@ -430,4 +509,5 @@ def test_a_stream_at_another_address_is_found_out(
     documents, error = run(detector, [10])
     assert "but nothing of it came from tcp://127.0.0.1:9; is that the address of its stream" in error
     assert documents[-1][1]["exit_status"] == "fail" and ready(manual)
+    monkeypatch.undo()
     fly_by_pulses(manual, tmp_path)

@@ -270,6 +270,7 @@ def test_py4dstem_opens_our_files(tmp_path: Path) -> None:
 
 
 def test_no_peer_is_in_our_own_environment() -> None:
-    code = "import importlib.util as u; print([n for n in ('libertem', 'tickit', 'hyperspy', 'py4DSTEM') if u.find_spec(n)])"
+    names = ("libertem", "tickit", "hyperspy", "py4DSTEM")
+    code = f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"

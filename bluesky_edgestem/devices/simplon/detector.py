@@ -19,7 +19,7 @@ from ophyd import Device
 from ...stream.nexus import Context
 from ...stream.receiver import Receiver
 from ..scan_coils import as_positions
-from ..statuses import NamedStatus
+from ..statuses import LostConnection, NamedStatus
 from .documents import SeriesDocuments
 from .outcome import SeriesOutcome
 from .parameters import DetectorConfig, RestSignal, in_thread
@@ -27,9 +27,11 @@ from .rest import ARM_TIMEOUT, DetectorRefused, Simplon
 from .series import ARMED, ArmedSeries, disarm
 
 PORTS = {"v1": 9999, "v2": 31001}
-EXTERNAL = ("exts", "exte")
-TRIGGER_MODES = (*EXTERNAL, "ints")
-"""exts: one frame of `count_time` at each pulse; exte: one as long as the pulse; ints: as many as prepared, at once."""
+FOLLOWING = ("exts", "exte", "extg")
+"""One frame at each pulse: of `count_time`, or as long as the pulse (exte) or the gate (extg) is."""
+TRIGGER_MODES = (*FOLLOWING, "eies", "ints", "inte")
+"""eies: frames from one pulse to the next, so that n of them take n + 1 pulses; by software: ints, all frames at one
+trigger, and inte, a trigger for each."""
 STALE = 0.05
 """Time [s] without a message after which nothing of an earlier series waits any more."""
 
@@ -55,8 +57,9 @@ class SimplonDetector(Device):
         Of the frames, `name` by default; with _x and _y appended, of the probe's positions [nm].
     directory : str
         Folder for the files, as this process sees it.
-    trigger_mode : {"exts", "exte", "ints"}
-        Frames come at pulses on the detector's trigger input, or by themselves once it is armed.
+    trigger_mode : {"exts", "exte", "extg", "eies", "ints", "inte"}
+        Frames come at pulses on the detector's trigger input (``ex...``, ``eies``), or by themselves once it is armed:
+        the device triggers, in ``inte`` each frame by a request of its own.
     positions : bool
         Each flight is prepared with its positions (n, 2) [nm], which go into the file; else with a number of frames.
     header_detail : {"all", "basic", "none"}
@@ -128,12 +131,16 @@ class SimplonDetector(Device):
         Raises
         ------
         ValueError
-            Frames that come by themselves cannot follow scan coils.
+            There would not be one frame at each pulse of the scan coils.
         """
-        if self.trigger_mode not in EXTERNAL:
+        if self.trigger_mode not in FOLLOWING:
+            why = (
+                "the last position has no pulse after it, which would end its frame"
+                if self.trigger_mode == "eies"
+                else "its frames would not follow the scan coils"
+            )
             raise ValueError(
-                f"trigger_mode of {self.name} is {self.trigger_mode!r}: its frames would not follow the scan coils; "
-                f"allowed is {' | '.join(EXTERNAL)}"
+                f"trigger_mode of {self.name} is {self.trigger_mode!r}: {why}; allowed is {' | '.join(FOLLOWING)}"
             )
         self._followers.append(counted)
         status.add_callback(lambda _: self._followers.remove(counted))
@@ -161,8 +168,6 @@ class SimplonDetector(Device):
         self.cam.trigger_mode.put(self.trigger_mode)
         self.cam.header_detail.put(self.header_detail)
         self.cam.stream_mode.put("enabled")
-        if self.trigger_mode != "ints":
-            self.cam.nimages.put(1)
         self._documents.open(
             self._address,
             (int(self.cam.size_y.get()), int(self.cam.size_x.get())),
@@ -220,12 +225,13 @@ class SimplonDetector(Device):
         count, other = self.cam.ntrigger, self.cam.nimages
         if self.trigger_mode == "ints":
             count, other = other, count
-        count.check_value(frames)
+        counted = frames + (self.trigger_mode == "eies")
+        count.check_value(counted)
         self._prepared = frames
 
         def work() -> None:
             other.put(1)
-            count.put(frames)
+            count.put(counted)
 
         return in_thread(f"prepare {frames} frames", work)
 
@@ -275,9 +281,22 @@ class SimplonDetector(Device):
             )
             self._documents.add(self._series)
             self._series.status.add_callback(self._ended)
-        if self.trigger_mode == "ints":
-            # Detectors answer once the frames are taken. What it raises is found out by who watches the series.
-            in_thread(f"trigger {self.name}", lambda: self.rest.command("trigger", None))
+            series = self._series
+        if self.trigger_mode in ("ints", "inte"):
+            # Detectors answer once the frames are taken.
+            in_thread(f"trigger {self.name}", lambda: self._trigger(series))
+
+    def _trigger(self, series: ArmedSeries) -> None:
+        """Trigger by software until `series` has its frames, or has ended."""
+        each, count = (self.exposure.get(), series.frames) if self.trigger_mode == "inte" else (None, 1)
+        try:
+            for _ in range(count):
+                if series.status.done:
+                    return
+                self.rest.command("trigger", None, each)
+        except (LostConnection, DetectorRefused) as error:
+            if not (self._stopping.is_set() or series.status.done):  # else it was disarmed: nothing is left to trigger
+                series.give_up(error)
 
     def _progress(self) -> None:
         for counted in tuple(self._followers):

@@ -99,9 +99,13 @@ class Simplon:
         """Set a parameter; raises as `get` does."""
         self._request("PUT", self.path(name), {"value": value}, TIMEOUT)
 
-    def command(self, name: str, timeout: float | None = TIMEOUT) -> dict[str, Any]:
-        """Give a command, ``arm``, ``trigger``, ``disarm``, ``abort``; raises as `get` does."""
-        return self._request("PUT", self.path(f"detector/command/{name}"), {}, timeout)
+    def command(self, name: str, timeout: float | None = TIMEOUT, value: float | None = None) -> dict[str, Any]:
+        """Give a command, ``arm``, ``trigger``, ``disarm``, ``abort``; raises as `get` does.
+
+        `value` is the time [s] that a trigger exposes for in the mode ``inte``.
+        """
+        body = {} if value is None else {"value": value}
+        return self._request("PUT", self.path(f"detector/command/{name}"), body, timeout)
 
     def close(self) -> None:
         """Close the connections."""

@@ -150,6 +150,14 @@ class ArmedSeries:
             self._stop.set()
             self._closed.wait(READ_OUT)
 
+    def give_up(self, error: Exception) -> None:
+        """Disarm and keep what was exposed; the status fails with `error` then."""
+        self._error = error
+        try:
+            disarm(self.rest)
+        except (LostConnection, DetectorRefused):
+            self._stop.set()
+
     def _record(self) -> None:
         # The time between two frames is the scan's affair, which may be paused; `_watch` knows when nothing will come.
         recorder = Recorder(self._one, timeout=float("inf"), grace=GRACE)  # type: ignore[arg-type]
