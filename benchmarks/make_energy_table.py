@@ -3,7 +3,7 @@
 python benchmarks/make_energy_table.py            # the table, about 5 minutes of one core
 python benchmarks/make_energy_table.py --relax    # the relaxed cells first, about 3 minutes more
 python benchmarks/make_energy_table.py --check    # the error of the standard method against a tight one, printed;
-                                                  # --check WS2 of one phase, half an hour of a core that others use, too
+                                                  # --check WS2 of one phase, half an hour of a shared core
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ MoS2 and by 0.01 to 0.05 eV for WS2, of 1 to 3 eV.
     0.5, -1, 0.4                                5.36      5.23   0.13
     =============  ========  =====  ==========  ========  =====  ==========
 
-With clamped ions and 600 eV and 12 Å for the tight one, the differences of MoS2 were -0.05 to -0.31 meV. 5 x 5 k-points would
-be 2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
+With clamped ions and 600 eV and 12 Å for the tight one, the differences of MoS2 were -0.05 to -0.31 meV. 5 x 5
+k-points would be 2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median, one thread, a core of 2.6 GHz to itself).
 """
 
 from __future__ import annotations
