@@ -8,12 +8,13 @@ import time
 from .pattern_detector import PatternDetector
 from .scan_coils import ScanCoils
 from .signals import watch
-from .statuses import NamedStatus
+from .statuses import LostConnection, NamedStatus
 
 STALL_TIMEOUT = 20.0
 """Time [s] without a frame after which a flight has failed; an IOC can hang without losing its connection."""
 ENDED_GRACE = 0.5
-"""Time [s] for the coils' counter to arrive after they say that the flight is over."""
+"""Time [s] after the coils say that the flight is over for what ended it, a lost connection or a failed write, to tell
+of itself first: it says more than the coils know."""
 
 
 class Flight:
@@ -59,11 +60,23 @@ class Flight:
         self.status.after(ENDED_GRACE, self._check_end)
 
     def _check_end(self) -> None:
-        if self.coils.index.latest != self.n:
-            message = self.coils.message
+        """Fail where the coils ended early.
+
+        They are asked: a monitor may be late, and pyepics completes a put also when the connection is lost.
+        """
+        index, message = self.coils.index, self.coils.message
+        try:
+            done, why = (s.get(use_monitor=False, timeout=1.0, connection_timeout=0.5) for s in (index, message))
+        except Exception as error:
             self.status.fail(
-                RuntimeError(f"{message.pvname}: {message.latest or 'the coils ended the flight'} ({self._where()})")
+                LostConnection(
+                    f"lost the connection to {index.pvname}: it does not answer after the end of the flight "
+                    f"({self._where()}): {error}"
+                )
             )
+            return
+        if int(done) != self.n:
+            self.status.fail(RuntimeError(f"{message.pvname}: {why or 'the coils ended the flight'} ({self._where()})"))
 
     def _where(self) -> str:
         return f"{self.taken} of {self.n} frames are in the file"

@@ -17,6 +17,8 @@ from ophyd import Component as Cpt
 
 from bluesky_edgestem.devices.beam import BeamBlanker
 from bluesky_edgestem.devices.microscope import Microscope
+from bluesky_edgestem.devices.scan_coils import ScanCoils
+from bluesky_edgestem.devices.signals import ReadSignal
 from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
 
 tell = print  # the client replaces it by what reaches the test
@@ -118,6 +120,28 @@ def run_impatient(prefix, directory, lists, exposure, settle, stall):
 
     flight.STALL_TIMEOUT = stall
     detector.READ_OUT_TIMEOUT = 0.5  # nothing will come: the test need not wait for it
+    return run_telling(prefix, directory, lists, exposure, settle)
+
+
+class UnmonitoredCoils(ScanCoils):
+    """Scan coils whose counter is told by no monitor, as if each came too late."""
+
+    index = Cpt(ReadSignal, "Index_RBV", kind="omitted", auto_monitor=False)
+
+
+class UnmonitoredMicroscope(Microscope):
+    """A microscope with such coils."""
+
+    coils = Cpt(UnmonitoredCoils, "Scan:")
+
+
+def run_hasty(prefix, directory, lists, exposure, settle):
+    """As `run_telling`, with coils that are asked at once for what they have done, and tell it by no monitor."""
+    from bluesky_edgestem.devices import flight
+
+    flight.ENDED_GRACE = 0.0
+    _made[prefix] = UnmonitoredMicroscope(prefix, name="microscope")
+    _made[prefix].wait_for_connection(timeout=30)
     return run_telling(prefix, directory, lists, exposure, settle)
 
 

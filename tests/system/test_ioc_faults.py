@@ -15,7 +15,12 @@ import pytest
 pytestmark = pytest.mark.system
 
 MANY = np.random.default_rng(1).uniform(-50, 50, (600, 2))
+ENDLESS = np.random.default_rng(2).uniform(-50, 50, (5000, 2))
+"""More than any machine flies in 20 s: whatever a test does to a flight over these comes before its end."""
+
 BLANKED = 1
+HANGS = 60
+"""Time [s] without a word from a client after which it counts as hung; not a speed that is asked for."""
 
 
 def frames_told_of(documents: list) -> int:
@@ -34,7 +39,7 @@ def read_file(directory: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def wait_for_frames(client, n: int) -> None:
-    while client.told(10)[1] < n:
+    while client.told(HANGS)[1] < n:
         pass
 
 
@@ -45,41 +50,61 @@ def press_ctrl_c_twice(client) -> None:
     client.interrupt()
 
 
-def test_an_ioc_killed_in_mid_scan_ends_the_run(fresh_ioc, fresh_client, tmp_path):
-    fresh_client.start("run_telling", fresh_ioc.prefix, str(tmp_path), [MANY], 2e-3, 2e-3)
-    wait_for_frames(fresh_client, 40)
-    fresh_ioc.process.kill()
-    killed = time.time()
-    documents, error, ended = fresh_client.result(20)
-    assert ended - killed < 5
-    assert f"lost the connection to {fresh_ioc.prefix}" in error
-    stop = documents[-1][1]
-    assert documents[-1][0] == "stop" and stop["exit_status"] == "fail"
-    assert f"lost the connection to {fresh_ioc.prefix}" in stop["reason"]
+def check_what_a_lost_ioc_leaves(documents: list, directory: Path) -> None:
+    """Every frame that was told of is in the file, where it was said to be, with the beam on it."""
     told = frames_told_of(documents)
-    electrons, positions = read_file(tmp_path)
+    electrons, positions = read_file(directory)
     assert 40 <= told <= len(electrons)
-    np.testing.assert_array_equal(positions[:told], MANY[:told])
+    np.testing.assert_array_equal(positions[:told], ENDLESS[:told])
     assert electrons[:told].min() > 1e5
 
 
+def test_an_ioc_killed_in_mid_scan_ends_the_run(fresh_ioc, fresh_client, tmp_path):
+    fresh_client.start("run_telling", fresh_ioc.prefix, str(tmp_path), [ENDLESS], 2e-3, 2e-3)
+    wait_for_frames(fresh_client, 40)
+    fresh_ioc.process.kill()
+    killed = time.time()
+    documents, error, ended = fresh_client.result(HANGS)
+    assert f"lost the connection to {fresh_ioc.prefix}" in error
+    assert ended - killed < 5
+    stop = documents[-1][1]
+    assert documents[-1][0] == "stop" and stop["exit_status"] == "fail"
+    assert f"lost the connection to {fresh_ioc.prefix}" in stop["reason"]
+    check_what_a_lost_ioc_leaves(documents, tmp_path)
+
+
+def test_the_end_of_a_put_that_a_lost_ioc_completes_is_no_end_of_the_flight(fresh_ioc, fresh_client, tmp_path):
+    """pyepics completes the put that started the flight when its IOC dies."""
+    fresh_client.start("run_hasty", fresh_ioc.prefix, str(tmp_path), [ENDLESS], 2e-3, 2e-3)
+    wait_for_frames(fresh_client, 40)
+    fresh_ioc.process.kill()
+    documents, error, _ = fresh_client.result(HANGS)
+    assert f"lost the connection to {fresh_ioc.prefix}" in error
+    check_what_a_lost_ioc_leaves(documents, tmp_path)
+
+
+def test_a_flight_ends_well_however_late_the_counter_of_the_coils_is_told(fresh_ioc, fresh_client, tmp_path):
+    documents, error, _ = fresh_client.call(
+        "run_hasty", fresh_ioc.prefix, str(tmp_path), [MANY[:7], MANY[7:12]], 2e-3, 2e-3, timeout=HANGS
+    )
+    assert error == ""
+    assert frames_told_of(documents) == 12
+    np.testing.assert_array_equal(read_file(tmp_path)[1], MANY[:12])
+
+
 def test_a_lost_detector_leaves_the_beam_blanked(split_ioc, split_client, tmp_path, caget):
-    split_client.start("run_telling", split_ioc.prefix, str(tmp_path), [MANY], 2e-3, 2e-3)
+    split_client.start("run_telling", split_ioc.prefix, str(tmp_path), [ENDLESS], 2e-3, 2e-3)
     wait_for_frames(split_client, 40)
     assert caget(split_ioc, "Beam:Blank_RBV")[0] != BLANKED, "else this test shows nothing"
     split_ioc.detector_process.kill()
     killed = time.time()
-    documents, error, ended = split_client.result(20)
-    assert ended - killed < 5
+    documents, error, ended = split_client.result(HANGS)
     assert f"lost the connection to {split_ioc.prefix}" in error
+    assert ended - killed < 5
     assert documents[-1][1]["exit_status"] == "fail"
     assert caget(split_ioc, "Beam:Blank_RBV")[0] == BLANKED
     assert caget(split_ioc, "Scan:State_RBV")[0] == 4, "the coils were told to stop"
-    told = frames_told_of(documents)
-    electrons, positions = read_file(tmp_path)
-    assert 40 <= told <= len(electrons)
-    np.testing.assert_array_equal(positions[:told], MANY[:told])
-    assert electrons[:told].min() > 1e5
+    check_what_a_lost_ioc_leaves(documents, tmp_path)
 
 
 def test_a_run_that_starts_without_an_ioc_says_which_pv_is_missing(fresh_ioc, fresh_client, tmp_path):
