@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import threading
 
-from bluesky import RunEngine
-from bluesky.utils import RunEngineInterrupted
+from runs import microscope, run
 
 from bluesky_edgestem.analysis.networks import DescriptorNetwork
-from bluesky_edgestem.devices.microscope import Microscope
 from bluesky_edgestem.energetics.emulator import Emulator
 from bluesky_edgestem.plans.adaptive import adaptive_map
 from bluesky_edgestem.plans.survey import raster_map, sobol_map
 
 FIELD = [-50.0, -50.0, 100.0, 100.0]
-_made: dict[str, Microscope] = {}
 
 
-def microscope(prefix: str, directory: str) -> Microscope:
-    if prefix not in _made:
-        _made[prefix] = Microscope(prefix, name="microscope", directory=directory)
-        _made[prefix].wait_for_connection(timeout=10)
-        _made[prefix].beam.current.set(100.0).wait()
-    return _made[prefix]
+def stop_at(batch):
+    """A pause, and so an abort, with the map of `batch`."""
 
-
-def run(plan, interrupt_at_batch=None):
-    """Documents, and what was raised."""
-    documents: list = []
-    engine = RunEngine({})
-    engine.subscribe(lambda name, doc: documents.append((name, doc)))
-
-    def watch(name, doc):
-        if name == "event_page" and "max_sd" in doc["data"] and doc["data"]["batch"][-1] == interrupt_at_batch:
+    def watch(engine, name, doc):
+        if name == "event_page" and "max_sd" in doc["data"] and doc["data"]["batch"][-1] == batch:
             threading.Thread(target=engine.request_pause).start()
 
-    engine.subscribe(watch)
-    error = ""
-    try:
-        engine(plan)
-    except RunEngineInterrupted:
-        engine.abort("test")
-    except Exception as raised:
-        error = f"{type(raised).__name__}: {raised}"
-    return documents, error
+    return watch
 
 
 def loop(prefix, directory, target=0.004, interrupt_at_batch=None, earlier=(), field=FIELD, **settings):
@@ -57,7 +35,7 @@ def loop(prefix, directory, target=0.004, interrupt_at_batch=None, earlier=(), f
         resume_from=earlier,
         **{"initial": 32, "batch": 16, **settings},
     )
-    return run(plan, interrupt_at_batch)
+    return run(plan, stop_at(interrupt_at_batch))
 
 
 def budget(prefix, directory, earlier=()):
