@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis import crystals, diffraction
+from bluesky_edgestem.analysis import crystals, diffraction, materials
+from bluesky_edgestem.analysis.diffraction import Ensemble
 from bluesky_edgestem.analysis.optics import Optics
 
 OPTICS = Optics(energy_keV=80.0, semiangle_mrad=2.0, pixel_mrad=0.5, n_pixels=128)
@@ -102,3 +103,83 @@ def test_impossible_optics_are_refused_by_name(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"{name} is .*; allowed is"):
         Optics(**wrong)
+
+
+# Small frames of thick crystals: 84 Å patches, 0.4 to 2 s each.
+THICK = Optics(energy_keV=200.0, semiangle_mrad=2.0, pixel_mrad=0.6, n_pixels=48)
+
+
+def crystal(name, layers, optics=THICK, reach=1.5, origin=(0.2, 0.3), **options):
+    spacing = materials.material(name).spacing
+    atoms = materials.patch(name, [0, 0, 0], 0.0, diffraction.patch_extent(optics), layers, origin)
+    return diffraction.cbed(atoms, optics, slice_thickness=spacing, reach=reach, **options)
+
+
+def disk(image, around, radius, optics=THICK):
+    """Values of the pixels within `radius` [pixels] of a place [1/Å]."""
+    axis = np.arange(image.shape[0]) - (image.shape[0] - 1) / 2
+    x, y = np.meshgrid(axis, axis)
+    cx, cy = np.asarray(around) / optics.pixel_reciprocal
+    return image[(x - cx) ** 2 + (y - cy) ** 2 < radius**2]
+
+
+def test_opposite_reflections_of_graphene_are_equally_bright():
+    optics = Optics(80.0, 2.0, 0.6, 96)
+    # The beam in the middle of a bond, about which the patch is symmetric as the crystal is.
+    p = crystal("graphene", 1, optics, origin=(1 / 6, 1 / 3))
+    for angle in np.deg2rad([30, 90, 150]):
+        g = 2 / (np.sqrt(3) * 2.46) * np.array([np.cos(angle), np.sin(angle)])
+        # The ramp that shifts the pattern by half a sample breaks at the patch's border, where the probe's tails are:
+        # that changes these disks, 1e-4 of the electrons each, by up to 1 % (0.7 % here).
+        assert disk(p, g, 4.5, optics).sum() == pytest.approx(disk(p, -g, 4.5, optics).sum(), rel=0.01)
+
+
+def test_disks_are_flat_for_a_sheet_and_structured_for_a_thick_crystal():
+    def unevenness(values):
+        return values.std() / values.mean()
+
+    # Inside the disk's edge; the rest is what reaches in from the edge.
+    flat = disk(pattern(), np.array([0, 2 / (np.sqrt(3) * 3.16)]), 2.5, OPTICS)
+    assert unevenness(flat) < 0.05
+    assert unevenness(disk(crystal("Si", 104), [1 / 3.8403, 1 / 5.431], 2.0)) > 0.2
+
+
+def test_a_reflection_that_the_crystal_forbids_is_dark():
+    # The mixed indices of the centred cell: (10) of [-110] x [001] has no amplitude in any zone, (11) is {111}.
+    p = crystal("Si", 52)
+    assert disk(p, [1 / 3.8403, 0.0], 1.5).mean() < 1e-3 * disk(p, [1 / 3.8403, 1 / 5.431], 2.0).mean()
+
+
+def test_mistilt_is_where_the_zone_axis_points():
+    # Half of λg puts (110), which is up and right, into its Bragg condition, and (-1-1) out of it.
+    half = 0.5e3 * THICK.wavelength / 3.905
+    right, left = (crystal("SrTiO3", 104, mistilt_mrad=(s * half, s * half)) for s in (1, -1))
+    g = np.array([1.0, 1.0]) / 3.905
+    assert disk(right, g, 2.0).mean() > 5 * disk(right, -g, 2.0).mean()
+    assert disk(left, -g, 2.0).mean() > 5 * disk(left, g, 2.0).mean()
+    # The Laue circle's centre: all scattered electrons lie around it, to that side of the beam.
+    assert (centre_of_mass(right, (0, 0), 100.0) > 1.0).all()
+
+
+def test_thermal_motion_takes_from_the_disks_and_gives_to_between_them():
+    hot = Ensemble(4, seed=1, displacements=materials.material("SrTiO3").displacements)
+    still, moving = crystal("SrTiO3", 26), crystal("SrTiO3", 26, ensemble=hot)
+    axis = (np.arange(48) - 23.5) * THICK.pixel_reciprocal * 3.905
+    off = np.hypot(*(a - np.rint(a) for a in np.meshgrid(axis, axis))) > 0.45
+    assert moving[off].sum() > 1.5 * still[off].sum()
+    assert np.array_equal(moving, crystal("SrTiO3", 26, ensemble=hot))
+    with pytest.raises(ValueError, match="no displacement for O, Ti"):
+        crystal("SrTiO3", 2, ensemble=Ensemble(displacements={"Sr": 0.1}))
+
+
+def test_coherence_changes_patterns_where_disks_overlap_and_nowhere_else():
+    spread = Ensemble(6, seed=2, source_size=1.0, focal_spread=100.0)
+    apart, overlapping = THICK, Optics(200.0, 5.5, 0.6, 48)  # {111} of silicon is at 8 mrad
+
+    def change(optics):
+        one, many = crystal("Si", 26, optics), crystal("Si", 26, optics, ensemble=spread)
+        return np.abs(one - many).sum() / one.sum()
+
+    # What remains of apart disks is the patch's edge, which a displaced probe sees another part of.
+    assert change(apart) < 0.03
+    assert change(overlapping) > 0.06
