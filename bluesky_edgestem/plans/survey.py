@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import bluesky.preprocessors as bpp
@@ -57,17 +58,8 @@ def raster_map(
         "shape": [ny, nx],
         "extents": [list(field.extent[2:]), list(field.extent[:2])],
     }
-    yield from _survey(
-        microscope,
-        field,
-        grid.positions,
-        optics,
-        dwell_time,
-        max_dose,
-        descriptors,
-        imaging,
-        {**metadata, **(md or {})},
-    )
+    survey = _Survey(optics, dwell_time, max_dose, descriptors, imaging)
+    yield from survey.over(microscope, field, grid.positions, {**metadata, **(md or {})})
 
 
 def sobol_map(
@@ -93,51 +85,45 @@ def sobol_map(
     field = as_field(field_of_view)
     positions = sobol_design(field, num_points, np.random.default_rng(seed))
     metadata = {"plan_name": "sobol_map", "num_points": num_points, "seed": seed}
-    yield from _survey(
-        microscope,
-        field,
-        positions[travel_order(positions)],
-        optics,
-        dwell_time,
-        max_dose,
-        descriptors,
-        imaging,
-        {**metadata, **(md or {})},
-    )
+    survey = _Survey(optics, dwell_time, max_dose, descriptors, imaging)
+    yield from survey.over(microscope, field, positions[travel_order(positions)], {**metadata, **(md or {})})
 
 
-def _survey(
-    microscope: Microscope,
-    field: FieldOfView,
-    positions: np.ndarray,
-    optics: Optics | dict[str, Any] | None,
-    dwell_time: float | None,
-    max_dose: float,
-    descriptors: DescriptorSource | None,
-    imaging: Imaging | None,
-    md: dict[str, Any],
-) -> MsgGenerator[None]:
-    field, optics = prepare_beam(microscope, field, optics)
-    if descriptors is not None:
-        descriptors.check_optics(optics)
-    describing = None if descriptors is None else Descriptors(descriptors)
-    metadata = {**describe_beam(field, optics), **checked_metadata(md)}
+@dataclass(frozen=True)
+class _Survey:
+    """How positions are measured, whatever chose them; the fields are the plans' parameters of these names."""
 
-    deriving = [callback for callback in (describing, imaging) if callback is not None]
+    optics: Optics | dict[str, Any] | None
+    dwell_time: float | None
+    max_dose: float
+    descriptors: DescriptorSource | None
+    imaging: Imaging | None
 
-    @bpp.subs_decorator(deriving)
-    @bpp.stage_decorator([microscope])
-    @bpp.run_decorator(md=metadata)
-    def measure() -> MsgGenerator[None]:
-        yield from set_dwell_time(microscope, dwell_time)
-        yield from declare_frames(microscope)
-        yield from declare([callback.stream for callback in deriving])
-        flight = fly_positions(microscope, positions, max_dose=max_dose)
-        yield from flight if imaging is None else _collect_along(flight, microscope, imaging.stream)
-        for callback in deriving:
-            yield from publish(callback.stream, callback.finished())
+    def over(
+        self, microscope: Microscope, field: FieldOfView, positions: np.ndarray, md: dict[str, Any]
+    ) -> MsgGenerator[None]:
+        """Measure `positions` (n, 2) [nm] in `field`, in a run with the metadata `md`."""
+        field, optics = prepare_beam(microscope, field, self.optics)
+        if self.descriptors is not None:
+            self.descriptors.check_optics(optics)
+        describing = None if self.descriptors is None else Descriptors(self.descriptors)
+        metadata = {**describe_beam(field, optics), **checked_metadata(md)}
 
-    yield from measure()
+        deriving = [callback for callback in (describing, self.imaging) if callback is not None]
+
+        @bpp.subs_decorator(deriving)
+        @bpp.stage_decorator([microscope])
+        @bpp.run_decorator(md=metadata)
+        def measure() -> MsgGenerator[None]:
+            yield from set_dwell_time(microscope, self.dwell_time)
+            yield from declare_frames(microscope)
+            yield from declare([callback.stream for callback in deriving])
+            flight = fly_positions(microscope, positions, max_dose=self.max_dose)
+            yield from flight if self.imaging is None else _collect_along(flight, microscope, self.imaging.stream)
+            for callback in deriving:
+                yield from publish(callback.stream, callback.finished())
+
+        yield from measure()
 
 
 def _collect_along(plan: MsgGenerator[Any], microscope: Microscope, stream: DerivedStream) -> MsgGenerator[Any]:
