@@ -1,21 +1,26 @@
 """Sum and centre of mass of decompressed frames, in GB/s, beside the memory's read bandwidth in the same minute.
 
 At least 0.6 of the bandwidth is asked for. The bandwidth is that of a compiled loop that reads the same frames, as
-64-bit words, with as many threads. The other peer is numpy: the frames times two ramps and ones, as a matrix product in
-float32, block by block so that it works in the cache (about 1e-7 of its result is rounding; ours has none). Frames are
-sparse counts, far more of them than any cache holds. The kernels are repeated in turn, so that what else the machine
-does hits all alike; figures are medians, the ratio is that of pairs.
+64-bit words, with as many threads. The peers are LiberTEM's `CoMUDF` in its own environment, and numpy: the frames
+times two ramps and ones, as a matrix product in float32, block by block so that it works in the cache (about 1e-7 of
+its result is rounding; ours has none). Frames are sparse counts, far more of them than any cache holds. The kernels are
+repeated in turn, so that what else the machine does hits all alike; figures are medians, the ratio is that of pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numba import njit
@@ -27,6 +32,10 @@ from bluesky_edgestem.analysis.sparse_masks import Annulus
 PIXELS = (96, 192, 256, 512)
 CORES = (1, 2)
 ASKED = 0.6
+SLOWER = 3
+"""Repeats of the peers, which take far longer; so many tell."""
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / ".venv-libertem/bin/python"
 
 
 @njit(nogil=True)
@@ -72,36 +81,81 @@ def make_frames(pixels: int, dtype: str, nbytes: int) -> np.ndarray:
     return np.tile(some, (max(1, nbytes // some.nbytes), 1, 1))
 
 
-def measure(frames: np.ndarray, cores: int, repeats: int, with_numpy: bool) -> dict[str, float]:
+class LiberTEM:
+    """LiberTEM's centre of mass of frames (n, ny, nx), n a multiple of 32, in a process of its own."""
+
+    def __init__(self, frames: np.ndarray, cores: int) -> None:
+        environment = dict(os.environ) | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with TemporaryDirectory() as folder:
+            np.save(Path(folder) / "frames.npy", frames)
+            self._process = subprocess.Popen(
+                [str(PEER), str(ROOT / "tests/peers/time_com.py"), f"{folder}/frames.npy", str(cores)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+            self.version: str = self._answer()["libertem"]
+
+    def _answer(self) -> dict:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"LiberTEM ended with status {self._process.wait()}; scripts/peers makes it anew")
+        return json.loads(line)
+
+    def run(self) -> list[float]:
+        """Reduce the frames; their mean centre of mass (y, x) [pixels]."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._answer()["mean"]
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def measure(frames: np.ndarray, cores: int, repeats: int, with_peers: bool) -> dict[str, float]:
     """GB/s of each, and the ratio of ours to the memory."""
     words = frames.reshape(-1).view(np.uint64)
     shape = (frames.shape[1], frames.shape[2])
     masks = {"bright_field": Annulus(0.0, 4.0).mask(shape, 0.5), "dark_field": Annulus(4.0, 1e3).mask(shape, 0.5)}
     com, images = Reducer(shape, threads=cores), Reducer(shape, masks, threads=cores)
+    fewer = frames[: max(2, len(frames) // 128) * 32]  # a quarter: it is read anew, and slowly
+    peer = LiberTEM(fewer, cores) if with_peers else None
     with ThreadPoolExecutor(cores) as pool, threadpool_limits(1):
-        candidates: dict[str, Callable[[], object]] = {
-            "memory": shared(lambda part: read_words(words[part]), len(words), cores, pool),
-            "com": lambda: com.reduce(frames),
-            "com_and_two_detectors": lambda: images.reduce(frames),
+        candidates: dict[str, tuple[Callable[[], object], int]] = {
+            "memory": (shared(lambda part: read_words(words[part]), len(words), cores, pool), frames.nbytes),
+            "com": (lambda: com.reduce(frames), frames.nbytes),
+            "com_and_two_detectors": (lambda: images.reduce(frames), frames.nbytes),
         }
-        if with_numpy:
-            candidates["numpy"] = shared(lambda part: numpy_com(frames[part]), len(frames), cores, pool)
+        if peer is not None:
+            numpy = shared(lambda part: numpy_com(frames[part]), len(frames), cores, pool)
+            candidates |= {"numpy": (numpy, frames.nbytes), "libertem": (peer.run, fewer.nbytes)}
+            expected = com.reduce(fewer).centre_of_mass((0.0, 0.0)).mean(0)[::-1]
+            if not np.allclose(peer.run(), expected, rtol=1e-4):  # it works in float32
+                raise RuntimeError(f"LiberTEM's mean centre of mass is {peer.run()}, ours {expected}")
         rates: dict[str, list[float]] = {name: [] for name in candidates}
         for repeat in range(repeats + 1):
-            for name, run in candidates.items():
-                if name == "numpy" and repeat > 3:
-                    continue  # far slower; three repeats tell
+            for name, (run, nbytes) in candidates.items():
+                if name in ("numpy", "libertem") and repeat > SLOWER:
+                    continue
                 started = time.perf_counter()
                 run()
                 if repeat:  # the first one compiles
-                    rates[name].append(frames.nbytes / (time.perf_counter() - started) / 1e9)
+                    rates[name].append(nbytes / (time.perf_counter() - started) / 1e9)
     out = {f"{name}_GB_s": round(statistics.median(found), 2) for name, found in rates.items()}
     out["frames_per_s"] = round(out["com_GB_s"] * 1e9 / frames[0].nbytes)
     out["com_of_memory"] = round(
         statistics.median(a / b for a, b in zip(rates["com"], rates["memory"], strict=True)), 3
     )
-    if with_numpy:
-        out["com_of_numpy"] = round(out["com_GB_s"] / out["numpy_GB_s"], 1)
+    if peer is not None:
+        peer.close()
+        for name in ("numpy", "libertem"):
+            out[f"com_of_{name}"] = round(out["com_GB_s"] / max(rates[name]), 1)
     return out
 
 
@@ -110,6 +164,7 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=15, help="of each measurement (default: %(default)s)")
     parser.add_argument("--megabytes", type=int, default=600, help="of frames (default: %(default)s)")
     options = parser.parse_args()
+    subprocess.run([ROOT / "scripts/peers"], check=True, stdout=sys.stderr)
     result: dict = {"asked_of_memory": ASKED, "repeats": options.repeats, "uint16": {}, "other_pixels": {}}
     for pixels in PIXELS:
         frames = make_frames(pixels, "uint16", options.megabytes << 20)
@@ -124,5 +179,8 @@ if __name__ == "__main__":
         print(f"192 px {dtype}, 1 core: {found}", flush=True)
     ratios = [c["com_of_memory"] for size in result["uint16"].values() for c in size.values()]
     result["worst_of_memory"] = min(ratios)
-    result["worst_of_numpy"] = min(c["com_of_numpy"] for size in result["uint16"].values() for c in size.values())
+    for peer in ("numpy", "libertem"):
+        result[f"worst_of_{peer}"] = min(
+            c[f"com_of_{peer}"] for size in result["uint16"].values() for c in size.values()
+        )
     print(json.dumps(result))
