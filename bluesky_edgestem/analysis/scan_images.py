@@ -39,27 +39,52 @@ def grid_index(grid: ScanGrid, positions: np.ndarray) -> np.ndarray:
     return np.where(inside, flat, -1).astype(np.int64)
 
 
-def raster_index(numbers: np.ndarray, nx: int, ny: int, flyback: int = 0) -> np.ndarray:
-    """Which point of a raster each frame belongs to, by the frame's number, for a scan without positions.
+def way_back(numbers: np.ndarray, nx: int, flyback: int) -> np.ndarray:
+    """Which frames of a raster the detector took while the probe went back to the next row, by their numbers.
 
     Parameters
     ----------
     numbers : numpy.ndarray
         (n,) of frames, from 0; those of lost frames are absent.
-    nx, ny : int
-        Points of the raster.
+    nx : int
+        Points of a row.
     flyback : int
         Frames that the detector takes at the end of each row while the probe goes back.
 
     Returns
     -------
     numpy.ndarray
-        (n,) int64, row by row; -1 for a frame of the way back and for one after the raster's end.
+        (n,) bool.
+
+    Raises
+    ------
+    ValueError
+        `flyback` is negative.
     """
     if flyback < 0:
         raise ValueError(f"flyback is {flyback} frames; it has to be 0 or more")
-    row, column = np.divmod(np.asarray(numbers, np.int64), nx + flyback)
-    return np.where((column < nx) & (row < ny) & (row >= 0), row * nx + column, -1)
+    return np.asarray(numbers, np.int64) % (nx + flyback) >= nx
+
+
+def raster_positions(grid: ScanGrid, numbers: np.ndarray, flyback: int = 0) -> np.ndarray:
+    """Where the probe was, by the frame's number, in a scan row by row whose frames have no positions.
+
+    Parameters
+    ----------
+    grid : ScanGrid
+    numbers, flyback
+        As for `way_back`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, 2) [nm]; nan for a frame of the way back and for one after the raster's end.
+    """
+    row, column = np.divmod(np.asarray(numbers, np.int64), grid.nx + flyback)
+    inside = ~way_back(numbers, grid.nx, flyback) & (row >= 0) & (row < grid.ny)
+    positions = grid.positions[np.where(inside, row * grid.nx + column, 0)]
+    positions[~inside] = np.nan
+    return positions
 
 
 def turned(com: np.ndarray, rotation: float) -> np.ndarray:
@@ -96,8 +121,9 @@ class ScanImages:
         Of a raster; without it `positions` is a list.
     rotation : float
         From the axes of the scan to those of the detector, counter-clockwise [rad].
-    frames, lost, empty, outside : int
-        Frames that the detector announced; of these not there, without a count, and not on the grid.
+    frames, lost, empty, outside, flyback : int
+        Frames that the detector announced; of these not there, without a count, not on the grid, and taken on the
+        probe's way back.
     """
 
     positions: np.ndarray
@@ -109,6 +135,7 @@ class ScanImages:
     lost: int = 0
     empty: int = 0
     outside: int = 0
+    flyback: int = 0
 
     def image(self, name: str) -> np.ndarray:
         """The image called `name`: (ny, nx) on a raster, (n,) for a list.

@@ -13,7 +13,7 @@ from event_model import DataKey, DocumentRouter
 
 from ..analysis.optics import Optics
 from ..analysis.reductions import Reducer
-from ..analysis.scan_images import ScanImages, grid_index
+from ..analysis.scan_images import ScanImages, grid_index, raster_positions, way_back
 from ..analysis.sparse_masks import Annulus, field_detectors
 from ..geometry import FieldOfView, ScanGrid
 from .announced_frames import AnnouncedFrames, CompleteFrames
@@ -30,7 +30,11 @@ class Imaging(DocumentRouter):
     """Reduces the frames that the run announces, derives the stream ``imaging``, and keeps images of what came so far.
 
     A row of the stream holds `ROW` frames, each column an array; the last row of a run, and of a batch, is filled up
-    with -1 (frame) and nan. A frame that was lost has no entry; in the images its point stays nan.
+    with -1 (frame) and nan. A frame that was lost has no entry; in the images its point stays nan. One that was taken
+    on the probe's way back to the next row has none either, and is in no image.
+
+    Frames are put where their positions say. Where the detector gives none, they are those of the raster in the run's
+    metadata (``shape``, ``field_of_view``), row by row, told by the frames' numbers.
 
     Parameters
     ----------
@@ -42,6 +46,9 @@ class Imaging(DocumentRouter):
         in pixels and masks have to be arrays.
     rotation : float
         From the axes of the scan to those of the detector, counter-clockwise [rad].
+    flyback : int, optional
+        Frames that the detector takes at the end of each row while the probe goes back, in a scan of rows from left to
+        right; without it ``flyback`` in the run's metadata, else 0.
     centre : (x, y), optional
         Of the beam without a specimen [pixels]; without it the middle of the frame.
     threads : int
@@ -54,7 +61,7 @@ class Imaging(DocumentRouter):
     Raises
     ------
     ValueError
-        A mask's name is that of another column.
+        A mask's name is that of another column. From a call: the run lacks what is needed.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Imaging(DocumentRouter):
         *,
         optics: Optics | None = None,
         rotation: float = 0.0,
+        flyback: int | None = None,
         centre: tuple[float, float] | None = None,
         threads: int = 1,
         detector: str = "detector",
@@ -71,6 +79,7 @@ class Imaging(DocumentRouter):
         super().__init__()
         self._masks = masks
         self._optics, self._rotation, self._centre, self._threads = optics, rotation, centre, threads
+        self._flyback = flyback
         names = tuple(field_detectors(Optics()) if masks is None else masks)
         if taken := [name for name in names if name in FIXED]:
             raise ValueError(f"masks cannot be called {', '.join(taken)}: these columns are there already; rename them")
@@ -80,7 +89,7 @@ class Imaging(DocumentRouter):
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="imaging")
         self._lock = threading.Lock()
         self._window = LiveWindow(self.images) if window else None
-        self._begin(None, None)
+        self._begin(None, None, 0)
 
     def start(self, doc):
         """A run begins: take beam and raster from its metadata; what was measured before is forgotten."""
@@ -98,9 +107,30 @@ class Imaging(DocumentRouter):
         grid = None
         if shape is not None and field is not None and len(shape) == 2 and min(shape) > 1:
             grid = ScanGrid(FieldOfView(**field), nx=shape[1], ny=shape[0])
-        self._begin(optics, grid)
+        flyback = metadata.get("flyback", 0) if self._flyback is None else self._flyback
+        if type(flyback) is not int or flyback < 0:
+            raise ValueError(f"flyback is {flyback!r}; allowed is a number of frames at the end of each row, from 0")
+        if flyback and grid is None:
+            raise ValueError(
+                f"flyback is {flyback} frames at the end of a row, but the run's metadata has no raster; give its "
+                "'shape' and 'field_of_view', or no flyback"
+            )
+        self._begin(optics, grid, flyback)
         if self._window is not None:
             self._window.show()
+
+    def descriptor(self, doc):
+        """A stream is declared: whether its frames have positions."""
+        name, x, y = self._keys
+        keys = doc["data_keys"]
+        if name not in keys or (x in keys and y in keys):
+            return
+        if self._now.grid is None:
+            raise ValueError(
+                f"the run has frames ({name}), but neither their positions ({x}, {y}) nor a raster in its metadata "
+                "('shape', 'field_of_view'); give one of them"
+            )
+        self._frames = AnnouncedFrames([name])
 
     def stream_resource(self, doc):
         """A file of the run: remember where its frames and positions are."""
@@ -141,9 +171,9 @@ class Imaging(DocumentRouter):
         if self._window is not None:
             self._window.close()
 
-    def _begin(self, optics: Optics | None, grid: ScanGrid | None) -> None:
+    def _begin(self, optics: Optics | None, grid: ScanGrid | None, flyback: int) -> None:
         with self._lock:
-            self._now = _Progress(("sum", *self._names, "com_x", "com_y"), optics, grid)
+            self._now = _Progress(("sum", *self._names, "com_x", "com_y"), optics, grid, flyback)
         self.stream.columns = _columns(self._names, self._now.com_unit)
         self._frames = AnnouncedFrames(self._keys)
         self._work: list[Future[None]] = []
@@ -154,9 +184,14 @@ class Imaging(DocumentRouter):
         import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
 
         start, stop = frames.start, frames.stop
+        numbers = frames.first + np.arange(start, stop)
         with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
             dataset, *where = (file[name] for name in frames.datasets)
-            x, y = (np.asarray(each[start:stop], float) for each in where)
+            if where:
+                x, y = (np.asarray(each[start:stop], float) for each in where)
+            else:
+                assert now.grid is not None
+                x, y = raster_positions(now.grid, numbers, now.flyback).T
             if now.reducer is None:
                 now.reducer = self._make_reducer(dataset.shape[1:], now.optics)
             found, there = reduce_chunks(dataset, start, stop, now.reducer)
@@ -164,7 +199,7 @@ class Imaging(DocumentRouter):
         if now.optics is not None:
             com *= now.optics.pixel_mrad
         columns = {
-            "frame": frames.first + np.arange(start, stop),
+            "frame": numbers,
             "x": x,
             "y": y,
             "sum": found.total.astype(float),
@@ -200,11 +235,11 @@ class Imaging(DocumentRouter):
 class _Progress:
     """What was measured of one run."""
 
-    def __init__(self, names: tuple[str, ...], optics: Optics | None, grid: ScanGrid | None) -> None:
-        self.names, self.optics, self.grid = names, optics, grid
+    def __init__(self, names: tuple[str, ...], optics: Optics | None, grid: ScanGrid | None, flyback: int) -> None:
+        self.names, self.optics, self.grid, self.flyback = names, optics, grid, flyback
         self.reducer: Reducer | None = None
         self.waiting: dict[str, np.ndarray] = {}
-        self.counts = dict.fromkeys(("frames", "lost", "empty", "outside"), 0)
+        self.counts = dict.fromkeys(("frames", "lost", "empty", "outside", "flyback"), 0)
         n = 0 if grid is None else grid.nx * grid.ny
         self._maps = {name: np.full(n, np.nan) for name in names}
         self._lists: dict[str, list[np.ndarray]] = {name: [] for name in ("x", "y", *names)}
@@ -215,11 +250,16 @@ class _Progress:
 
     def add(self, columns: dict[str, np.ndarray], there: np.ndarray) -> None:
         """Take frames in; `there` (n,) bool are those that came."""
-        found = {name: values[there] for name, values in columns.items()}
+        back = np.zeros(len(there), bool)
+        if self.grid is not None:
+            # By number, not by position: on its way back the probe may pass over points of the grid.
+            back = way_back(columns["frame"], self.grid.nx, self.flyback) & there
+        found = {name: values[there & ~back] for name, values in columns.items()}
         waiting = self.waiting
         self.waiting = {k: np.concatenate([waiting[k], v]) if waiting else v for k, v in found.items()}
         self.counts["frames"] += len(there)
         self.counts["lost"] += int(np.count_nonzero(~there))
+        self.counts["flyback"] += int(np.count_nonzero(back))
         self.counts["empty"] += int(np.count_nonzero(found["sum"] == 0))
         if self.grid is None:
             for name, parts in self._lists.items():

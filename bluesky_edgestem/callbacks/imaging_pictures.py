@@ -73,7 +73,12 @@ def update(images: ScanImages, figure: Figure) -> None:
 def _summary(images: ScanImages) -> str:
     measured = int(np.count_nonzero(np.isfinite(images.values["sum"])))
     said = [f"{measured} of {len(images.positions)} points" if images.grid else f"{measured} points"]
-    counts = (("lost", images.lost), ("empty", images.empty), ("off the grid", images.outside))
+    counts = (
+        ("lost", images.lost),
+        ("empty", images.empty),
+        ("off the grid", images.outside),
+        ("on the way back", images.flyback),
+    )
     said += [f"{count} frames {what}" for what, count in counts if count]
     return ", ".join(said)
 

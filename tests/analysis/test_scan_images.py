@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis.scan_images import ScanImages, derivative, grid_index, raster_index, turned
+from bluesky_edgestem.analysis.scan_images import (
+    ScanImages,
+    derivative,
+    grid_index,
+    raster_positions,
+    turned,
+    way_back,
+)
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 
 GRID = ScanGrid(FieldOfView(-10.0, 5.0, 20.0, 9.0), nx=41, ny=31)
@@ -33,10 +40,14 @@ def test_positions_off_the_grid_find_none():
 
 def test_frames_of_the_way_back_belong_nowhere_and_lost_ones_move_none():
     numbers = np.array([0, 1, 2, 3, 4, 6, 7, 9, 10, 14, 15])  # 5, 8 and 11 to 13 are lost
-    assert raster_index(numbers, nx=3, ny=3, flyback=2).tolist() == [0, 1, 2, -1, -1, 4, 5, -1, 6, -1, -1]
-    assert raster_index(np.arange(7), nx=3, ny=2).tolist() == [0, 1, 2, 3, 4, 5, -1]
+    grid = ScanGrid(FieldOfView(0.0, 0.0, 2.0, 20.0), nx=3, ny=3)
+    assert np.flatnonzero(way_back(numbers, nx=3, flyback=2)).tolist() == [3, 4, 7, 9]
+    nan = [np.nan, np.nan]
+    expected = [[0, 0], [1, 0], [2, 0], nan, nan, [1, 10], [2, 10], nan, [0, 20], nan, nan]
+    np.testing.assert_array_equal(raster_positions(grid, numbers, flyback=2), expected)
+    np.testing.assert_array_equal(raster_positions(grid, np.arange(10)), [*grid.positions, nan])
     with pytest.raises(ValueError, match="flyback is -1"):
-        raster_index(numbers, 3, 3, -1)
+        way_back(numbers, 3, -1)
 
 
 def test_derivatives_are_exact_for_planes_also_at_edges_and_beside_gaps():

@@ -40,19 +40,20 @@ def some_frames(n, dtype=np.uint16):
     return np.random.default_rng(n).poisson(0.3, (n, 32, 32)).astype(dtype)
 
 
-def write(path, frames, positions, lost=(), filters="BSLZ4", chunk=1):
+def write(path, frames, positions=None, lost=(), filters="BSLZ4", chunk=1):
     with h5py.File(path, "w", libver="latest") as f:
         data = f.create_dataset(
             "/entry/data/data", frames.shape, frames.dtype, chunks=(chunk, 32, 32), **FILTERS[filters]
         )
         for i in set(range(len(frames))) - set(lost):
             data[i] = frames[i]
-        f["/entry/instrument/NDAttributes/ScanX"], f["/entry/instrument/NDAttributes/ScanY"] = positions.T
+        if positions is not None:
+            f["/entry/instrument/NDAttributes/ScanX"], f["/entry/instrument/NDAttributes/ScanY"] = positions.T
     return path
 
 
-def documents(path, n, metadata, batch=7):
-    """The documents of a run whose `n` frames arrive in batches."""
+def documents(path, n, metadata, batch=7, positions=True):
+    """The documents of a run whose `n` frames arrive in batches, with or without positions."""
     run = event_model.compose_run(metadata=metadata)
     yield "start", run.start_doc
     datasets = {
@@ -60,6 +61,8 @@ def documents(path, n, metadata, batch=7):
         "detector_x": ("/entry/instrument/NDAttributes/ScanX", []),
         "detector_y": ("/entry/instrument/NDAttributes/ScanY", []),
     }
+    if not positions:
+        del datasets["detector_x"], datasets["detector_y"]
     data_keys = {
         k: {"source": "sim", "external": "STREAM:", "dtype": "array", "shape": s} for k, (_, s) in datasets.items()
     }
@@ -83,8 +86,8 @@ def documents(path, n, metadata, batch=7):
             yield "stream_datum", compose[key](indices, seq_nums=numbers, descriptor=descriptor.descriptor_doc)
 
 
-def play(callback, path, n, metadata):
-    for name, doc in documents(path, n, metadata):
+def play(callback, path, n, metadata, **options):
+    for name, doc in documents(path, n, metadata, **options):
         callback(name, doc)
     callback.finished().result(30)
     return callback.images()
@@ -137,6 +140,42 @@ def test_frames_on_the_way_back_and_positions_out_of_order_find_their_place(tmp_
     images = play(Imaging(), write(tmp_path / "run.h5", frames, positions), len(frames), RASTER)
     assert (images.values["sum"][order] == frames[:-2].sum(axis=(1, 2))).all()
     assert images.outside == 2
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_frames_of_the_flyback_are_in_no_image_and_lost_ones_shift_nothing(tmp_path, positions):
+    """The detector counts on while the probe flies back over the very points of the row that it has measured."""
+    row, flyback = GRID.positions[:NX] - GRID.positions[0], 2
+    there_and_back = np.vstack([row, row[[4, 1]]])
+    where = np.vstack([there_and_back + start for start in GRID.positions[::NX]])
+    frames = some_frames(NY * (NX + flyback))
+    lost = [0, 7, 8, 9, 22, 39]  # of the first row's way back, and across the end of a row
+    path = write(tmp_path / "run.h5", frames, where if positions else None, lost)
+    callback = Imaging()
+    images = play(callback, path, len(frames), {**RASTER, "flyback": flyback}, positions=positions)
+    expected = frames.sum(axis=(1, 2)).astype(float)
+    expected[lost] = np.nan
+    expected = expected.reshape(NY, NX + flyback)[:, :NX]
+    assert np.array_equal(images.image("sum"), expected, equal_nan=True)
+    assert (images.frames, images.lost, images.outside, images.flyback) == (40, 6, 0, 7)
+    (events,) = [event["data"] for event in callback.stream.collect()]
+    measured = [i for i in range(40) if i not in lost and i % 8 < 6]
+    assert events["frame"][: len(measured)].tolist() == measured and events["frame"][len(measured)] == -1
+    assert events["x"][: len(measured)].tolist() == where[measured, 0].tolist()
+    assert draw(images).get_suptitle() == "27 of 30 points, 6 frames lost, 7 frames on the way back"
+
+
+def test_a_flyback_or_frames_without_a_place_are_refused(tmp_path):
+    path = write(tmp_path / "run.h5", some_frames(4))
+    metadata = {"optics": OPTICS}
+    with pytest.raises(
+        ValueError, match="flyback is 2 frames at the end of a row, but the run's metadata has no raster"
+    ):
+        play(Imaging(flyback=2), path, 4, metadata)
+    with pytest.raises(ValueError, match=r"flyback is -1; allowed is a number of frames .*from 0"):
+        play(Imaging(), path, 4, {**RASTER, "flyback": -1})
+    with pytest.raises(ValueError, match=r"neither their positions \(detector_x, detector_y\) nor a raster"):
+        play(Imaging(), path, 4, metadata, positions=False)
 
 
 def test_a_list_of_positions_has_a_value_each_and_nan_for_a_lost_one(tmp_path):
