@@ -474,6 +474,11 @@ def test_a_series_without_an_end_and_one_that_is_cut(tmp_path: Path) -> None:
         documents, error = run(detector, [50])
         assert "20 of the 50 frames of series 2 are missing: 30 to 49, and no end message came" in error
         assert documents[-1][1]["num_events"]["primary"] == 30
+        assert "missing: 30 to 49" in documents[-1][1]["reason"]
+        (outcome,) = outcomes(documents)
+        assert (outcome["expected"], outcome["frames"], outcome["missing"]) == (50, 30, "30 to 49")
+        with h5py.File(files(documents)[0]) as file:
+            assert missing_frames(file).tolist() == list(range(30, 50)) and not file["entry"].attrs["complete"]
         assert ready(process)
 
 

@@ -15,6 +15,7 @@ from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.sim.launch import MicroscopeProcess
 from bluesky_edgestem.sim.simplon_frames import draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
+from bluesky_edgestem.stream.nexus import missing_frames
 
 pytestmark = pytest.mark.system
 
@@ -83,12 +84,21 @@ def test_a_dwell_time_outside_the_limits_arms_nothing(ioc, scanner, tmp_path: Pa
         assert scanner.call(*call)[1] == "", "and the next map works"
 
 
-def test_a_map_that_lacks_more_than_it_may_fails(ioc, scanner, tmp_path: Path) -> None:
-    with SimplonProcess(pixels=64, rate=500, drop=[7]) as detector:
+@pytest.mark.parametrize(("fault", "missing"), [({"drop": [7]}, "7"), ({"cut": 25}, "25 to 39")])
+def test_a_map_that_lacks_more_than_it_may_fails_and_names_it(
+    ioc, scanner, tmp_path: Path, fault: dict, missing: str
+) -> None:
+    with SimplonProcess(pixels=64, rate=500, **fault) as detector:
         host = f"127.0.0.1:{detector.api_port}"
         documents, error, _, blanked = scanner.call("raster", ioc.prefix, host, detector.address, str(tmp_path), 8, 5)
-        assert "1 of the 40 frames of series 1 are missing: 7" in error and blanked
-        assert documents[-1][1]["exit_status"] == "fail"
+    count = len(fault.get("drop", range(25, 40)))
+    assert f"{count} of the 40 frames of series 1 are missing: {missing}" in error and blanked
+    stop = documents[-1][1]
+    assert stop["exit_status"] == "fail" and f"missing: {missing}" in stop["reason"]
+    event = next(d for n, d in documents if n == "event")["data"]
+    assert event["microscope_detector_outcome_missing"] == missing
+    with h5py.File(path_of(documents)) as file:
+        assert len(missing_frames(file)) == count and file["/entry/data/data"].shape[0] == 40
 
 
 def columns(documents: list, stream: str) -> dict[str, np.ndarray]:
