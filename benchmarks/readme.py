@@ -161,6 +161,13 @@ ROWS = (
         " {lag at 5000 frames a second[v1][readable][max_s]:.2f} s",
     ),
     Row(
+        "Centre of mass of frames in memory over the read bandwidth, worst of 96 to 512 pixels, 1 and 2 cores",
+        "≥ 0.6",
+        "com",
+        "{worst_of_memory:.2f} ({uint16[192 px][1 cores][com_GB_s]:.1f} GB/s at 192 × 192 on 1 core)",
+    ),
+    Row("the same over LiberTEM's, worst", "≥ 1", "com", "{worst_of_libertem:.0f}"),
+    Row(
         "Damaged messages of stream v2: all, crashes, hangs, beyond the declared frame",
         "10⁶, 0, 0, 0",
         "fuzz",
