@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .frames import die_with_parent
 from .ioc import READY
@@ -21,9 +23,31 @@ from .simplon_rest import RestServer
 PORTS = {"v1": 9999, "v2": 31001}
 
 
+def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], Any]:
+    """A parser for options that are numbers from `low` to `high`."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            bounds = f"from {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+            what = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed is a {what} {bounds}")
+        return value
+
+    return parse
+
+
+FRAME, COUNT, PORT = _number(int, 0), _number(int, 1), _number(int, 0, 65535)
+
+
 def _delay(text: str) -> tuple[int, float]:
-    number, _, seconds = text.partition(":")
-    return int(number), float(seconds)
+    number, colon, seconds = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed is a frame's number and seconds, as 7:0.5")
+    return FRAME(number), _number(float, 0)(seconds)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,21 +60,23 @@ def parser() -> argparse.ArgumentParser:
     seen = made.add_argument_group("what it sees")
     seen.add_argument("--file", type=Path, help="replay the frames of this file (HDF5, /entry/data/data)")
     seen.add_argument("--source", choices=SOURCES, default="disks", help="or compute them (%(default)s)")
-    seen.add_argument("--pixels", type=int, default=192, help="pixels along a frame's side (%(default)s)")
+    seen.add_argument("--pixels", type=COUNT, default=192, help="pixels along a frame's side (%(default)s)")
     seen.add_argument("--bits", type=int, choices=(8, 16, 32), default=16, help="of a pixel (%(default)s)")
-    seen.add_argument("--dose", type=float, default=1e4, help="electrons per frame (%(default)g)")
-    seen.add_argument("--distinct", type=int, default=64, help="computed frames, sent in turn (%(default)s)")
-    seen.add_argument("--seed", type=int, default=0, help="draws specimen and noise (%(default)s)")
+    seen.add_argument("--dose", type=_number(float, 0), default=1e4, help="electrons per frame (%(default)g)")
+    seen.add_argument("--distinct", type=COUNT, default=64, help="computed frames, sent in turn (%(default)s)")
+    seen.add_argument("--seed", type=_number(int, 0), default=0, help="draws specimen and noise (%(default)s)")
     sends = made.add_argument_group("how it sends")
-    sends.add_argument("--rate", type=float, default=1000.0, help="frames a second; 0: all it can (%(default)g)")
-    sends.add_argument("--frames", type=int, help="external triggers to begin with (those of the file, or 1000)")
+    sends.add_argument(
+        "--rate", type=_number(float, 0), default=1000.0, help="frames a second; 0: all it can (%(default)g)"
+    )
+    sends.add_argument("--frames", type=COUNT, help="external triggers to begin with (those of the file, or 1000)")
     sends.add_argument("--protocol", choices=tuple(PORTS), default="v1", help="of the stream (%(default)s)")
-    sends.add_argument("--channels", type=int, default=1, help="thresholds, in stream v2 (%(default)s)")
-    sends.add_argument("--port", type=int, help="of the stream; 0: a free one (9999 for v1, 31001 for v2)")
-    sends.add_argument("--api-port", type=int, default=8080, help="of REST; 0: a free one (%(default)s)")
+    sends.add_argument("--channels", type=COUNT, default=1, help="thresholds, in stream v2 (%(default)s)")
+    sends.add_argument("--port", type=PORT, help="of the stream; 0: a free one (9999 for v1, 31001 for v2)")
+    sends.add_argument("--api-port", type=PORT, default=8080, help="of REST; 0: a free one (%(default)s)")
     sends.add_argument("--api-version", choices=VERSIONS, default="1.8.0", help="of SIMPLON (%(default)s)")
     sends.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
-    sends.add_argument("--buffer", type=int, default=1000, help="messages that its memory holds (%(default)s)")
+    sends.add_argument("--buffer", type=COUNT, default=1000, help="messages that its memory holds (%(default)s)")
     sends.add_argument("--lossy", action="store_true", help="lose frames where its memory is full, as a real one does")
     sends.add_argument("--manual", action="store_true", help="external triggers come by PUT /simulator/pulse only")
     wrong = made.add_argument_group("what goes wrong (n: a frame's number, from 0; may be given again)")
@@ -60,11 +86,11 @@ def parser() -> argparse.ArgumentParser:
         ("corrupt", "damage its bytes"),
         ("wrong-shape", "say that it has one row less"),
     ):
-        wrong.add_argument(f"--{name}", type=int, action="append", default=[], metavar="n", help=what)
+        wrong.add_argument(f"--{name}", type=FRAME, action="append", default=[], metavar="n", help=what)
     wrong.add_argument(
         "--delay", type=_delay, action="append", default=[], metavar="n:s", help="wait for s seconds before it"
     )
-    wrong.add_argument("--cut", type=int, metavar="n", help="send neither it nor any after it")
+    wrong.add_argument("--cut", type=FRAME, metavar="n", help="send neither it nor any after it")
     wrong.add_argument("--no-end", action="store_true", help="send no end message")
     wrong.add_argument("--wrong-header", action="store_true", help="announce twice the rows that frames have")
     made.add_argument("--die-with-parent", action="store_true", help="end when the process that started this one does")

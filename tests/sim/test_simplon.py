@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import zmq
 
+from bluesky_edgestem.sim.simplon import main
 from bluesky_edgestem.sim.simplon_config import Refused
 from bluesky_edgestem.sim.simplon_detector import Detector
 from bluesky_edgestem.sim.simplon_faults import Faults
@@ -326,3 +327,27 @@ def test_two_on_one_port_are_refused(make: Callable) -> None:
     detector, _ = make()
     with pytest.raises(OSError, match=f"cannot stream on tcp://127.0.0.1:{detector.port}"):
         Detector(DrawnFrames(IMAGES), address=f"tcp://127.0.0.1:{detector.port}")
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "allowed"),
+    [
+        ("--seed", "-1", "a whole number from 0"),
+        ("--seed", "1.5", "a whole number from 0"),
+        ("--pixels", "0", "a whole number from 1"),
+        ("--rate", "nan", "a number from 0"),
+        ("--rate", "inf", "a number from 0"),
+        ("--dose", "-5", "a number from 0"),
+        ("--port", "99999", "a whole number from 0 to 65535"),
+        ("--drop", "-1", "a whole number from 0"),
+        ("--delay", "3", "a frame's number and seconds, as 7:0.5"),
+    ],
+)
+def test_a_number_that_is_none_is_one_clear_error(
+    capsys: pytest.CaptureFixture, option: str, given: str, allowed: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([f"{option}={given}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"edgestem sim simplon: error: argument {option}: '{given}' is not allowed; allowed is {allowed}"
