@@ -22,7 +22,7 @@ CALIBRATE_AT_MOST = 400
 """Positions whose errors are asked for: more of them cost their cube."""
 
 _WIDTH = 0.15  # of the field's larger side: standard deviation of the window in which errors count together
-_PRIOR_COUNT = 5.0  # data that the amplitude so far is worth, in the whole field and in each window
+_PRIOR_COUNT = 20.0  # data that the amplitude so far is worth, in the whole field and in each window
 _PASSES = 5  # each takes a share of what is still to correct; more of them would begin to follow chance
 
 

@@ -52,8 +52,9 @@ def test_calm_and_lively_parts_get_standard_deviations_of_their_own():
                 scaled.setdefault((which, name), []).extend((truth[part] - mean) ** 2 / variance)
     found = {key: np.sqrt(np.mean(values)) for key, values in scaled.items()}
     assert found["one", "calm"] < 0.6, "else this test shows nothing"
-    # The prior of five data a window holds back some of what is to correct: 1 would be right.
-    assert 0.7 < found["several", "calm"] < 1.0
+    # No one amplitude does both: calm parts were too wide by far, lively ones too narrow. With 120 data, the prior of
+    # twenty a window holds back more than half of what is to correct.
+    assert 1.25 * found["one", "calm"] < found["several", "calm"] < 1.0
     assert 1.0 < found["several", "lively"] < found["one", "lively"]
 
 
