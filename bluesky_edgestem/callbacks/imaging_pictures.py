@@ -23,6 +23,7 @@ TITLES = {
     "curl": "Curl",
 }
 COLUMNS = 3
+SUMMARY = "summary"
 QUANTILE = 0.005
 """Share of the points at either end that may lie beyond the colours: one stray point must not hide the others."""
 
@@ -50,7 +51,7 @@ def draw(images: ScanImages, figure: Figure | None = None) -> Figure:
         _draw_one(figure, axes, images, name)
     for axes in all_axes[len(names) :]:
         axes.set_axis_off()
-    figure.suptitle(_summary(images))
+    figure.suptitle(_summary(images)).set_gid(SUMMARY)
     return figure
 
 
@@ -67,7 +68,8 @@ def update(images: ScanImages, figure: Figure) -> None:
             name = str(drawn.get_gid())
             style = colours(name, images.image(name))
             drawn.set_clim(style["vmin"], style["vmax"])
-    figure.suptitle(_summary(images))
+    # The text only: a title that is set again forgets where the layout has put it.
+    next(text for text in figure.texts if text.get_gid() == SUMMARY).set_text(_summary(images))
 
 
 def _summary(images: ScanImages) -> str:

@@ -309,6 +309,18 @@ def test_a_picture_brought_up_to_date_is_the_one_drawn_anew(tmp_path, metadata):
     assert figure.get_suptitle().startswith("30 ")
 
 
+def test_the_line_above_the_pictures_stays_above_them(tmp_path):
+    path = write(tmp_path / "run.h5", some_frames(NX * NY), GRID.positions)
+    figure = draw(play(Imaging(), path, 9, RASTER))
+    figure.canvas.draw()  # as a window does, and then leaves the layout as it is
+    figure.set_layout_engine("none")
+    update(play(Imaging(), path, NX * NY, RASTER), figure)
+    figure.canvas.draw()
+    (summary,) = [text for text in figure.texts if text.get_text() == figure.get_suptitle()]
+    titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
+    assert summary.get_window_extent().y0 >= max(title.y1 for title in titles)
+
+
 def test_frames_that_the_streams_recorder_missed_are_lost(tmp_path):
     frames = some_frames(NX * NY)
     made = Series(1, (32, 32), frames.dtype, len(frames))
