@@ -8,40 +8,13 @@ from datetime import datetime
 from pathlib import PurePosixPath
 
 from bluesky.protocols import StreamAsset
-from event_model import DataKey, compose_stream_resource
+from event_model import DataKey
 from ophyd import Component as Cpt
 from ophyd import Device
 
+from .frame_documents import FrameDocuments, frame_keys
 from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until
 from .statuses import NamedStatus, in_order
-
-FRAMES = "/entry/data/data"
-SCAN_X, SCAN_Y = (f"/entry/instrument/NDAttributes/Scan{axis}" for axis in "XY")
-ATTRIBUTE_CHUNK = 256
-
-
-def frame_keys(name: str, source: str, shape: tuple[int, int], dtype: str = "<u2") -> dict[str, DataKey]:
-    """Data keys of frames of `shape` (ny, nx), called `name`, and of the probe's positions, `name`_x and `name`_y."""
-    position = {
-        "source": source,
-        "dtype": "number",
-        "dtype_numpy": "<f8",
-        "shape": [],
-        "units": "nm",
-        "external": "STREAM:",
-    }
-    return {
-        name: {
-            "source": source,
-            "dtype": "array",
-            "dtype_numpy": dtype,
-            "shape": list(shape),
-            "units": "electrons",
-            "external": "STREAM:",
-        },
-        f"{name}_x": dict(position),
-        f"{name}_y": dict(position),
-    }  # type: ignore[return-value]
 
 
 class HDFPlugin(Device):
@@ -82,8 +55,7 @@ class FrameFiles:
         self.hdf, self.name, self.directory = hdf, name, directory
         self._shape = (0, 0)
         self._path = PurePosixPath()
-        self._bundles: list = []
-        self._emitted = 0
+        self._documents = FrameDocuments(self._path, name, self._shape)
         self._asked = 0
 
     @property
@@ -103,7 +75,8 @@ class FrameFiles:
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
         folder = f"{self.directory.rstrip('/')}/"
         self._path = PurePosixPath(folder) / f"{name}.h5"
-        self._shape, self._bundles, self._emitted, self._asked = shape, [], 0, 0
+        self._documents = FrameDocuments(self._path, self.name, shape)
+        self._shape, self._asked = shape, 0
         hdf = self.hdf
         settings = (
             (hdf.enable, "Enable"),
@@ -176,24 +149,6 @@ class FrameFiles:
 
     def documents(self, stop: int) -> Iterator[StreamAsset]:
         """Stream documents of the frames not yet told of, up to index `stop`; the resources come with the first."""
-        if stop <= self._emitted:
-            return
-        if not self._bundles:
+        if stop and not self._documents.emitted:
             self._check_name()
-            datasets = (
-                (self.name, FRAMES, [1, *self._shape]),
-                (f"{self.name}_x", SCAN_X, [ATTRIBUTE_CHUNK]),
-                (f"{self.name}_y", SCAN_Y, [ATTRIBUTE_CHUNK]),
-            )
-            for key, dataset, chunk in datasets:
-                bundle = compose_stream_resource(
-                    mimetype="application/x-hdf5",
-                    uri=f"file://localhost{self._path}",
-                    data_key=key,
-                    parameters={"dataset": dataset, "swmr": True, "chunk_shape": chunk},
-                )
-                self._bundles.append(bundle)
-                yield "stream_resource", bundle.stream_resource_doc
-        for bundle in self._bundles:
-            yield "stream_datum", bundle.compose_stream_datum(indices={"start": self._emitted, "stop": stop})
-        self._emitted = stop
+        yield from self._documents.up_to(stop)
