@@ -102,7 +102,7 @@ def _in_doubt(chunks: Sequence[Chunk], out: Reduction | None, words: Words) -> I
 def _unpacked(chunks: Sequence[Chunk], group: list[int], out: Reduction | None, words: Words) -> list[int]:
     """As `_in_doubt`, for chunks of one layout."""
     blobs = [chunks[place].data for place in group]
-    ends = np.cumsum([len(blob) for blob in blobs])
+    ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
     joined = np.frombuffer(b"".join(blobs), np.uint8)
     like = chunks[group[0]]
     item, pixels = like.dtype.itemsize, like.shape[0] * like.shape[1]

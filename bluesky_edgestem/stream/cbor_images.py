@@ -35,7 +35,7 @@ PLAIN, SERIES_ID, IMAGE_ID, TIMES, NAME, ORDER, ARRAY_TAG, ALGORITHM, ITEM, BLOB
 
 def read(messages: Sequence[bytes]) -> list[list[int]]:
     """A row for each message, see `COLUMNS`; its first entry is 0 where the message is none of the plain ones."""
-    ends = np.cumsum([len(message) for message in messages])
+    ends = np.cumsum([len(message) for message in messages], dtype=np.int64)
     rows = np.zeros((len(messages), len(COLUMNS)), np.int64)
     _read(np.frombuffer(b"".join(messages), np.uint8), ends, rows)
     return rows.tolist()

@@ -318,6 +318,7 @@ def test_what_a_detector_sends_is_read_in_the_batch() -> None:
     sent = [
         MessagesV2(["one"]).frame(7, n, [compress(IMAGE, e)], n, n + 1)[0] for n in range(5) for e in ("bslz4", "none")
     ]
+    assert cbor_images.read([]) == []
     rows = cbor_images.read([*sent, b"", MessagesV2().end(7)[0], *sent])
     assert [row[0] for row in rows] == [1] * 10 + [0, 0] + [1] * 10
     column = {name: k for k, name in enumerate(cbor_images.COLUMNS)}
