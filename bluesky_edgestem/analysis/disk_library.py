@@ -1,0 +1,193 @@
+"""Tables of Bragg disks kept in HDF5: computed once on Dask workers, completed by running the same again.
+
+Nothing in a table is drawn: the mean over thermal motion is computed, not sampled. So there is no seed, and the
+parameters that each table keeps beside it settle it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import disk_tables
+from .disk_tables import DiskTable
+from .materials import material
+
+FORMAT = 1
+_PATIENCE = 60.0  # [s] for a scheduler and a first worker
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What a table is computed from; see `disk_tables.compute`."""
+
+    material: str
+    energy_keV: float
+    layers: tuple[int, ...]
+    angle_mrad: float = 10.0
+    step_mrad: float = 0.25
+    g_max: float = 1.2
+
+    @property
+    def name(self) -> str:
+        """Name of the table in a file."""
+        return f"{self.material}_{self.energy_keV:g}keV"
+
+    def compute(self) -> DiskTable:
+        """The table."""
+        return disk_tables.compute(
+            self.material, self.energy_keV, self.layers, self.angle_mrad, self.step_mrad, self.g_max
+        )
+
+
+def standard(energies: Sequence[float] = (80.0, 200.0, 300.0), step_nm: float = 1.0) -> list[TableSpec]:
+    """Every material at the usual energies: sheets of each number of layers, bulk crystals of 4 to 42 nm."""
+    specs = []
+    for name in ("MoS2", "WS2", "graphene", "Si", "SrTiO3"):
+        crystal = material(name)
+        if crystal.max_layers <= 3:
+            layers = tuple(range(1, crystal.max_layers + 1))
+        else:
+            layers = tuple(crystal.layers(t) for t in np.arange(4.0, 42.0 + step_nm, step_nm))
+        specs += [TableSpec(name, energy, layers) for energy in energies]
+    return specs
+
+
+def _attributes(spec: TableSpec) -> dict[str, Any]:
+    return asdict(spec) | {
+        "layers": np.array(spec.layers),
+        "reach": disk_tables.REACH,
+        "debye_waller": str(material(spec.material).debye_waller),
+    }
+
+
+def _agree(kept: Any, spec: TableSpec) -> bool:
+    return all(key in kept and np.array_equal(kept[key], value) for key, value in _attributes(spec).items())
+
+
+def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
+    # Written under a name that no reader looks for, then renamed: a table is there whole or not at all.
+    group = file.create_group("unfinished")
+    group.attrs.update(_attributes(spec) | {"step": table.step})
+    group.create_dataset("reflections", data=table.reflections)
+    for name in ("intensity", "diffuse"):
+        # Half precision is 5e-4 of each value, a tenth of what the crystals' parameters leave open.
+        group.create_dataset(name, data=getattr(table, name).astype(np.float16), compression="gzip", shuffle=True)
+    file.move("unfinished", spec.name)
+    file.flush()
+
+
+@contextlib.contextmanager
+def _client(scheduler: str, workers: int):
+    from distributed import Client, LocalCluster
+
+    with contextlib.ExitStack() as stack:
+        address = scheduler
+        if scheduler == "local":
+            cluster: Any = LocalCluster(
+                n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+            )
+            stack.callback(cluster.close)
+            address = cluster.scheduler_address
+        client = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
+        client.wait_for_workers(1, timeout=_PATIENCE)
+        yield client
+
+
+def generate(
+    path: Path,
+    specs: Sequence[TableSpec],
+    scheduler: str = "local",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Write tables into an HDF5 file, or add those that it lacks.
+
+    Parameters
+    ----------
+    path : Path
+        File to write, or to complete.
+    specs : sequence of TableSpec
+        Tables that are wanted, one of a material and energy.
+    scheduler : str
+        "local" for worker processes on this machine, or the address of a Dask scheduler.
+    workers : int
+        Processes, one thread each, if local.
+    progress : callable, optional
+        Called with (tables done, tables wanted) after each.
+
+    Returns
+    -------
+    int
+        Tables that were computed now.
+
+    Raises
+    ------
+    ValueError
+        If the file holds a table of the same material and energy with other parameters, or is of another format.
+    """
+    import h5py
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "a") as file:
+        if file.attrs.get("format", FORMAT) != FORMAT:
+            raise ValueError(
+                f"{path} is of format {file.attrs['format']}, this version writes {FORMAT}: use another file"
+            )
+        file.attrs["format"] = FORMAT
+        file.pop("unfinished", None)
+        for spec in specs:
+            if spec.name in file and not _agree(file[spec.name].attrs, spec):
+                raise ValueError(
+                    f"{path} holds {spec.name} with other parameters ({dict(file[spec.name].attrs)}) than those wanted "
+                    f"({_attributes(spec)}): choose another file, or those parameters"
+                )
+        missing = [spec for spec in specs if spec.name not in file]
+        if not missing:
+            return 0
+        with _client(scheduler, workers) as client:
+            from distributed import as_completed
+
+            tasks = {client.submit(TableSpec.compute, spec, pure=False): spec for spec in missing}
+            done = len(specs) - len(missing)
+            for task in as_completed(list(tasks), loop=client.loop):
+                _write(file, tasks.pop(task), task.result())
+                task.release()
+                done += 1
+                if progress is not None:
+                    progress(done, len(specs))
+    return len(missing)
+
+
+def read(path: Path, name: str, energy_keV: float) -> DiskTable:
+    """The table of a material at an energy.
+
+    Raises
+    ------
+    ValueError
+        If the file has no such table or is of another format; the message lists those that it has.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if file.attrs.get("format") != FORMAT:
+            raise ValueError(f"{path} is no library of disks of format {FORMAT}; make one with `generate`")
+        wanted = TableSpec(name, energy_keV, ()).name
+        if wanted not in file:
+            raise ValueError(f"{path} has no table {wanted}; it has {', '.join(file) or 'none'}")
+        group = file[wanted]
+        return DiskTable(
+            name,
+            energy_keV,
+            group.attrs["layers"],
+            group["reflections"][()],
+            float(group.attrs["step"]),
+            group["intensity"][()].astype(np.float32),
+            group["diffuse"][()].astype(np.float32),
+        )
