@@ -1,0 +1,44 @@
+"""Dead and hot pixels of a detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PixelDefects:
+    """Which pixels of a detector do not count electrons; the same in all its frames."""
+
+    dead: np.ndarray  #: (n, n) bool, always 0
+    hot: np.ndarray  #: (n, n) float, counts that a pixel adds to every frame on average; 0 for a good one
+
+    @classmethod
+    def draw(
+        cls, n_pixels: int, rng: np.random.Generator, dead: float = 1e-3, hot: float = 5e-4, hot_counts: float = 100.0
+    ) -> PixelDefects:
+        """A detector's defects by chance.
+
+        Parameters
+        ----------
+        n_pixels : int
+            Pixels along each side.
+        rng : Generator
+            Source of the draws.
+        dead, hot : float
+            Fractions of the pixels, 0 to 0.1.
+        hot_counts : float
+            Mean over hot pixels of what they add to a frame [counts]; exponentially distributed.
+        """
+        for name, fraction in (("dead", dead), ("hot", hot)):
+            if not 0 <= fraction <= 0.1:
+                raise ValueError(f"the fraction of {name} pixels is 0 to 0.1, got {fraction}")
+        shape = (n_pixels, n_pixels)
+        rate = np.where(rng.uniform(size=shape) < hot, rng.exponential(hot_counts, shape), 0.0)
+        return cls(rng.uniform(size=shape) < dead, rate)
+
+    def applied(self, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Frames (..., n, n) uint16 of `diffraction.counted` as this detector gives them, saturating at 65535."""
+        with_hot = counts.astype(np.int64) + rng.poisson(self.hot, counts.shape)
+        return np.where(self.dead, 0, np.minimum(with_hot, 65535)).astype(np.uint16)

@@ -1,0 +1,30 @@
+"""Dead pixels count nothing, hot ones more, the others are left alone."""
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.pixel_defects import PixelDefects
+
+
+def test_defects_change_their_own_pixels_only_and_in_every_frame():
+    defects = PixelDefects.draw(128, np.random.default_rng(1), dead=0.01, hot=0.005, hot_counts=300.0)
+    frames = np.random.default_rng(2).poisson(5.0, (50, 128, 128)).astype(np.uint16)
+    seen = defects.applied(frames, np.random.default_rng(3))
+    good = ~defects.dead & (defects.hot == 0)
+    assert seen.dtype == np.uint16
+    assert np.array_equal(seen[:, good], frames[:, good])
+    assert (seen[:, defects.dead] == 0).all()
+    hot = ~defects.dead & (defects.hot > 0)
+    # Poisson means of 50 frames: five standard deviations.
+    added = (seen[:, hot].astype(float) - frames[:, hot]).mean(0)
+    assert (np.abs(added - defects.hot[hot]) < 5 * np.sqrt(defects.hot[hot] / 50) + 0.1).all()
+    # Binomial: 164 ± 13 and 82 ± 9 pixels are expected.
+    assert defects.dead.sum() == pytest.approx(164, abs=65)
+    assert (defects.hot > 0).sum() == pytest.approx(82, abs=45)
+
+
+def test_a_hot_pixel_saturates_and_impossible_fractions_are_refused():
+    one = PixelDefects(np.zeros((1, 1), bool), np.full((1, 1), 1e6))
+    assert one.applied(np.zeros((1, 1), np.uint16), np.random.default_rng(0))[0, 0] == 65535
+    with pytest.raises(ValueError, match=r"fraction of hot pixels is 0 to 0\.1, got 0\.5"):
+        PixelDefects.draw(8, np.random.default_rng(0), hot=0.5)
