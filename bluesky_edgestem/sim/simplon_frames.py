@@ -67,7 +67,11 @@ class FileFrames:
     """
 
     def __init__(self, path: Path, encoding: str = "bslz4") -> None:
-        self._file = h5py.File(path, "r")
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            why = "there is no such file" if not path.is_file() else str(error)
+            raise ValueError(f"{path} cannot be read: {why}; give an HDF5 file of a recorded series") from None
         if DATA not in self._file:
             raise ValueError(f"{path} has no dataset {DATA}; give a file of a recorded series")
         self._data = self._file[DATA]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zmq
 
-from bluesky_edgestem.sim.simplon import main
+from bluesky_edgestem.sim.simplon import main, make_detector, parser
 from bluesky_edgestem.sim.simplon_config import Refused
 from bluesky_edgestem.sim.simplon_detector import Detector
 from bluesky_edgestem.sim.simplon_faults import Faults
@@ -351,3 +351,11 @@ def test_a_number_that_is_none_is_one_clear_error(
     assert ended.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == f"edgestem sim simplon: error: argument {option}: '{given}' is not allowed; allowed is {allowed}"
+
+
+def test_a_file_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "text.h5").write_text("no HDF5")
+    for name, why in (("nothing.h5", "there is no such file"), ("text.h5", ".*file signature not found.*")):
+        said = f"^{tmp_path / name} cannot be read: {why}; give an HDF5 file of a recorded series$"
+        with pytest.raises(ValueError, match=said):
+            make_detector(parser().parse_args(["--file", str(tmp_path / name)]))

@@ -57,13 +57,13 @@ def test_a_series_at_a_high_rate(tmp_path: Path, protocol: str) -> None:
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_every_fault_at_once(tmp_path: Path, protocol: str) -> None:
     faults = {"drop": [3, 4], "duplicate": [10, 11], "corrupt": [20], "wrong_shape": [30], "delay": "40:0.5"}
-    options = ["--timeout", "1.5", "--workers", "2"]
+    options = ["--timeout", "3", "--workers", "2"]
     status, said = run(
         tmp_path / "run.h5", *options, frames=100, rate=2000, cut=90, no_end=True, protocol=protocol, **faults
     )
     missing = [3, 4, 20, 30, *range(90, 100)]
     assert status == 3, said
-    assert "86 of 100 frames" in said and "timeout: nothing came for 1.5 s" in said
+    assert "86 of 100 frames" in said and "timeout: nothing came for 3 s" in said
     assert "missing 3 to 4, 20, 30, 90 to 99" in said
     assert "2 came twice" in said and "2 refused" in said
     with h5py.File(tmp_path / "run.h5", "r") as file:
