@@ -14,19 +14,26 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import event_model
 import numpy as np
 import zmq
 
+from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.reductions import Reducer, Reduction
+from bluesky_edgestem.callbacks.imaging import Imaging
+from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.sim.simplon_frames import draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
 from bluesky_edgestem.stream import blobs
 from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.nexus import Context
 from bluesky_edgestem.stream.receiver import Receiver
 from bluesky_edgestem.stream.recorder import Recorder
 from bluesky_edgestem.stream.recording import Recording
@@ -42,7 +49,12 @@ CASES = {
     "everywhere": ("random", float(PIXELS**2)),
 }
 SIZES = (96, 192, 256, 512)
-LAG_RATE = 5000.0
+LAG_RATE, WIDTH = 5000.0, 100
+DATASETS = {
+    "detector": "/entry/data/data",
+    "detector_x": "/entry/instrument/NDAttributes/ScanX",
+    "detector_y": "/entry/instrument/NDAttributes/ScanY",
+}
 MEMORY = """
 import sys
 from bluesky_edgestem.stream.record import main
@@ -85,6 +97,67 @@ def images(case: str, pixels: int = PIXELS) -> np.ndarray:
     return np.array(draw(source, pixels, BITS, DISTINCT, SEED, dose))
 
 
+class Maps:
+    """Live maps of a series: `Imaging`, told of its frames as a run tells it, and how many frames it shows when.
+
+    What the RunEngine adds, which hands documents on, is not in it.
+    """
+
+    def __init__(self, frames: int) -> None:
+        grid = ScanGrid(FieldOfView(0.0, 0.0, 100.0, 100.0), WIDTH, frames // WIDTH)
+        optics = Optics(n_pixels=PIXELS)
+        self.context = Context(grid.positions, optics)
+        self.seen: list[tuple[float, int]] = []
+        self._imaging = Imaging()
+        self._run = event_model.compose_run(
+            metadata={
+                "shape": [grid.ny, grid.nx],
+                "field_of_view": asdict(grid.field),
+                "optics": asdict(optics),
+            }
+        )
+        keys = {name: {"source": "", "dtype": "array", "shape": [], "external": "STREAM:"} for name in DATASETS}
+        self._descriptor = self._run.compose_descriptor(name="primary", data_keys=keys).descriptor_doc
+        self._data: list[event_model.ComposeStreamDatum] = []
+        self._told = 0
+        self._imaging("start", dict(self._run.start_doc))
+        self._imaging("descriptor", dict(self._descriptor))
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+
+    def tell(self, file: SeriesFile) -> None:
+        """Announce what can be read by now."""
+        for name, dataset in DATASETS.items() if not self._data else ():
+            resource, datum = event_model.compose_stream_resource(
+                mimetype="application/x-hdf5",
+                uri=f"file://localhost{file.path}",
+                data_key=name,
+                parameters={"dataset": dataset, "swmr": True, "chunk_shape": [1]},
+                start=self._run.start_doc,
+            )
+            self._imaging("stream_resource", dict(resource))
+            self._data.append(datum)
+        if file.acknowledged == self._told:
+            return
+        indices = event_model.StreamRange(start=self._told, stop=file.acknowledged)
+        numbers = event_model.StreamRange(start=self._told + 1, stop=file.acknowledged + 1)
+        for datum in self._data:
+            self._imaging("stream_datum", dict(datum(indices, seq_nums=numbers, descriptor=self._descriptor)))
+        self._told = file.acknowledged
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            self.seen.append((time.monotonic(), self._imaging.images().frames))
+
+    def close(self) -> None:
+        """Look for the last time."""
+        self._imaging.finished().result(30)
+        self._over.set()
+        self._watch.join()
+        self.seen.append((time.monotonic(), self._imaging.images().frames))
+
+
 def record(
     detector: SimplonProcess,
     protocol: str,
@@ -92,6 +165,8 @@ def record(
     workers: int = 1,
     progress: Callable[[SeriesFile], object] | None = None,
     begin: Callable[[], object] | None = None,
+    context: Context | None = None,
+    ended: Callable[[], object] | None = None,
 ) -> tuple[Recording, float]:
     """Arm, and keep the series; the recording, and the time from arming to the closed file [s]."""
     receiver = Receiver(detector.address, protocol=protocol, workers=workers, reduce=reduce)
@@ -101,8 +176,12 @@ def record(
         detector.put("detector/command/arm")
         if begin is not None:
             begin()
-        recording = Recorder(receiver).record(Path(folder) / "run.h5", progress=progress, start_timeout=20)
+        recording = Recorder(receiver).record(
+            Path(folder) / "run.h5", progress=progress, start_timeout=20, context=context
+        )
         seconds = time.perf_counter() - began
+        if ended is not None:
+            ended()
         receiver.close()
     if not recording.complete or recording.refused_count or recording.duplicates:
         raise RuntimeError(f"frames were lost: {recording}")
@@ -282,37 +361,42 @@ def memory(frames: int) -> float:
 
 
 def lag(frames: int, protocol: str) -> dict:
-    """How long after its exposure a frame is reduced, and can be read from the file [s], at a set rate.
+    """How long after its exposure a frame is reduced, can be read from the file, and is in the maps [s], at a set rate.
 
     The detector's clock starts at the trigger pulse, which reaches it after it is noted here: the lag is overstated by
     the time of one HTTP request.
     """
+    frames -= frames % WIDTH
+    maps = Maps(frames)
     with simulator("disks", protocol, rate=LAG_RATE, manual=True) as detector:
         for name, value in (("trigger_mode", "exts"), ("ntrigger", 1), ("nimages", frames)):
             detector.put(f"detector/config/{name}", value)
         reduce = Reducing((PIXELS, PIXELS), frames)
         seen: list[tuple[float, int]] = []
         pulsed: list[float] = []
+        files: list[SeriesFile] = []
 
         def begin() -> None:
             pulsed.append(time.monotonic())
             detector.put("simulator/pulse", 1)
 
-        record(
-            detector,
-            protocol,
-            reduce,
-            progress=lambda file: seen.append((time.monotonic(), file.acknowledged)),
-            begin=begin,
-        )
-        seen.append((time.monotonic(), frames))  # closed
+        def progress(file: SeriesFile) -> None:
+            seen.append((time.monotonic(), file.acknowledged))
+            maps.tell(file)
+            files[:] = [file]
+
+        def ended() -> None:
+            seen.append((time.monotonic(), frames))  # closed
+            maps.tell(files[0])
+            maps.close()
+
+        record(detector, protocol, reduce, progress=progress, begin=begin, context=maps.context, ended=ended)
     exposed = pulsed[0] + np.arange(frames) / LAG_RATE
-    readable = np.full(frames, np.nan)
-    before = 0
-    for when, acknowledged in seen:
-        readable[before:acknowledged] = when
-        before = max(before, acknowledged)
-    late = {"reduced": reduce.when - exposed, "readable": readable - exposed}
+    late = {
+        "reduced": reduce.when - exposed,
+        "readable": since(seen, frames) - exposed,
+        "in the maps": since(maps.seen, frames) - exposed,
+    }
     return {
         "frames": frames,
         **{
@@ -320,6 +404,16 @@ def lag(frames: int, protocol: str) -> dict:
             for name, v in late.items()
         },
     }
+
+
+def since(seen: list[tuple[float, int]], frames: int) -> np.ndarray:
+    """When each frame was seen first (frames,) [s], from how many were seen when."""
+    times = np.full(frames, np.nan)
+    before = 0
+    for when, count in seen:
+        times[before:count] = when
+        before = max(before, count)
+    return times
 
 
 if __name__ == "__main__":
