@@ -1,9 +1,11 @@
 """Patterns of deformed crystals, put together from tables of their disks.
 
 Each disk is placed at ``F^-T g`` and filled from the table of the undeformed crystal: a point κ of the disk is looked
-up at ``F^T (κ - m)``, with m the mistilt, and at the thickness divided by ``det F``. Under a strain that is the same in
-all directions of the plane this is exact but for the atoms' form factors (the excitation errors and the potential both
-scale with ``1 / det F``); under another one, what is left out is how the excitation errors differ between reflections.
+up at ``F^T (κ - m)``, with m the mistilt, and at the thickness divided by ``det F``, since excitation errors
+and potential both scale with that. Left out are how the atoms' form factors change with the reflections' lengths, and
+how excitation errors differ between reflections when the strain differs between directions. In silicon of 10 nm a
+strain fitted with such patterns was wrong by up to 7 % of itself, which these are the likely cause of; in a sheet, by
+less than 1e-4.
 """
 
 from __future__ import annotations
