@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -26,10 +28,15 @@ DETECTOR = "/entry/instrument/detector"
 IMAGES = np.array(draw("disks", 64, 16, 64, 0, 1e4))
 
 
-def recorder(address: str, path: Path, *options: str, **kwargs: object) -> subprocess.Popen[str]:
-    """``edgestem stream record`` in a process of its own; it waits for a series."""
+@contextmanager
+def recorder(address: str, path: Path, *options: str, **kwargs: object) -> Iterator[subprocess.Popen[str]]:
+    """``edgestem stream record`` in a process of its own; it waits for a series, but not beyond the test."""
     command = [sys.executable, "-m", "bluesky_edgestem.stream.record", address, str(path), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(path: Path, *options: str, **simulated: object) -> tuple[int, str]:
@@ -136,7 +143,9 @@ def test_an_abort_by_rest_ends_the_series_and_the_next_is_whole(tmp_path: Path) 
             with recorder(detector.address, path) as process:
                 assert detector.put("detector/command/arm") == {"sequence id": series}
                 if series == 1:
-                    time.sleep(1.5)
+                    deadline = time.monotonic() + 60
+                    while not path.exists() and time.monotonic() < deadline:
+                        time.sleep(0.05)
                     assert detector.put("detector/command/abort") == {"sequence id": 1}
                     assert detector.get("detector/status/state") == "idle"
                 said = process.communicate(timeout=60)[0]
