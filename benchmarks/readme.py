@@ -100,12 +100,12 @@ ROWS = (
     ),
     *(
         Row(
-            f"Phase right, {beam}, 1e5 electrons",
+            f"Phase right, {beam}, 1e5 electrons (no reading can do better than)",
             "≥ 99 %",
             "descriptors",
-            f"{{{beam}[1e5][phase_right]:.1%}}",
+            f"{{{beam}[1e5][phase_right]:.1%}} ({{{beam}[1e5][phase_limit]:.1%}})",
         )
-        for beam in ("80 keV", "200 keV", "300 keV")
+        for beam in ("all beams", "80 keV", "200 keV", "300 keV")
     ),
     *(
         Row(
@@ -114,7 +114,7 @@ ROWS = (
             "descriptors",
             f"{{{beam}[1e4][coverage]:.1%}} / {{{beam}[1e5][coverage]:.1%}}",
         )
-        for beam in ("80 keV", "200 keV", "300 keV")
+        for beam in ("all beams", "80 keV", "200 keV", "300 keV")
     ),
     Row(
         "DECTRIS stream v1, 192 × 192: received, reduced to sum and centre of mass, written; over libertem-live, which"
