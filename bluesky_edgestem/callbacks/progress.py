@@ -97,7 +97,7 @@ class Progress(DocumentRouter):
         return f", max sd {1e3 * self._maximum[-1][1]:.2f} meV (target {1e3 * self._target:.2f} meV)"
 
     def _time_left(self) -> str:
-        """Time to the target and the batch that confirms it, as fast as the maximum falls; at most what the budget has."""
+        """Time to the target and the batch that confirms it, by how fast the maximum falls; at most the budget."""
         budget = self._seconds - (time.monotonic() - self._began)
         (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
         if self._target and last < first:

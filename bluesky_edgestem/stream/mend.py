@@ -8,6 +8,7 @@ format specification 3.0, section II.A, superblock version 3).
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import struct
 import sys
@@ -43,7 +44,7 @@ def mend(path: Path) -> tuple[int, int]:
     ValueError
         It is no such file.
     OSError
-        It cannot be written, or is still being written.
+        It cannot be written, or is still being written or read; it is as it was.
     """
     _clear(path)
     with h5py.File(path, "r+", libver="latest") as file:
@@ -74,6 +75,12 @@ def _stored(data: h5py.Dataset) -> np.ndarray:
 
 def _clear(path: Path) -> None:
     with open(path, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(
+                f"{path} is open in another program: end its recording, close its readers, then mend it"
+            ) from None
         block = bytearray(file.read(CHECKSUM + 4))
         if block[:8] != SIGNATURE or len(block) < CHECKSUM + 4 or block[8] != 3 or block[9] != 8:
             raise ValueError(f"{path} is no HDF5 file that was open for others to read (superblock version 3)")

@@ -13,6 +13,7 @@ import numpy as np
 from ..analysis.optics import Optics
 from .series import Chunk, Series
 
+DATA = "/entry/data/data"
 DETECTOR = "/entry/instrument/detector"
 LISTED = 1 << 24
 """Missing frames that are listed one by one, and fill values that may follow the last frame that came."""
@@ -80,11 +81,20 @@ def _filter(chunk: Chunk) -> dict[str, Any]:
 
 
 def describe(entry: h5py.Group, context: Context, shape: tuple[int, int]) -> None:
-    """Sample, source, beam, axes [mrad] and probe positions [nm]."""
-    data = entry["data"]
+    """Sample, source and beam; where they are known, `scan` with the frames, their axes [mrad] and positions [nm].
+
+    The axes have a group of their own because `data` holds frames and nothing else, as in a detector's own files:
+    py4DSTEM reads each member of it as frames.
+    """
     group(entry, "sample", "NXsample")["name"] = context.sample
     source = group(entry, "source", "NXsource")
     source["probe"] = "electron"
+    if context.optics is None and context.positions is None:
+        return
+    entry.attrs["default"] = "scan"
+    scan = group(entry, "scan", "NXdata")
+    scan.attrs["signal"] = "data"
+    scan["data"] = h5py.SoftLink(DATA)
     axes = [".", ".", "."]
     if context.optics is not None:
         beam = group(entry["instrument"], "beam", "NXbeam")
@@ -95,18 +105,18 @@ def describe(entry: h5py.Group, context: Context, shape: tuple[int, int]) -> Non
             beam[name] = value
             beam[name].attrs["units"] = unit
         for k, (name, n) in enumerate(zip(("ky", "kx"), shape, strict=True)):
-            data[name] = (np.arange(n) - (n - 1) / 2) * context.optics.pixel_mrad
-            data[name].attrs["units"] = "mrad"
+            scan[name] = (np.arange(n) - (n - 1) / 2) * context.optics.pixel_mrad
+            scan[name].attrs["units"] = "mrad"
             axes[1 + k] = name
-    data.attrs["axes"] = axes
+    scan.attrs["axes"] = axes
     if context.positions is None:
         return
     attributes = group(entry["instrument"], "NDAttributes", "NXcollection")
     for k, (name, ours) in enumerate((("x", "ScanX"), ("y", "ScanY"))):
-        data[name] = np.asarray(context.positions, float)[:, k]
-        data[name].attrs["units"] = "nm"
-        data.attrs[f"{name}_indices"] = 0
-        attributes[ours] = h5py.SoftLink(f"/entry/data/{name}")
+        scan[name] = np.asarray(context.positions, float)[:, k]
+        scan[name].attrs["units"] = "nm"
+        scan.attrs[f"{name}_indices"] = 0
+        attributes[ours] = h5py.SoftLink(f"/entry/scan/{name}")
 
 
 def _plain(value: Any) -> Any:
@@ -121,6 +131,7 @@ def make_data(entry: h5py.Group, series: Series, chunk: Chunk) -> dict[str, h5py
     """An empty dataset for each channel of `series`, whose chunks are blobs like `chunk`."""
     data = group(entry, "data", "NXdata")
     data.attrs["signal"] = "data"
+    data.attrs["axes"] = [".", ".", "."]
     names = {name: f"data_{name}" if k else "data" for k, name in enumerate(series.channels)}
     made = {}
     for channel, name in names.items():
@@ -142,7 +153,7 @@ def make_data(entry: h5py.Group, series: Series, chunk: Chunk) -> dict[str, h5py
 def make_detector(entry: h5py.Group, series: Series, chunk: Chunk) -> h5py.Group:
     """The detector's group: its calibration, a table of times, and room for the outcome."""
     detector = group(group(entry, "instrument", "NXinstrument"), "detector", "NXdetector")
-    detector["data"] = h5py.SoftLink("/entry/data/data")
+    detector["data"] = h5py.SoftLink(DATA)
     detector["type"] = "Pixel"
     detector["bit_depth_image"] = 8 * chunk.dtype.itemsize
     config = series.config

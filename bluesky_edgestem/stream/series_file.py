@@ -7,6 +7,7 @@ the machine.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from array import array
@@ -79,6 +80,9 @@ class SeriesFile:
         index.initial_size = index.min_size = index.max_size = INDEX * len(series.channels)
         self._file.id.set_mdc_config(index)
         self._file.swmr_mode = True
+        # HDF5 gives its own lock back for readers to come; this one, which they share, tells `mend` that we live.
+        self._alive = os.open(path, os.O_RDONLY)
+        fcntl.flock(self._alive, fcntl.LOCK_SH)
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Add frames, in any order.
@@ -161,6 +165,7 @@ class SeriesFile:
         self._file["entry"].attrs.modify("complete", np.bool_(not missing and tail is None))
         self.flush()
         self._file.close()
+        os.close(self._alive)
         if missing or tail is not None:
             # HDF5 adds nothing to a file that others read meanwhile, and readers (RosettaSciIO) stumble over an empty
             # list made beforehand: what is rare pays, by a moment in which the file is not open to new readers.

@@ -16,7 +16,7 @@ with lt.Context.make_with("inline") as context:
     data = context.load("hdf5", path=path, ds_path="/entry/data/data")
     sums = context.run_udf(data, udf=SumSigUDF())["intensity"].data
 signals = hs.load(path, file_format="NeXus")
-signal = next(s for s in signals if s.metadata.General.title == "data")
+signal = next(s for s in signals if s.metadata.General.title == "scan")
 read = next(r for r in file_reader(path) if r["metadata"]["General"]["title"] == "data")
 np.savez(
     out,

@@ -64,3 +64,17 @@ def test_what_is_no_such_file_is_left_alone(tmp_path: Path, capsys: pytest.Captu
     assert "is no HDF5 file that was open for others to read" in capsys.readouterr().err
     assert (tmp_path / "text.h5").read_text() == "no HDF5" * 20
     assert main([str(tmp_path / "none.h5")]) == 1
+
+
+def test_a_file_that_is_still_written_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    file = SeriesFile(tmp_path / "open.h5", Series(3, (8, 8), np.dtype("uint16"), 2), compress(image), Context())
+    file.write([Frame(3, 0, (compress(image),), 0.0, 0.1, 0.1)])
+    file.flush()
+    before = (tmp_path / "open.h5").read_bytes()
+    assert main([str(tmp_path / "open.h5")]) == 1
+    assert "is open in another program: end its recording" in capsys.readouterr().err
+    assert (tmp_path / "open.h5").read_bytes() == before
+    file.write([Frame(3, 1, (compress(image),), 0.1, 0.2, 0.1)])
+    file.finish([], 2)
+    assert mend(tmp_path / "open.h5") == (2, 2)

@@ -416,19 +416,20 @@ def test_the_file_is_nexus_with_calibration_and_positions(wire, tmp_path: Path) 
     wire.end()
     future.result(wire.patience)
     with h5py.File(tmp_path / "run.h5", "r") as file:
-        entry, data, detector = file["entry"], file["entry/data"], file[DETECTOR]
-        kinds = {name: entry[name].attrs["NX_class"] for name in ("data", "instrument", "sample", "source")}
-        assert kinds == {"data": "NXdata", "instrument": "NXinstrument", "sample": "NXsample", "source": "NXsource"}
-        assert (file.attrs["default"], entry.attrs["default"], data.attrs["signal"]) == ("entry", "data", "data")
+        entry, scan, detector = file["entry"], file["entry/scan"], file[DETECTOR]
+        kinds = {name: entry[name].attrs["NX_class"] for name in ("data", "scan", "instrument", "sample", "source")}
+        assert set(kinds.values()) == {"NXdata", "NXinstrument", "NXsample", "NXsource"} and kinds["scan"] == "NXdata"
+        assert (file.attrs["default"], entry.attrs["default"], scan.attrs["signal"]) == ("entry", "scan", "data")
+        assert list(entry["data"]) == ["data"], "py4DSTEM takes whatever is there for frames"
         assert entry["definition"].asstr()[()] == "NXmx"
         assert entry["sample/name"].asstr()[()] == "MoS2"
-        assert list(data.attrs["axes"]) == [".", "ky", "kx"]
-        np.testing.assert_allclose(data["kx"], (np.arange(20) - 9.5) * 0.5)
-        assert data["kx"].attrs["units"] == "mrad" and data["x"].attrs["units"] == "nm"
+        assert list(scan.attrs["axes"]) == [".", "ky", "kx"]
+        np.testing.assert_allclose(scan["kx"], (np.arange(20) - 9.5) * 0.5)
+        assert scan["kx"].attrs["units"] == "mrad" and scan["x"].attrs["units"] == "nm"
         np.testing.assert_array_equal(file["entry/instrument/NDAttributes/ScanX"], positions[:, 0])
-        np.testing.assert_array_equal(data["y"], positions[:, 1])
+        np.testing.assert_array_equal(scan["y"], positions[:, 1])
         assert entry["instrument/beam/incident_energy"][()] == 80.0
-        assert detector["data"] == data["data"]
+        assert detector["data"] == scan["data"] == entry["data/data"]
         for name, value in (("x_pixel_size", 1e-4), ("count_time", 1e-3), ("frame_time", 1.1e-3)):
             assert detector[name][()] == value and detector[name].attrs["units"] in ("m", "s")
         assert detector["bit_depth_image"][()] == 16

@@ -227,23 +227,35 @@ def test_the_messages_that_tickit_recorded_of_a_real_detector(tmp_path: Path) ->
     assert cbor2.loads((folder / "end.cbor").read_bytes())["type"] == "end"
 
 
-def test_libertem_hyperspy_and_rosettasciio_open_our_files(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A series with axes and positions, as our recorder keeps it, and its images (12, 64, 64)."""
     frames = DrawnFrames(draw("disks", 64, 16, 12, 0, 1e4))
-    images = np.array([decompress(frames.chunk(number)) for number in range(12)])
     optics = Optics(n_pixels=64, pixel_mrad=0.25)
     positions = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
+    path = tmp_path_factory.mktemp("recorded") / "run.h5"
     detector = Detector(frames, rate=0)
     try:
-        threading.Timer(0.3, detector.arm).start()
+        detector.arm()
         address = f"tcp://127.0.0.1:{detector.port}"
-        recording = record(address, tmp_path / "run.h5", start_timeout=20, context=Context(positions, optics, "MoS2"))
+        recording = record(address, path, start_timeout=20, context=Context(positions, optics, "MoS2"))
     finally:
         detector.close()
     assert recording.complete
-    command = [python("libertem"), str(PEERS / "open_file.py"), str(recording.path), str(tmp_path / "out.npz")]
+    return path, np.array([decompress(frames.chunk(number)) for number in range(12)])
+
+
+def opened(environment: str, script: str, *arguments: str, out: Path) -> dict[str, np.ndarray]:
+    """What a peer's script sees in a file."""
+    command = [python(environment), str(PEERS / script), *arguments, str(out)]
     said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
-    found = np.load(tmp_path / "out.npz")
+    return dict(np.load(out))
+
+
+def test_libertem_hyperspy_and_rosettasciio_open_our_files(recorded: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, images = recorded
+    found = opened("libertem", "open_file.py", str(path), out=tmp_path / "out.npz")
     assert found["libertem_shape"].tolist() == [12, 64, 64]
     np.testing.assert_array_equal(found["libertem_sums"].ravel(), images.sum((1, 2)))
     np.testing.assert_array_equal(found["hyperspy"], images)
@@ -253,20 +265,10 @@ def test_libertem_hyperspy_and_rosettasciio_open_our_files(tmp_path: Path) -> No
     assert found["pixel_size"] == 1e-4
 
 
-def test_py4dstem_opens_our_files(tmp_path: Path) -> None:
-    frames = DrawnFrames(draw("disks", 64, 16, 12, 0, 1e4))
-    images = np.array([decompress(frames.chunk(number)) for number in range(12)])
-    detector = Detector(frames, rate=0)
-    try:
-        detector.arm()
-        recording = record(f"tcp://127.0.0.1:{detector.port}", tmp_path / "run.h5", start_timeout=20)
-    finally:
-        detector.close()
-    assert recording.complete
-    command = [python("py4dstem"), str(PEERS / "open_py4dstem.py"), str(recording.path), "3", str(tmp_path / "out.npz")]
-    said = subprocess.run(command, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["data"], images.reshape(3, 4, 64, 64))
+def test_py4dstem_opens_our_files(recorded: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, images = recorded
+    found = opened("py4dstem", "open_py4dstem.py", str(path), "3", out=tmp_path / "out.npz")
+    np.testing.assert_array_equal(found["data"], images.reshape(3, 4, 64, 64))
 
 
 def test_no_peer_is_in_our_own_environment() -> None:
