@@ -63,7 +63,7 @@ ROWS = (
     ),
     Row("the same: whole command, longest", "≤ 6 min", "loop", "{worst[whole command, s]:.0f} s"),
     Row(
-        "RMSE at equal numbers of positions, six specimens, emulated energies: adaptive",
+        "RMSE at equal numbers of positions, six specimens, energies from the DFT table: adaptive",
         "below Sobol",
         "acquisition",
         "{rmse_meV[adaptive][mean]:.2f} ± {rmse_meV[adaptive][sd]:.2f} meV",
@@ -83,10 +83,11 @@ ROWS = (
         "{rmse_meV[plain_sobol][mean]:.2f} ± {rmse_meV[plain_sobol][sd]:.2f} meV",
     ),
     Row(
-        "24 suggestions on 128 × 128 with 1,000 measured, longest",
+        "24 suggestions on 128 × 128 with 1,000 measured, longest (before it: new data taken in, map and its sd)",
         "≤ 2 s",
         "suggest",
-        "{measured_1000[suggest_max_s]:.2f} s",
+        "{measured_1000[suggest_max_s]:.2f} s ({measured_1000[update_max_s]:.2f} s, "
+        "{measured_1000[map_median_s]:.2f} s)",
     ),
     *(
         Row(
@@ -115,6 +116,12 @@ ROWS = (
             f"{{{beam}[1e4][coverage]:.1%}} / {{{beam}[1e5][coverage]:.1%}}",
         )
         for beam in ("all beams", "80 keV", "200 keV", "300 keV")
+    ),
+    Row(
+        "Patterns flagged as not to be trusted, left out of the above, at 1e4 electrons: 80, 200, 300 keV",
+        "",
+        "descriptors",
+        "{80 keV[1e4][flagged]:.1%}, {200 keV[1e4][flagged]:.1%}, {300 keV[1e4][flagged]:.1%}",
     ),
     Row(
         "DECTRIS stream v1, 192 × 192: received, reduced to sum and centre of mass, written; over libertem-live, which"

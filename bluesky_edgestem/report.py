@@ -217,6 +217,7 @@ def _visits(record: RunRecord) -> str:
     figure.colorbar(dots, ax=left, label="order of visit")
     left.set(title="Over the energy map", xlabel="x [nm]", ylabel="y [nm]")
     energy = MEV * record.energetics["energy"]
+    x, y = x[: len(energy)], y[: len(energy)]  # a run that was ended early may have patterns without an energy yet
     dots = right.scatter(x, y, c=energy, s=24, cmap="inferno")
     failed = np.isnan(energy)
     right.scatter(x[failed], y[failed], marker="x", color="red", label="failed")

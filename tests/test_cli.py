@@ -36,3 +36,10 @@ def test_a_file_that_is_not_there_is_one_line(capsys):
 def test_a_catalog_that_is_not_there_is_one_line(tmp_path, capsys):
     assert main(["catalog", "search", "--folder", str(tmp_path)]) == 1
     assert "There is no catalog in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "one"])
+def test_a_seed_that_is_none_starts_nothing(seed, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", f"--seed={seed}"])
+    assert f"'{seed}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def record():
         },
         frames=rng.poisson(0.1, (N, 1, 128, 128)).astype(np.uint16),
     )  # fmt: skip
+
+
+def test_a_run_that_was_ended_during_a_batch_has_its_report(record, tmp_path):
+    energetics = {name: column[:8] for name, column in record.energetics.items()}
+    optimization = {name: column[:2] for name, column in record.optimization.items()}
+    stop = {"time": 1090.0, "exit_status": "abort"}
+    early = replace(record, energetics=energetics, optimization=optimization, stop=stop)
+    write_report(early, tmp_path / "report.html", "how to query it")
+    assert "ended: abort" in (tmp_path / "report.html").read_text()
 
 
 def test_figures_are_the_numbers_of_the_run(record):

@@ -65,7 +65,7 @@ class DerivedStream:
 
 
 class Derives(Protocol):
-    """A callback whose results a plan publishes with `plans.stubs.publish`."""
+    """A callback whose results a plan publishes with `plans.publishing.publish`."""
 
     stream: DerivedStream
 
