@@ -11,6 +11,8 @@ import uuid
 import psutil
 import pytest
 
+from bluesky_edgestem.analysis.networks import SHIPPED
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 EXPERIMENT = """
@@ -140,11 +142,13 @@ def test_a_run_that_is_told_to_end_ends_with_everything_that_it_started(experime
         ('phases = ["MoS3"]\n', "unknown material 'MoS3'; known are MoS2, WS2"),
         ('[catalog]\nfolder = "/proc/nowhere"\n', "cannot make the folder /proc/nowhere"),
         ('[network]\nweights = "absent.pt"\n[catalog]\nfolder = "FOLDER"\n', "absent.pt"),
+        ('[network]\nweights = "cut.pt"\n[catalog]\nfolder = "FOLDER"\n', "cut.pt: cut short or altered"),
     ],
 )
 def test_a_mistake_is_one_message_and_nothing_is_started(tmp_path, text, message):
     path = tmp_path / "experiment.toml"
     path.write_text(text.replace("FOLDER", str(tmp_path / "data")))
+    (tmp_path / "cut.pt").write_bytes(SHIPPED.read_bytes()[:-100])
     done = subprocess.run(edgestem("run", str(path)), capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
