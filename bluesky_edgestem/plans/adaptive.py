@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.utils import MsgGenerator
@@ -109,14 +109,8 @@ def adaptive_map(
         from ..analysis.networks import DescriptorNetwork
 
         descriptors = DescriptorNetwork.pretrained(None if descriptors is None else Path(descriptors))
-    cluster = None
-    if energies is None or isinstance(energies, str):
-        from ..energetics.cluster import DFTCluster
-
-        energies = cluster = DFTCluster(scheduler=energies or "local")
-
     descriptors.check_optics(optics)
-    describing, energising = Descriptors(descriptors, phases=phases), Energetics(energies)
+    describing = Descriptors(descriptors, phases=phases)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:
@@ -137,7 +131,6 @@ def adaptive_map(
         **checked_metadata(md),
     }
 
-    @bpp.subs_decorator([describing, energising, recommending])
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
     def measure() -> MsgGenerator[None]:
@@ -167,12 +160,14 @@ def adaptive_map(
                 recommending.recommend(min(batch, budget.positions - measured), spent, seconds),
             )
 
-    def release() -> MsgGenerator[None]:
-        if cluster is not None:
-            cluster.close()
-        yield from bps.null()
+    # Last of all that may be refused: whatever ends the plan from here on, a halt too, ends the workers.
+    with contextlib.ExitStack() as workers:
+        if energies is None or isinstance(energies, str):
+            from ..energetics.cluster import DFTCluster
 
-    return (yield from bpp.finalize_wrapper(measure(), release))
+            energies = workers.enter_context(DFTCluster(scheduler=energies or "local"))
+        energising = Energetics(energies)
+        return (yield from bpp.subs_wrapper(measure(), [describing, energising, recommending]))
 
 
 def _check(**values: float) -> None:

@@ -1,0 +1,66 @@
+"""What the closed loop refuses, it refuses before it starts anything."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.geometry import FieldOfView, ScanGrid
+from bluesky_edgestem.plans.adaptive import adaptive_map
+
+FIELD = FieldOfView.centred(100.0)
+MICROSCOPE = SimpleNamespace(
+    wait_for_connection=lambda timeout: None, check_value=lambda positions: None, optics=Optics()
+)
+OPTIMIZER = SimpleNamespace(map_grid=ScanGrid(FIELD, 3, 2), target_sd=0.01)
+
+
+def network(refusal=""):
+    def check_optics(optics):
+        if refusal:
+            raise ValueError(refusal)
+
+    return SimpleNamespace(check_optics=check_optics)
+
+
+def children():
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"md": {"optics": 1}}, "metadata may not be called optics"),
+        ({"descriptors": network("trained for another camera")}, "trained for another camera"),
+        ({"resume_from": [("start", {"uid": "c0ffee00"})]}, "run c0ffee00 cannot be resumed here"),
+    ],
+    ids=["metadata", "optics", "earlier run"],
+)
+def test_a_refused_loop_leaves_no_worker(settings, message):
+    before = children()
+    plan = adaptive_map(MICROSCOPE, FIELD, 0.01, **{"descriptors": network(), "optimizer": OPTIMIZER, **settings})
+    with pytest.raises(ValueError, match=message):
+        next(plan)
+    assert children() <= before
+
+
+def test_workers_end_with_the_plan_also_when_it_is_halted(monkeypatch):
+    began, ended = [], []
+
+    class Workers:
+        def __init__(self, scheduler):
+            began.append(scheduler)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc_info):
+            ended.append(began[-1])
+
+    monkeypatch.setattr("bluesky_edgestem.energetics.cluster.DFTCluster", Workers)
+    plan = adaptive_map(MICROSCOPE, FIELD, 0.01, descriptors=network(), optimizer=OPTIMIZER, energies="tcp://here:1")
+    next(plan)
+    assert (began, ended) == (["tcp://here:1"], [])
+    plan.close()  # a halt: no clean-up messages are sent
+    assert ended == ["tcp://here:1"]
