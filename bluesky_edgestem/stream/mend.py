@@ -27,7 +27,7 @@ MASK = 0xFFFFFFFF
 
 
 def mend(path: Path) -> tuple[int, int]:
-    """Clear the mark, and note which frames are missing.
+    """Clear the mark, and note which frames are missing where that is not noted yet.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def mend(path: Path) -> tuple[int, int]:
         if "/entry/data/data" not in file:
             raise ValueError(f"{path} has no /entry/data/data: it is no file of a recorded series")
         detector, data = file[DETECTOR], file["/entry/data/data"]
-        stored = _stored(data)
-        if detector.attrs["ended"]:
+        stored, ended = _stored(data), bool(detector.attrs["ended"])
+        if ended and (file["entry"].attrs["complete"] or "missing_frames" in detector):
             return stored.size, len(data)
         expected = int(detector["detectorSpecific/number_of_images"][()])
         expected = len(data) if expected < 0 else expected
@@ -62,7 +62,8 @@ def mend(path: Path) -> tuple[int, int]:
         missing, tail = listed(list(came.missing(expected)), expected)
         if missing or tail is not None:
             list_missing(file, missing, tail)
-        detector.attrs.modify("ended", "the receiver's death; mended afterwards")
+        if not ended:
+            detector.attrs.modify("ended", "the receiver's death; mended afterwards")
         file["entry"].attrs.modify("complete", np.bool_(stored.size == expected))
         return stored.size, expected
 

@@ -8,6 +8,7 @@ the machine.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from array import array
@@ -33,6 +34,8 @@ INDEX = 1 << 18
 """Bytes of the index of chunks that HDF5 keeps for a channel; left to itself it takes more the longer the series is."""
 RESERVE = 1 << 22
 """Bytes that must stay free on the disk: HDF5 cannot even close a file on a full one."""
+
+log = logging.getLogger(__name__)
 
 
 class DiskFull(OSError):
@@ -165,12 +168,29 @@ class SeriesFile:
         self._file["entry"].attrs.modify("complete", np.bool_(not missing and tail is None))
         self.flush()
         self._file.close()
-        os.close(self._alive)
         if missing or tail is not None:
-            # HDF5 adds nothing to a file that others read meanwhile, and readers (RosettaSciIO) stumble over an empty
-            # list made beforehand: what is rare pays, by a moment in which the file is not open to new readers.
-            with h5py.File(self.path, "r+", libver="latest") as file:
-                list_missing(file, missing, tail)
+            self._list(missing, tail)
+        os.close(self._alive)
+
+    def _list(self, missing: Sequence[range], tail: int | None) -> None:
+        """List what is missing, in the closed file.
+
+        HDF5 adds nothing to a file of a single writer and many readers, and readers (RosettaSciIO) stumble over an
+        empty list made beforehand: what is rare pays, by a moment in which the file is not open to new readers. Those
+        that have it open hold a lock that would refuse it to us; they go on reading, as it is only added to, and find
+        the list when they open the file anew.
+        """
+        try:
+            file = h5py.File(self.path, "r+", libver="latest", locking=False)
+        except OSError as error:
+            log.warning(
+                "%s does not list its missing frames (%s): closed by all others, `edgestem stream mend` does it",
+                self.path,
+                error,
+            )
+            return
+        with file:
+            list_missing(file, missing, tail)
 
     def abandon(self) -> None:
         """Leave a file that could not be written as it is, readable up to its last flush.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401
 import numpy as np
+import pytest
 
 from bluesky_edgestem.stream.encoding import compress
-from bluesky_edgestem.stream.nexus import Context
+from bluesky_edgestem.stream.mend import mend
+from bluesky_edgestem.stream.nexus import Context, missing_frames
 from bluesky_edgestem.stream.series import Frame, Series
 from bluesky_edgestem.stream.series_file import GAP, SeriesFile
 
@@ -56,3 +60,47 @@ def test_a_reader_finds_as_many_times_as_frames(tmp_path: Path) -> None:
             assert len(detector[name]) == 3
             assert np.isnan(detector[name][1])
     file.finish([range(1, 2)], 3, ended="end message")
+
+
+READ = """
+import sys, h5py, hdf5plugin
+file = h5py.File(sys.argv[1], "r", swmr=True)
+data = file["/entry/data/data"]
+print(len(data), flush=True)
+sys.stdin.readline()
+data.refresh()
+times = file["/entry/instrument/detector/stop_time"]
+times.refresh()
+print(*data[:, 0, 0], *times[:])
+"""
+
+
+def test_a_reader_in_another_process_does_not_keep_what_is_missing_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), 6), frame(0).chunks[0], Context())
+    file.write([frame(1), frame(3)])
+    file.flush()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", READ, str(path)], **pipes) as reader:
+        assert reader.stdout.readline() == "4\n"
+        file.finish([range(1), range(2, 3), range(4, 6)], 6, ended="end message")
+        with h5py.File(path, "r") as kept:
+            assert missing_frames(kept).tolist() == [0, 2, 4, 5]
+        said = reader.communicate("go on\n", timeout=60)[0]
+    assert said == "0 1 0 3 0 0 nan 1.5 nan 3.5 nan nan\n", "the reader, which had it open all the time, reads on"
+
+
+def test_what_could_not_be_listed_is_said_and_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run.h5"
+    file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), 4), frame(0).chunks[0], Context())
+    file.write([frame(1)])
+    file.flush()
+    with h5py.File(path, "r", swmr=True):  # in one process HDF5 opens no file both for reading and for writing
+        file.finish([range(1), range(2, 4)], 4, ended="end message")
+    assert "does not list its missing frames" in caplog.text
+    for _ in range(2):
+        assert mend(path) == (1, 4)
+        with h5py.File(path, "r") as kept:
+            assert missing_frames(kept).tolist() == [0, 2, 3]
+            assert kept["/entry/instrument/detector"].attrs["ended"] == b"end message"
+            assert not kept["entry"].attrs["complete"]
