@@ -24,13 +24,15 @@ class Optimizer(Protocol):
 
     map_grid: ScanGrid
     target_sd: float
+    #: Least distance of two positions [nm].
+    resolution: float
 
     def ingest(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Learn from points, each the row of ``descriptors`` and of ``energetics`` of one position."""
         ...
 
     def suggest(self, num_points: int) -> np.ndarray:
-        """The next positions (num_points, 2) [nm], in travel order."""
+        """The next positions (n, 2) [nm], in travel order; fewer than `num_points`, even none, where none is left."""
         ...
 
     def should_stop(self) -> str | None:
@@ -134,11 +136,20 @@ class Recommender(DocumentRouter):
         self._points += self._described.values()
         self._described = {}
         self._ingest()
-        return Recommendation(np.asarray(self.optimizer.suggest(n), float), "")
+        positions = np.asarray(self.optimizer.suggest(n), float)
+        if not len(positions):
+            raise RuntimeError(f"there is nothing to measure: {self._nothing_left()}")
+        return Recommendation(positions, "")
 
     def _anticipate(self, described: list[dict]) -> None:
         self.optimizer.ingest(described)
         self.optimizer.posterior()
+
+    def _nothing_left(self) -> str:
+        return (
+            f"no position is left farther than the probe's resolution, {self.optimizer.resolution:.3g} nm, "
+            "from those measured"
+        )
 
     def _ingest(self) -> None:
         points, self._points = self._points, []
@@ -162,6 +173,8 @@ class Recommender(DocumentRouter):
         mean, sd = self.optimizer.posterior()
         stop = self.optimizer.should_stop() or budget_spent
         positions = np.empty((0, 2)) if stop else np.asarray(self.optimizer.suggest(n), float)
+        if not stop and not len(positions):
+            stop = self._nothing_left()
         self.stream.put(
             {
                 "batch": self.batches,

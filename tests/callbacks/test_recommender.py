@@ -12,6 +12,7 @@ class Halving:
     """An optimizer whose standard deviation halves with each batch."""
 
     target_sd = 0.01
+    resolution = 0.85
     map_grid = ScanGrid(FieldOfView.centred(100.0), 3, 2)
 
     def __init__(self):
@@ -87,6 +88,33 @@ def test_a_spent_budget_ends_the_run_and_is_named():
     choice = callback.recommend(3, "the budget of 1 positions is spent", SECONDS).result(10)
     assert choice.stop == "the budget of 1 positions is spent"
     assert len(choice.positions) == 0
+
+
+class Exhausted(Halving):
+    """An optimizer whose field is measured as closely as the probe resolves."""
+
+    def suggest(self, num_points):
+        return np.empty((0, 2))
+
+
+NOTHING_LEFT = "no position is left farther than the probe's resolution, 0.85 nm, from those measured"
+
+
+def test_a_field_without_a_position_left_ends_the_run_with_that_reason():
+    callback = Recommender(Exhausted())
+    play(callback, [0])
+    choice = callback.recommend(3, "", SECONDS).result(10)
+    assert choice.stop == NOTHING_LEFT
+    assert choice.positions.shape == (0, 2)
+    (event,) = callback.stream.collect()
+    assert event["data"]["stop"] == NOTHING_LEFT
+
+
+def test_an_earlier_run_that_left_nothing_to_measure_is_not_resumed():
+    callback = Recommender(Exhausted())
+    play(callback, [0])
+    with pytest.raises(RuntimeError, match=f"there is nothing to measure: {NOTHING_LEFT}"):
+        callback.initial(3).result(10)
 
 
 def test_an_earlier_run_played_in_counts_as_measured():
