@@ -93,6 +93,12 @@ def turned(com: np.ndarray, rotation: float) -> np.ndarray:
     return com @ np.array([[c, s], [-s, c]])
 
 
+def polar(deflections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitude, and direction [rad, counter-clockwise from x], of deflections (..., 2); nan where they are."""
+    x, y = deflections[..., 0], deflections[..., 1]
+    return np.hypot(x, y), np.arctan2(y, x)
+
+
 def derivative(image: np.ndarray, step: float, axis: int) -> np.ndarray:
     """Derivative along an axis from the neighbours that were measured; nan where the point itself, or both, was not.
 
@@ -167,7 +173,8 @@ class ScanImages:
     def _derived(self) -> dict[str, np.ndarray]:
         com = turned(np.column_stack([self.values["com_x"], self.values["com_y"]]), self.rotation)
         x, y = self._shaped(com[:, 0]), self._shaped(com[:, 1])
-        derived = {"dpc_x": x, "dpc_y": y, "magnitude": np.hypot(x, y), "direction": np.arctan2(y, x)}
+        magnitude, direction = (self._shaped(values) for values in polar(com))
+        derived = {"dpc_x": x, "dpc_y": y, "magnitude": magnitude, "direction": direction}
         if self.grid is not None:
             dx = self.grid.field.width / (self.grid.nx - 1)
             dy = self.grid.field.height / (self.grid.ny - 1)

@@ -13,17 +13,18 @@ from event_model import DataKey, DocumentRouter
 
 from ..analysis.optics import Optics
 from ..analysis.reductions import Reducer
-from ..analysis.scan_images import ScanImages, grid_index, raster_positions, way_back
+from ..analysis.scan_images import ScanImages, grid_index, polar, raster_positions, turned, way_back
 from ..analysis.sparse_masks import Annulus, field_detectors
 from ..geometry import FieldOfView, ScanGrid
 from .announced_frames import AnnouncedFrames, CompleteFrames
-from .derived import DerivedStream
+from .derived import DerivedStream, image
 from .frame_chunks import reduce_chunks
 from .imaging_window import LiveWindow
 
 ROW = 256
 """Frames in a row of the stream: the RunEngine takes some 4,000 rows a second, whatever they hold."""
-FIXED = ("frame", "x", "y", "sum", "com_x", "com_y")
+FIXED = ("frame", "x", "y", "sum", "com_x", "com_y", "magnitude", "direction")
+MAPS = ("divergence", "curl")
 
 
 class Imaging(DocumentRouter):
@@ -35,6 +36,9 @@ class Imaging(DocumentRouter):
 
     Frames are put where their positions say. Where the detector gives none, they are those of the raster in the run's
     metadata (``shape``, ``field_of_view``), row by row, told by the frames' numbers.
+
+    Divergence and curl take a point's neighbours, which may be measured long after it: they are no columns of frames,
+    but maps of the whole raster, in the stream `maps`.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ class Imaging(DocumentRouter):
     Raises
     ------
     ValueError
-        A mask's name is that of another column. From a call: the run lacks what is needed.
+        A mask's name is that of another column or map. From a call: the run lacks what is needed.
     """
 
     def __init__(
@@ -81,8 +85,8 @@ class Imaging(DocumentRouter):
         self._optics, self._rotation, self._centre, self._threads = optics, rotation, centre, threads
         self._flyback = flyback
         names = tuple(field_detectors(Optics()) if masks is None else masks)
-        if taken := [name for name in names if name in FIXED]:
-            raise ValueError(f"masks cannot be called {', '.join(taken)}: these columns are there already; rename them")
+        if taken := [name for name in names if name in FIXED + MAPS]:
+            raise ValueError(f"masks cannot be called {', '.join(taken)}: these are there already; rename them")
         self._names = names
         self.stream = DerivedStream("imaging", _columns(names, "mrad"))
         self._keys = (detector, f"{detector}_x", f"{detector}_y")
@@ -141,8 +145,17 @@ class Imaging(DocumentRouter):
         if complete := self._frames.datum(doc):
             self._work.append(self._worker.submit(self._derive, self._now, complete))
 
+    @property
+    def maps(self) -> DerivedStream | None:
+        """Divergence and curl of the run that is open, or was last: a row for each call of `finished`.
+
+        Each is (ny, nx), nan where there was no frame or no neighbour. None for a list of positions: its points have
+        no neighbours.
+        """
+        return self._now.maps
+
     def finished(self) -> Future[None]:
-        """Done once each frame announced so far is in the images and in the stream."""
+        """Done once each frame announced so far is in the images, in the stream and in `maps`."""
         work, self._work = self._work, []
         now = self._now
 
@@ -150,6 +163,10 @@ class Imaging(DocumentRouter):
             for future in work:
                 future.result()
             self._emit(now, everything=True)
+            if now.maps is not None:
+                with self._lock:
+                    images = now.images(self._rotation)
+                now.maps.put({name: images.image(name) for name in MAPS})
 
         return self._worker.submit(settle)
 
@@ -198,6 +215,7 @@ class Imaging(DocumentRouter):
         com = found.centre_of_mass(self._centre)
         if now.optics is not None:
             com *= now.optics.pixel_mrad
+        magnitude, direction = polar(turned(com, self._rotation))
         columns = {
             "frame": numbers,
             "x": x,
@@ -205,6 +223,8 @@ class Imaging(DocumentRouter):
             "sum": found.total.astype(float),
             "com_x": com[:, 0],
             "com_y": com[:, 1],
+            "magnitude": magnitude,
+            "direction": direction,
             **{name: values.astype(float) for name, values in found.virtual.items()},
         }
         with self._lock:
@@ -243,6 +263,7 @@ class _Progress:
         n = 0 if grid is None else grid.nx * grid.ny
         self._maps = {name: np.full(n, np.nan) for name in names}
         self._lists: dict[str, list[np.ndarray]] = {name: [] for name in ("x", "y", *names)}
+        self.maps = None if grid is None else DerivedStream("imaging_maps", _maps(grid, self.com_unit))
 
     @property
     def com_unit(self) -> str:
@@ -291,8 +312,15 @@ def _columns(names: tuple[str, ...], com_unit: str) -> dict[str, DataKey]:
         "sum": _column("sum of the frame", "electrons"),
         "com_x": _column(com, com_unit),
         "com_y": _column(com, com_unit),
+        "magnitude": _column("of the centre of mass", com_unit),
+        "direction": _column("of the centre of mass: axes of the scan, counter-clockwise from x", "rad"),
         **{name: _column("virtual detector", "electrons") for name in names},
     }
+
+
+def _maps(grid: ScanGrid, com_unit: str) -> dict[str, DataKey]:
+    source = "of the centre of mass, axes of the scan; nan where there was no frame, or no neighbour along an axis"
+    return {name: image(f"{name} {source}", grid.shape, f"{com_unit}/nm") for name in MAPS}
 
 
 def _column(source: str, units: str = "", dtype: str = "<f8") -> DataKey:

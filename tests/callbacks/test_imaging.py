@@ -227,6 +227,52 @@ def test_rows_of_the_stream_hold_many_frames_and_nothing_is_lost_between_them(tm
     assert (keys["com_x"]["units"], keys["x"]["units"]) == ("mrad", "nm")
 
 
+@pytest.mark.parametrize("rotation", [0.0, 0.3])
+def test_the_deflection_of_each_frame_has_a_magnitude_and_a_direction_in_the_axes_of_the_scan(tmp_path, rotation):
+    frames = np.zeros((5, 32, 32), np.uint16)
+    at = np.array([[3, 4], [-3, 4], [0, -7], [12, -5]])  # of the one count of a frame, from pixel 16, 16
+    for frame, (x, y) in zip(frames, at, strict=False):
+        frame[16 + y, 16 + x] = 9
+    path = write(tmp_path / "run.h5", frames, np.zeros((5, 2)))  # the last frame is empty
+    callback = Imaging(rotation=rotation, centre=(16.0, 16.0))
+    play(callback, path, 5, {"optics": OPTICS})
+    (row,) = [event["data"] for event in callback.stream.collect()]
+    assert row["com_x"][:4].tolist() == (0.5 * at[:, 0]).tolist()
+    # Rounding of the rotation is all that the tolerance allows.
+    assert row["magnitude"][:4] == pytest.approx([2.5, 2.5, 3.5, 6.5], abs=1e-12)
+    expected = np.arctan2(at[:, 1], at[:, 0]) + rotation
+    assert row["direction"][:4] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan([row["magnitude"][4], row["direction"][4]]).all()
+    keys = callback.stream.describe_collect()
+    assert (keys["magnitude"]["units"], keys["direction"]["units"]) == ("mrad", "rad")
+    assert callback.maps is None
+
+
+def test_divergence_and_curl_are_maps_of_the_raster(tmp_path):
+    """The count moves by 3 pixels a step of 10 nm along x and by -1 along y, its y by 2 along x: all differences are
+    those numbers, wherever they are taken."""
+    frames = np.zeros((NY, NX, 32, 32), np.uint16)
+    for j in range(NY):
+        for i in range(NX):
+            frames[j, i, 8 + 2 * i, 8 + 3 * i - j] = 5
+    path = write(tmp_path / "run.h5", frames.reshape(-1, 32, 32), GRID.positions, lost=[0, 2, 6, 28])
+    callback = Imaging()
+    images = play(callback, path, NX * NY, RASTER)
+    assert callback.maps is not None
+    (row,) = [event["data"] for event in callback.maps.collect()]
+    keys = callback.maps.describe_collect()
+    assert {name: (key["shape"], key["dtype_numpy"], key["units"]) for name, key in keys.items()} == dict.fromkeys(
+        ("divergence", "curl"), ([NY, NX], "<f8", "mrad/nm")
+    )
+    gaps = np.zeros((NY, NX), bool)
+    gaps.ravel()[[0, 2, 6, 28, 1, 29]] = True  # points 1 and 29 have no neighbour along x
+    dx, dy = 10.0, 5.0
+    for name, expected in {"divergence": 0.5 * 3 / dx, "curl": 0.5 * (2 / dx + 1 / dy)}.items():
+        assert np.isnan(row[name]).tolist() == gaps.tolist()
+        assert row[name][~gaps] == pytest.approx(expected, abs=1e-12)  # rounding of a few float64
+        assert np.array_equal(row[name], images.image(name), equal_nan=True)
+
+
 def test_without_optics_the_centre_of_mass_is_in_pixels_and_angles_are_refused(tmp_path):
     frames = some_frames(4)
     positions = np.zeros((4, 2))
@@ -265,8 +311,9 @@ def test_what_goes_wrong_fails_the_wait_not_the_document(tmp_path):
 
 
 def test_names_of_other_columns_are_refused():
-    with pytest.raises(ValueError, match="masks cannot be called sum"):
-        Imaging({"sum": np.ones((4, 4), bool)})
+    for name in ("sum", "direction", "curl"):
+        with pytest.raises(ValueError, match=f"masks cannot be called {name}"):
+            Imaging({name: np.ones((4, 4), bool)})
 
 
 @pytest.mark.parametrize("metadata", [RASTER, {"optics": OPTICS}], ids=["raster", "list"])
