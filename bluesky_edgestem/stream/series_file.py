@@ -7,6 +7,7 @@ the machine.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -85,7 +86,8 @@ class SeriesFile:
         self._file.swmr_mode = True
         # HDF5 gives its own lock back for readers to come; this one, which they share, tells `mend` that we live.
         self._alive = os.open(path, os.O_RDONLY)
-        fcntl.flock(self._alive, fcntl.LOCK_SH)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(self._alive, fcntl.LOCK_SH)
 
     def write(self, frames: Sequence[Frame]) -> None:
         """Add frames, in any order.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import struct
 from pathlib import Path
 
@@ -78,3 +80,14 @@ def test_a_file_that_is_still_written_is_left_alone(tmp_path: Path, capsys: pyte
     file.write([Frame(3, 1, (compress(image),), 0.1, 0.2, 0.1)])
     file.finish([], 2)
     assert mend(tmp_path / "open.h5") == (2, 2)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = left_behind(tmp_path, [0, 2], 3)
+    assert mend(path) == (2, 3)
+    with h5py.File(path, "r") as file:
+        assert missing_frames(file).tolist() == [1]
