@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .frame_set import FrameSet
@@ -74,7 +75,7 @@ class Recorder:
         TimeoutError
             No series began.
         OSError
-            The file cannot be made.
+            The file cannot be made, or written.
         """
         if path.exists():
             raise FileExistsError(f"{path} exists; frames are never written over: give another name")
@@ -153,7 +154,8 @@ class _UnderWay:
             if frames:
                 self.first, self.last = self.first or now, now
             elif self.file is not None:
-                self.file.flush()
+                with self._writing(self.file):
+                    self.file.flush()
             everything = self.series.frames is not None and len(self.came) == self.series.frames
             if self.ended and (everything or now > self.deadline):
                 return
@@ -203,20 +205,32 @@ class _UnderWay:
         if self.file is None:
             self.file = SeriesFile(self.path, self.series, frames[0].chunks[0], self.context)
         try:
-            self.file.write(frames)
+            with self._writing(self.file):
+                self.file.write(frames)
         except DiskFull as error:
             log.error("%s", error)
             self.ended, self.deadline = f"disk full: {error}", 0.0
             for frame in frames:
                 self.came.discard(frame.number)
             return
-        except (OSError, RuntimeError):
-            self.file.abandon()
-            self.file = None
-            raise
         self.nbytes += sum(len(chunk.data) for frame in frames for chunk in frame.chunks)
         if self.progress is not None:
             self.progress(self.file)
+
+    @contextmanager
+    def _writing(self, file: SeriesFile) -> Iterator[None]:
+        """What HDF5 cannot write ends the series, and leaves the file as it was flushed last."""
+        try:
+            yield
+        except DiskFull:
+            raise
+        except (OSError, RuntimeError) as error:
+            file.abandon()
+            self.file = None
+            raise OSError(
+                f"{self.path} cannot be written ({error}); {file.acknowledged} frames in it are safe: find out what "
+                "ails the disk, then `edgestem stream mend` makes it a file for any reader"
+            ) from error
 
     def finish(self) -> Recording:
         """Close the file and tell."""
@@ -225,14 +239,15 @@ class _UnderWay:
         missing = tuple(self.came.missing(expected))
         pressure = self.recorder.receiver.back_pressure
         if self.file is not None:
-            self.file.finish(
-                missing,
-                expected,
-                ended=self.ended,
-                duplicate_frames=self.duplicates,
-                refused_frames=self.refused_count,
-                backpressure_s=pressure.waited_s,
-            )
+            with self._writing(self.file):
+                self.file.finish(
+                    missing,
+                    expected,
+                    ended=self.ended,
+                    duplicate_frames=self.duplicates,
+                    refused_frames=self.refused_count,
+                    backpressure_s=pressure.waited_s,
+                )
         return Recording(
             path=self.path,
             series=self.series,

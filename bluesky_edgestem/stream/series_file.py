@@ -151,7 +151,13 @@ class SeriesFile:
         return 1, np.ascontiguousarray(image.T if chunk.column_major else image, self._like.dtype).tobytes()
 
     def flush(self) -> None:
-        """Let readers see, and acknowledge, what was written."""
+        """Let readers see, and acknowledge, what was written.
+
+        Raises
+        ------
+        OSError, RuntimeError
+            HDF5 could not write; `abandon` the file then.
+        """
         self._flushed = time.monotonic()
         if self.acknowledged == self.written:
             return
@@ -161,7 +167,13 @@ class SeriesFile:
         self.acknowledged = self.written
 
     def finish(self, missing: Sequence[range], expected: int, **outcome: Any) -> None:
-        """Note what is missing of `expected` frames and what came of the series (see `OUTCOME`), and close."""
+        """Note what is missing of `expected` frames and what came of the series (see `OUTCOME`), and close.
+
+        Raises
+        ------
+        OSError, RuntimeError
+            HDF5 could not write; `abandon` the file then.
+        """
         missing, tail = listed(missing, expected)
         self._extend(expected if tail is None else tail)
         self._write_times()
@@ -169,7 +181,7 @@ class SeriesFile:
             self._detector.attrs.modify(name, value)
         self._file["entry"].attrs.modify("complete", np.bool_(not missing and tail is None))
         self.flush()
-        self._file.close()
+        self._close()
         if missing or tail is not None:
             self._list(missing, tail)
         os.close(self._alive)
@@ -183,7 +195,7 @@ class SeriesFile:
         the list when they open the file anew.
         """
         try:
-            file = h5py.File(self.path, "r+", libver="latest", locking=False)
+            self._file = h5py.File(self.path, "r+", libver="latest", locking=False)
         except OSError as error:
             log.warning(
                 "%s does not list its missing frames (%s): closed by all others, `edgestem stream mend` does it",
@@ -191,8 +203,12 @@ class SeriesFile:
                 error,
             )
             return
-        with file:
-            list_missing(file, missing, tail)
+        list_missing(self._file, missing, tail)
+        self._close()
+
+    def _close(self) -> None:
+        self._file.flush()  # an error is met here, where the file can still be abandoned
+        self._file.close()
 
     def abandon(self) -> None:
         """Leave a file that could not be written as it is, readable up to its last flush.

@@ -216,6 +216,48 @@ def test_a_disk_error_that_hdf5_meets_ends_with_its_words(tmp_path: Path) -> Non
         np.testing.assert_array_equal(file[DATA][99], IMAGES[99 % 64])
 
 
+LIMITED = """
+import os, resource, signal, sys
+from bluesky_edgestem.stream import series_file
+from bluesky_edgestem.stream.record import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+series_file.FLUSH = 1e9
+kept, where = series_file.SeriesFile, sys.argv.pop(1)
+flush, method, lazy = kept.flush, getattr(kept, where), where == "finish"
+
+def limited(self, *args, **kwargs):
+    if self.written >= 500:
+        kept.flush = flush
+        size = os.path.getsize(self.path)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return method(self, *args, **kwargs)
+
+if lazy:
+    kept.flush = lambda self: None
+setattr(kept, where, limited)
+sys.exit(main(sys.argv[1:]))
+"""
+"""The recorder, whose file cannot grow from its first flush on that has 500 frames to write, or from its end on."""
+
+
+@pytest.mark.parametrize("where", ["flush", "finish"])
+def test_a_disk_error_at_an_idle_moment_or_at_the_end(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "run.h5"
+    with SimplonProcess(pixels=64, frames=500, rate=0, no_end=where == "flush") as detector:
+        command = [sys.executable, "-c", LIMITED, where, detector.address, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            try:
+                detector.put("detector/command/arm")
+                said = process.communicate(timeout=60)[0]
+            finally:
+                process.kill()
+    assert process.returncode == 1, said
+    assert said.count("edgestem: ") == 1 and "run.h5 cannot be written (" in said and "Traceback" not in said
+    frames, expected = mend(path)
+    assert 0 <= frames <= 500 and expected == 500
+
+
 def test_a_recorded_series_can_be_replayed(tmp_path: Path) -> None:
     assert run(tmp_path / "first.h5", frames=200, rate=0)[0] == 0
     status, said = run(tmp_path / "second.h5", file=tmp_path / "first.h5", rate=0, protocol="v2")
