@@ -11,7 +11,7 @@ from bluesky.utils import Msg, MsgGenerator, short_uid
 
 from ..devices.microscope import Microscope
 
-FLUSH_PERIOD = 0.25
+FLUSH_PERIOD = 0.1
 """Time [s] between the documents of a flight."""
 
 
