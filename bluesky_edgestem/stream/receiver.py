@@ -100,6 +100,8 @@ class Receiver:
         self._lock = threading.Lock()
         self.back_pressure = BackPressure(queue_batches)
         self._context = zmq.Context()
+        self.address = address
+        self._greeted: list[zmq.Socket] = []  # each tells once when its socket and the detector have greeted
         sockets = [self._connect(address) for _ in range(workers)]
         self._threads = [
             threading.Thread(target=self._work, args=(socket,), name=f"stream-{k}", daemon=True)
@@ -113,12 +115,18 @@ class Receiver:
         socket.set_hwm(HIGH_WATER_MARK)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         socket.setsockopt(zmq.LINGER, 0)
+        self._greeted.append(socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED))
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
             self._context.destroy(0)
             raise ValueError(f"address is {address!r}; allowed is tcp://HOST:PORT ({error})") from None
         return socket
+
+    def connected(self) -> bool:
+        """Whether every socket has been connected to the detector."""
+        self._greeted = [told for told in self._greeted if not told.poll(0)]
+        return not self._greeted
 
     def gate(self, series: Series) -> Gate:
         """The gate of a series, the same for all threads."""

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .gate import Reduce
@@ -29,6 +29,7 @@ def record(
     workers: int = 1,
     reduce: Reduce | None = VERIFY,
     context: Context | None = None,
+    waiting: Callable[[], object] | None = None,
     stop: threading.Event | None = None,
 ) -> Recording:
     """Keep the next series of a detector in a file.
@@ -54,6 +55,8 @@ def record(
         are.
     context : Context, optional
         Probe positions, optics and sample, for the file.
+    waiting : callable, optional
+        Called once the detector is connected: what it sends from then on comes here.
     stop : threading.Event, optional
         Once set, the series is closed as it is.
 
@@ -67,7 +70,7 @@ def record(
     receiver = Receiver(address, protocol=protocol, workers=workers, reduce=reduce)
     try:
         recorder = Recorder(receiver, timeout=timeout, grace=grace)
-        return recorder.record(Path(path), context=context, stop=stop, start_timeout=start_timeout)
+        return recorder.record(Path(path), context=context, waiting=waiting, stop=stop, start_timeout=start_timeout)
     finally:
         receiver.close()
 
@@ -101,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             start_timeout=options.start_timeout,
             workers=options.workers,
             reduce=None if options.no_verify else VERIFY,
+            waiting=lambda: print(f"waiting for a series at {options.address}", flush=True),
             stop=stop,
         )
         print(recording, flush=True)

@@ -51,6 +51,7 @@ class Recorder:
         *,
         context: Context | None = None,
         progress: Callable[[SeriesFile], object] | None = None,
+        waiting: Callable[[], object] | None = None,
         stop: threading.Event | None = None,
         start_timeout: float | None = None,
     ) -> Recording:
@@ -64,6 +65,8 @@ class Recorder:
             Probe positions, optics and sample, for the file.
         progress : callable, optional
             Called with the file after each batch; its ``acknowledged`` are the frames that readers see.
+        waiting : callable, optional
+            Called once the detector is connected, where that is before the series begins.
         stop : threading.Event, optional
             Once set, the series is closed as it is.
         start_timeout : float, optional
@@ -80,12 +83,12 @@ class Recorder:
         if path.exists():
             raise FileExistsError(f"{path} exists; frames are never written over: give another name")
         stop = stop or threading.Event()
-        series, waiting = self._await_series(stop, start_timeout)
+        series, came = self._await_series(stop, start_timeout, waiting)
         self._last = series.number
         under_way = _UnderWay(self, series, path, context or Context(), progress)
         self.receiver.back_pressure.waited_s, self.receiver.back_pressure.deepest = 0.0, 0
         try:
-            under_way.run(waiting, stop)
+            under_way.run(came, stop)
         except BaseException as error:
             under_way.ended = under_way.ended or ("interrupt" if isinstance(error, KeyboardInterrupt) else str(error))
             under_way.finish()
@@ -101,11 +104,14 @@ class Recorder:
         self._next.append(item)
         return True
 
-    def _await_series(self, stop: threading.Event, timeout: float | None) -> tuple[Series, list[Item]]:
+    def _await_series(
+        self, stop: threading.Event, timeout: float | None, waiting: Callable[[], object] | None
+    ) -> tuple[Series, list[Item]]:
         """The next header, and what came for its series before it did or with it."""
         began = time.monotonic()
         items, self._next = self._next, []
         before: deque[Item] = deque(maxlen=EARLY)
+        headless, told = float("inf"), False  # since when frames wait for their header
         while not stop.is_set():
             for k, item in enumerate(items):
                 if isinstance(item, Series):
@@ -114,6 +120,20 @@ class Recorder:
                     log.warning("refused before the series began: %s", item.reason)
                 elif _number(item) != self._last:  # what is late for the last series is lost
                     before.append(item)
+            now = time.monotonic()
+            if before and headless == float("inf"):
+                headless = now
+            if not told and now - headless > self.grace:
+                told = True
+                log.warning(
+                    "frames of series %s come without its header: was it armed before this receiver was connected? "
+                    "The last %d are kept for it",
+                    _number(before[0]),
+                    EARLY,
+                )
+            if waiting is not None and self.receiver.connected():
+                waiting()
+                waiting = None
             if timeout is not None and time.monotonic() - began > timeout:
                 raise TimeoutError(f"no series began within {timeout:g} s; is the detector armed, its stream enabled?")
             items = self.receiver.get(TICK)

@@ -462,3 +462,19 @@ def test_a_reader_sees_the_file_grow(wire, tmp_path: Path) -> None:
     file.close()
     wire.end()
     assert future.result(wire.patience).complete
+
+
+def test_frames_without_a_header_are_told_and_kept(wire, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    future = wire.record(tmp_path / "run.h5", grace=0.05)
+    for number in range(4):
+        wire.frame(number)
+    deadline = time.monotonic() + wire.patience
+    while "frames of series 1 come without its header" not in caplog.text:
+        assert time.monotonic() < deadline, caplog.text
+        time.sleep(0.01)
+    wire.start()
+    for number in range(4, 10):
+        wire.frame(number)
+    wire.end()
+    check(wire, future.result(wire.patience), [])
+    assert caplog.text.count("without its header") == 1

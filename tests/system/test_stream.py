@@ -61,6 +61,18 @@ def test_a_series_at_a_high_rate(tmp_path: Path, protocol: str) -> None:
         np.testing.assert_array_equal(file[DATA][4999], IMAGES[4999 % 64])
 
 
+def test_a_recorder_says_when_it_is_connected(tmp_path: Path) -> None:
+    with (
+        SimplonProcess(pixels=64, frames=10) as detector,
+        recorder(detector.address, tmp_path / "run.h5", "--workers", "2") as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"waiting for a series at {detector.address}\n"
+        detector.put("detector/command/arm")
+        said = process.communicate(timeout=60)[0]
+    assert said.startswith("series 1: 10 of 10 frames"), said
+
+
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
 def test_every_fault_at_once(tmp_path: Path, protocol: str) -> None:
     faults = {"drop": [3, 4], "duplicate": [10, 11], "corrupt": [20], "wrong_shape": [30], "delay": "40:0.5"}
