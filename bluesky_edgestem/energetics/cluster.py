@@ -26,7 +26,8 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_CACHE = Path("~/.cache/bluesky_edgestem")
 
-_PATIENCE = 60.0  # [s] for a scheduler or for a first worker
+_PATIENCE = 60.0  # [s] for a scheduler, for a first worker, and for another one where the last is lost
+_ANSWER = 5.0  # [s] for a scheduler to say which workers it has
 
 
 @dataclass
@@ -80,6 +81,7 @@ class DFTCluster:
         self.cached = self.failed = 0
         self._jobs: dict[Structure, _Job] = {}
         self._events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+        self._workless_since: float | None = None  # while energies are wanted and no worker is there
         self._closed = threading.Event()
         self._count = threading.Lock()
         with contextlib.ExitStack() as stack:
@@ -224,11 +226,41 @@ class DFTCluster:
         with _tolerate_disk():
             cache.beat()
         reason = self._local.failure if self._local is not None else ""
-        if self._client.status not in ("running", "connecting"):
+        if not self._connected:
             reason = f"the Dask scheduler {self.address} is lost"
-        if reason:
+        if reason := reason or self._no_worker():
             for structure in list(self._jobs):
+                self._abandon(cache, structure)
                 self._fail(structure, reason)
+
+    @property
+    def _connected(self) -> bool:
+        return self._client.status in ("running", "connecting")
+
+    def _no_worker(self) -> str:
+        """Why nothing will be computed, where energies are wanted and no worker has been there for long."""
+        # Dask itself would wait for ever. Without a job no worker is needed: there may be none for as long as it likes.
+        there = not self._jobs
+        if not there:
+            with contextlib.suppress(OSError):  # a scheduler that does not answer has no worker for us
+                there = bool(self._client.nthreads(callback_timeout=_ANSWER))
+        now = time.monotonic()
+        if there:
+            self._workless_since = None
+        elif self._workless_since is None:
+            self._workless_since = now
+        elif now - self._workless_since > _PATIENCE:
+            return f"the Dask scheduler {self.address} has shown no worker for more than {_PATIENCE:g} s"
+        return ""
+
+    def _abandon(self, cache: EnergyCache, structure: Structure) -> None:
+        """Neither this cluster's scheduler nor another process need keep the structure for it any longer."""
+        task = self._jobs[structure].task
+        if task is not None:
+            if self._connected:
+                task.cancel()
+            with _tolerate_disk():
+                cache.release(structure)
 
     def _ask(self, cache: EnergyCache, structure: Structure, future: Future[EnergyResult]) -> None:
         if structure in self._jobs:
@@ -260,6 +292,9 @@ class DFTCluster:
         error = None if task.status == "finished" else task.exception() if task.status == "error" else task.status
         if error is None:
             result = task.result()
+        elif isinstance(error, str):
+            reason = f"the Dask scheduler {self.address} was lost, or gave the calculation up: it is {error}"
+            result = self._failure(structure, reason)
         elif type(error).__name__ == "KilledWorker":
             result = self._failure(structure, "the worker process died, and so did the one that tried again")
         else:
@@ -271,11 +306,8 @@ class DFTCluster:
     def _give_up(self, cache: EnergyCache, structure: Structure) -> None:
         job = self._jobs.get(structure)
         if job is not None and all(future.cancelled() for future in job.asked_by):
+            self._abandon(cache, structure)
             del self._jobs[structure]
-            if job.task is not None:
-                job.task.cancel()
-                with _tolerate_disk():
-                    cache.release(structure)
 
     def _finish(self, structure: Structure, result: EnergyResult) -> None:
         job = self._jobs.pop(structure)

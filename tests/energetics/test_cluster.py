@@ -1,5 +1,6 @@
 """DFT on real worker processes: each energy once, and no failure that ends the loop."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -158,22 +159,91 @@ def test_unwritable_cache_is_refused_before_anything_runs(tmp_path):
     assert not [t for t in threading.enumerate() if t.name.startswith("dft-")]
 
 
+@contextlib.contextmanager
+def remote_scheduler():
+    """A scheduler of its own process, on a free port of the loopback: its process and address."""
+    script = (
+        "import asyncio\n"
+        "from distributed import Scheduler\n"
+        "async def serve():\n"
+        "    async with Scheduler(host='127.0.0.1', port=0, dashboard=False) as scheduler:\n"
+        "        print(scheduler.address, flush=True)\n"
+        "        await scheduler.finished()\n"
+        "asyncio.run(serve())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def remote_worker(address):
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "bluesky_edgestem.energetics.worker", address],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_energies_fail_with_the_reason_when_a_remote_scheduler_has_lost_its_last_worker(folder, monkeypatch):
+    with contextlib.ExitStack() as stack:
+        _, address = stack.enter_context(remote_scheduler())
+        worker = stack.enter_context(remote_worker(address))
+        cluster = stack.enter_context(DFTCluster(address, cache=folder, method=ENDLESS, time_limit=60.0))
+        running, queued = (cluster.submit("MoS2", (e, 0.0, 0.0)) for e in (0.01, 0.02))
+        until(lambda: busy(cluster))
+        # Only now: a first worker has the usual time to come.
+        monkeypatch.setattr("bluesky_edgestem.energetics.cluster._PATIENCE", 0.5)
+        worker.kill()  # SIGKILL
+        for doomed in (running, queued):
+            result = doomed.result(60)
+            assert result.state == "failed"
+            assert result.reason == f"the Dask scheduler {address} has shown no worker for more than 0.5 s"
+        # Another worker takes what is asked for from then on, and not what was given up.
+        stack.enter_context(remote_worker(address))
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            assert not any(client.processing().values())
+        following = cluster.submit("MoS2", (0.03, 0.0, 0.0))
+        until(lambda: busy(cluster))
+        assert not following.done()
+
+
+def test_energies_fail_with_the_reason_when_a_remote_scheduler_is_killed(folder, monkeypatch):
+    with (
+        remote_scheduler() as (scheduler, address),
+        remote_worker(address),
+        DFTCluster(address, cache=folder, method=ENDLESS, time_limit=60.0) as cluster,
+    ):
+        doomed = cluster.submit("MoS2", (0.01, 0.0, 0.0))
+        until(lambda: busy(cluster))
+        scheduler.kill()
+        assert f"the Dask scheduler {address} was lost" in doomed.result(60).reason
+        # What is asked for while Dask still hopes to reach it again is not kept waiting for ever either.
+        monkeypatch.setattr("bluesky_edgestem.energetics.cluster._PATIENCE", 0.5)
+        assert f"the Dask scheduler {address} " in cluster.submit("MoS2", (0.02, 0.0, 0.0)).result(90).reason
+
+
 def test_scheduler_elsewhere_with_a_worker_of_its_own(folder):
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None, silence_logs=50
-    ) as scheduler:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "bluesky_edgestem.energetics.worker", scheduler.scheduler_address],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            with DFTCluster(scheduler.scheduler_address, cache=folder, method=DRAFT) as cluster:
-                assert cluster.submit("MoS2", (0.01, 0.0, 0.0)).result(60).state == "converged"
-                assert cluster.worker_pids == []
-        finally:
-            worker.kill()
-            worker.wait()
+    with (
+        LocalCluster(
+            n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None, silence_logs=50
+        ) as scheduler,
+        remote_worker(scheduler.scheduler_address),
+        DFTCluster(scheduler.scheduler_address, cache=folder, method=DRAFT) as cluster,
+    ):
+        assert cluster.submit("MoS2", (0.01, 0.0, 0.0)).result(60).state == "converged"
+        assert cluster.worker_pids == []
