@@ -17,6 +17,8 @@ DATA = "/entry/data/data"
 DETECTOR = "/entry/instrument/detector"
 LISTED = 1 << 24
 """Missing frames that are listed one by one, and fill values that may follow the last frame that came."""
+ROWS = 512
+"""Times in a chunk: a frame far from all others costs so many of each."""
 BITSHUFFLE, LZ4 = 32008, 32004
 TIMES = ("start_time", "stop_time", "real_time")
 
@@ -170,7 +172,7 @@ def make_detector(entry: h5py.Group, series: Series, chunk: Chunk) -> h5py.Group
     specific["number_of_images"] = -1 if series.frames is None else series.frames
     specific["config"] = json.dumps(_plain(config))
     for name in TIMES:
-        made = detector.create_dataset(name, (0,), float, maxshape=(None,), chunks=(4096,), fillvalue=np.nan)
+        made = detector.create_dataset(name, (0,), float, maxshape=(None,), chunks=(ROWS,), fillvalue=np.nan)
         made.attrs["units"] = "s"
     for name, value in OUTCOME.items():
         detector.attrs.create(name, value, dtype=REASON if isinstance(value, str) else None)

@@ -27,7 +27,7 @@ from .series import Chunk, Frame, Series
 
 FLUSH = 0.25
 """Time [s] between two flushes while frames come."""
-GAP = 4096
+GAP = 64
 """Frames that are missing in a row before the times on either side of them are written apart, not together."""
 CHUNKS = 1 << 17
 """Bytes of chunks that HDF5 keeps of a dataset. Only times pass there; HDF5's 8 MiB would fill for a million frames."""

@@ -104,3 +104,25 @@ def test_what_could_not_be_listed_is_said_and_mended(tmp_path: Path, caplog: pyt
             assert missing_frames(kept).tolist() == [0, 2, 3]
             assert kept["/entry/instrument/detector"].attrs["ended"] == b"end message"
             assert not kept["entry"].attrs["complete"]
+
+
+def test_frames_far_apart_cost_no_times_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand frames 4096 apart take three chunks of times each, and arrays of one frame on the way there."""
+    path, apart = tmp_path / "run.h5", 4096
+    file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), None), frame(0).chunks[0], Context())
+    file.write([frame(k * apart) for k in range(1000)])
+    stored, largest = h5py.Dataset.__setitem__, 0
+
+    def observed(self: h5py.Dataset, where: slice, values: np.ndarray) -> None:
+        nonlocal largest
+        largest = max(largest, len(values))
+        stored(self, where, values)
+
+    monkeypatch.setattr(h5py.Dataset, "__setitem__", observed)
+    file.flush()
+    assert largest == 1
+    monkeypatch.undo()
+    file.finish([range(k * apart + 1, (k + 1) * apart) for k in range(999)], 999 * apart + 1, ended="end message")
+    with h5py.File(path, "r") as kept:
+        for name in TIMES:
+            assert kept[f"/entry/instrument/detector/{name}"].id.get_storage_size() == 1000 * 512 * 8
