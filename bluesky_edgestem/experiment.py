@@ -81,7 +81,8 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
     experiment : Experiment
         From an experiment file.
     resumes : str, optional
-        uid, or its beginning, of an interrupted run in the same catalog whose measurements count.
+        uid, or its beginning, of an interrupted run in the same catalog whose measurements count, as do those of the
+        runs that it resumed itself.
 
     Returns
     -------
@@ -249,12 +250,29 @@ def _run(engine: RunEngine, plan) -> tuple[int, str | None]:
     return status, begun[0] if begun else None
 
 
-def _documents(client, uid: str):
-    try:
-        run = client[uid]
-    except (KeyError, ValueError):
-        raise ValueError(f"no run {uid!r} in this catalog; `edgestem catalog search` lists those there are") from None
-    return list(run.documents())
+def _documents(client, uid: str) -> list[tuple[str, dict]]:
+    """Documents of a run, after those of the runs that it resumed, from the first on: all that they visited, counts.
+
+    Raises
+    ------
+    ValueError
+        If one of the runs is not in the catalog.
+    """
+    runs: list[list[tuple[str, dict]]] = []
+    seen: set[str] = set()
+    wanted, of = uid, ""
+    while wanted and wanted not in seen:
+        try:
+            run = client[wanted]
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"no run {wanted!r}{of} in this catalog; `edgestem catalog search` lists those there are"
+            ) from None
+        runs.append(list(run.documents()))
+        start = runs[-1][0][1]
+        seen.add(start["uid"])
+        wanted, of = start.get("resumes", ""), f", which {start['uid'][:8]} resumed,"
+    return [document for run in reversed(runs) for document in run]
 
 
 def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Path) -> None:

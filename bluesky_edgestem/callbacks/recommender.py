@@ -94,6 +94,10 @@ class Recommender(DocumentRouter):
         self._points: list[dict] = []
         self._reasons_running: list[str] = []  # why the last positions, without a break, have no energy
 
+    def start(self, doc):
+        """Another run begins, and counts its frames from 0: those that the one before left are kept first."""
+        self._keep_unfinished()
+
     def descriptor(self, doc):
         """A stream begins: remember which it is."""
         self._streams[doc["uid"]] = doc.get("name", "")
@@ -132,9 +136,7 @@ class Recommender(DocumentRouter):
         return self._worker.submit(self._recommend, n, budget_spent, seconds)
 
     def _choose(self, n: int) -> Recommendation:
-        # Of an earlier run's last batch the energies may be missing: its positions were visited all the same.
-        self._points += self._described.values()
-        self._described = {}
+        self._keep_unfinished()
         self._ingest()
         positions = np.asarray(self.optimizer.suggest(n), float)
         if not len(positions):
@@ -144,6 +146,11 @@ class Recommender(DocumentRouter):
     def _anticipate(self, described: list[dict]) -> None:
         self.optimizer.ingest(described)
         self.optimizer.posterior()
+
+    def _keep_unfinished(self) -> None:
+        # Of an earlier run's last batch the energies may be missing: its positions were visited all the same.
+        self._points += self._described.values()
+        self._described = {}
 
     def _nothing_left(self) -> str:
         return (

@@ -179,6 +179,21 @@ def test_positions_of_an_interrupted_batch_count_as_visited():
     assert all("energy" not in p for p in optimizer.points)
 
 
+def test_positions_of_several_interrupted_runs_all_count_as_visited():
+    optimizer = Halving()
+    callback = Recommender(optimizer)
+    for x in (1.0, 2.0):  # each run's only frame is its number 0
+        run = event_model.compose_run()
+        callback("start", run.start_doc)
+        keys = {"x": {"source": "test", "dtype": "number", "shape": []}}
+        keys["frame"] = {"source": "test", "dtype": "integer", "shape": []}
+        described = run.compose_descriptor(name="descriptors", data_keys=keys)
+        callback("descriptor", described.descriptor_doc)
+        callback("event", described.compose_event(data={"frame": 0, "x": x}, timestamps={"frame": 0.0, "x": 0.0}))
+    callback.initial(4).result(10)
+    assert [p["x"] for p in optimizer.points] == [1.0, 2.0]
+
+
 def test_strains_are_taken_in_before_their_energies():
     class Counting(Halving):
         def ingest(self, points):
