@@ -307,8 +307,8 @@ def _columns(names: tuple[str, ...], com_unit: str) -> dict[str, DataKey]:
     com = "centre of mass, axes of the detector"
     return {
         "frame": _column("index of the frame in the primary stream; -1 where the row is not full", dtype="<i8"),
-        "x": _column("scan coils' readback; nan where the row is not full", "nm"),
-        "y": _column("scan coils' readback", "nm"),
+        "x": _column("the detector's position of the frame; nan where the row is not full", "nm"),
+        "y": _column("the detector's position of the frame", "nm"),
         "sum": _column("sum of the frame", "electrons"),
         "com_x": _column(com, com_unit),
         "com_y": _column(com, com_unit),

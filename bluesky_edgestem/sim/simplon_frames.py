@@ -63,7 +63,8 @@ class FileFrames:
     ----------
     path : Path
     encoding : {"bslz4", "lz4", "lz4-block", "none"}
-        To send; frames that the file has in it already are sent as they are.
+        To send; frames that the file has in it already are sent as they are. A chunk of its own that was never written
+        is a frame that was lost; in files with other chunks every frame counts as there.
     """
 
     def __init__(self, path: Path, encoding: str = "bslz4") -> None:
@@ -81,8 +82,9 @@ class FileFrames:
         self.dtype = self._data.dtype
         self._encoding = encoding
         plist = self._data.id.get_create_plist()
-        single = self._data.chunks == (1, *self.shape) and plist.get_nfilters() == 1
-        self._as_is = encoding == "bslz4" and single and plist.get_filter(0)[0] == 32008
+        self._single = self._data.chunks == (1, *self.shape)
+        bitshuffled = plist.get_nfilters() == 1 and plist.get_filter(0)[0] == 32008
+        self._as_is = encoding == "bslz4" and self._single and bitshuffled
 
     def __len__(self) -> int:
         return len(self._data)
@@ -90,9 +92,9 @@ class FileFrames:
     def chunk(self, number: int) -> Chunk | None:
         """See `Frames.chunk`."""
         number %= len(self._data)
+        if self._single and not self._data.id.get_chunk_info_by_coord((number, 0, 0)).size:
+            return None
         if self._as_is:
-            if not self._data.id.get_chunk_info_by_coord((number, 0, 0)).size:
-                return None
             mask, data = self._data.id.read_direct_chunk((number, 0, 0))
             if not mask:
                 return Chunk("", self.shape, self.dtype, "bslz4", data)
