@@ -59,9 +59,7 @@ def mend(path: Path) -> tuple[int, int]:
         came = FrameSet()
         for number in stored.tolist():
             came.add(number)
-        missing, tail = listed(list(came.missing(expected)), expected)
-        if missing or tail is not None:
-            list_missing(file, missing, tail)
+        list_missing(file, listed(list(came.missing(expected)), expected))
         if not ended:
             detector.attrs.modify("ended", "the receiver's death; mended afterwards")
         file["entry"].attrs.modify("complete", np.bool_(stored.size == expected))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -16,7 +16,7 @@ from .series import Chunk, Series
 DATA = "/entry/data/data"
 DETECTOR = "/entry/instrument/detector"
 LISTED = 1 << 24
-"""Missing frames that are listed one by one, and fill values that may follow the last frame that came."""
+"""Missing frames that are listed one by one at most, and fill values that may follow the last frame that came."""
 ROWS = 512
 """Times in a chunk: a frame far from all others costs so many of each."""
 BITSHUFFLE, LZ4 = 32008, 32004
@@ -179,22 +179,54 @@ def make_detector(entry: h5py.Group, series: Series, chunk: Chunk) -> h5py.Group
     return detector
 
 
-def listed(missing: Sequence[range], expected: int) -> tuple[list[range], int | None]:
-    """The runs to list one by one, and where there are too many after the last frame, the first of these."""
+class Missing(NamedTuple):
+    """How the runs of missing frames are told."""
+
+    singly: list[range]
+    """Number by number, up to `LISTED` of them."""
+    runs: list[range]
+    """By the first and the last number, as they are too many."""
+    tail: int | None
+    """The first of too many after the last frame that came; the datasets end before it."""
+
+    @property
+    def any(self) -> bool:
+        """Whether a frame is missing."""
+        return bool(self.singly or self.runs) or self.tail is not None
+
+
+def listed(missing: Sequence[range], expected: int) -> Missing:
+    """Deal out the runs of missing frames, in order."""
+    tail = None
     if missing and missing[-1].stop == expected and len(missing[-1]) > LISTED:
-        return list(missing[:-1]), missing[-1].start
-    return list(missing), None
+        missing, tail = missing[:-1], missing[-1].start
+    told = Missing([], [], tail)
+    room = LISTED
+    for run in missing:
+        if len(run) > room:
+            told.runs.append(run)
+        else:
+            told.singly.append(run)
+            room -= len(run)
+    return told
 
 
-def list_missing(file: h5py.File, missing: Iterable[range], tail: int | None) -> None:
-    """Write the numbers of the frames that never came; from `tail` on all of them."""
-    dataset = file[DETECTOR].create_dataset(
+def list_missing(file: h5py.File, missing: Missing) -> None:
+    """Write which frames never came; nothing where there is none."""
+    if not missing.any:
+        return
+    detector = file[DETECTOR]
+    dataset = detector.create_dataset(
         "missing_frames", (0,), np.uint64, maxshape=(None,), chunks=(4096,), compression="gzip", shuffle=True
     )
     dataset.attrs["description"] = "numbers of the frames that never came; they hold the fill value"
-    if tail is not None:
-        dataset.attrs["and_all_from"] = np.uint64(tail)
-    for run in missing:
+    if missing.tail is not None:
+        dataset.attrs["and_all_from"] = np.uint64(missing.tail)
+    if missing.runs:
+        dataset.attrs["and_all_in"] = "missing_runs"
+        runs = detector.create_dataset("missing_runs", data=np.array([(r[0], r[-1]) for r in missing.runs], np.uint64))
+        runs.attrs["description"] = "first and last number of further runs of frames that never came"
+    for run in missing.singly:
         for begin in range(run.start, run.stop, 1 << 16):
             numbers = np.arange(begin, min(begin + (1 << 16), run.stop), dtype=np.uint64)
             dataset.resize(len(dataset) + len(numbers), 0)
@@ -202,6 +234,9 @@ def list_missing(file: h5py.File, missing: Iterable[range], tail: int | None) ->
 
 
 def missing_frames(file: h5py.File) -> np.ndarray:
-    """Numbers (n,) uint64 of the frames that a recorded file lacks; none in a complete one, which has no such list."""
+    """Numbers (n,) uint64 of the frames that a recorded file lacks; none in a complete one, which has no such list.
+
+    Of more than `LISTED` it gives those that are listed one by one: the list's attributes tell of the others.
+    """
     detector = file[DETECTOR]
     return detector["missing_frames"][:] if "missing_frames" in detector else np.zeros(0, np.uint64)

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from .encoding import decompress, frame_block, nbytes
-from .nexus import TIMES, Context, describe, group, list_missing, listed, make_data, make_detector
+from .nexus import TIMES, Context, Missing, describe, group, list_missing, listed, make_data, make_detector
 from .series import Chunk, Frame, Series
 
 FLUSH = 0.25
@@ -174,19 +174,19 @@ class SeriesFile:
         OSError, RuntimeError
             HDF5 could not write; `abandon` the file then.
         """
-        missing, tail = listed(missing, expected)
-        self._extend(expected if tail is None else tail)
+        told = listed(missing, expected)
+        self._extend(expected if told.tail is None else told.tail)
         self._write_times()
         for name, value in outcome.items():
             self._detector.attrs.modify(name, value)
-        self._file["entry"].attrs.modify("complete", np.bool_(not missing and tail is None))
+        self._file["entry"].attrs.modify("complete", np.bool_(not told.any))
         self.flush()
         self._close()
-        if missing or tail is not None:
-            self._list(missing, tail)
+        if told.any:
+            self._list(told)
         os.close(self._alive)
 
-    def _list(self, missing: Sequence[range], tail: int | None) -> None:
+    def _list(self, missing: Missing) -> None:
         """List what is missing, in the closed file.
 
         HDF5 adds nothing to a file of a single writer and many readers, and readers (RosettaSciIO) stumble over an
@@ -203,7 +203,7 @@ class SeriesFile:
                 error,
             )
             return
-        list_missing(self._file, missing, tail)
+        list_missing(self._file, missing)
         self._close()
 
     def _close(self) -> None:

@@ -11,6 +11,7 @@ import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
 
+from bluesky_edgestem.stream import nexus
 from bluesky_edgestem.stream.encoding import compress
 from bluesky_edgestem.stream.mend import mend
 from bluesky_edgestem.stream.nexus import Context, missing_frames
@@ -126,3 +127,20 @@ def test_frames_far_apart_cost_no_times_between_them(tmp_path: Path, monkeypatch
     with h5py.File(path, "r") as kept:
         for name in TIMES:
             assert kept[f"/entry/instrument/detector/{name}"].id.get_storage_size() == 1000 * 512 * 8
+
+
+def test_too_many_missing_frames_are_told_by_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nexus, "LISTED", 5)
+    path = tmp_path / "run.h5"
+    file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), 2**31), frame(0).chunks[0], Context())
+    file.write([frame(k) for k in (0, 2, 10, 12)] + [frame(2**31 - 1)])
+    missing = [range(1, 2), range(3, 10), range(11, 12), range(13, 2**31 - 1)]
+    file.finish(missing, 2**31, ended="end message")
+    with h5py.File(path, "r") as kept:
+        detector = kept["/entry/instrument/detector"]
+        assert missing_frames(kept).tolist() == [1, 11]
+        assert detector["missing_frames"].attrs["and_all_in"] == "missing_runs"
+        assert "and_all_from" not in detector["missing_frames"].attrs
+        assert detector["missing_runs"][:].tolist() == [[3, 9], [13, 2**31 - 2]]
+        assert not kept["entry"].attrs["complete"]
+        np.testing.assert_array_equal(kept["/entry/data/data"][2**31 - 1], np.full((8, 8), (2**31 - 1) % 1000))
