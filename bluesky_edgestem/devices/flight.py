@@ -6,8 +6,8 @@ import threading
 import time
 
 from .pattern_detector import PatternDetector
-from .scan_coils import ScanCoils
-from .signals import watch
+from .scan_coils import FLYING, ScanCoils
+from .signals import wait_until, watch
 from .statuses import LostConnection, NamedStatus
 
 STALL_TIMEOUT = 20.0
@@ -20,7 +20,8 @@ of itself first: it says more than the coils know."""
 class Flight:
     """Follows the coils and the detector by monitors; `status` is done when all frames are in the file.
 
-    It fails where a PV is lost, a frame cannot be written, the coils end early, or no frame comes for `STALL_TIMEOUT`.
+    `departure` is done when the coils fly, or when the flight has ended before they did. `status` fails where a PV is
+    lost, a frame cannot be written, the coils end early, or no frame comes for `STALL_TIMEOUT`.
 
     Parameters
     ----------
@@ -33,10 +34,16 @@ class Flight:
     def __init__(self, coils: ScanCoils, detector: PatternDetector, n: int) -> None:
         self.coils, self.detector, self.n = coils, detector, n
         self.status = NamedStatus(f"flight over {n} positions")
+        self.departure = NamedStatus(f"start {coils.fly.pvname}")
+        self.armed = False
+        """Whether the detector takes triggers: the coils may be sent off."""
+        self.started = False
+        """Whether the coils were sent off."""
         self._first = detector.get_index()
         self._progress = time.monotonic()
         self._over = threading.Event()
         self.status.add_callback(lambda _: self._over.set())
+        self.status.add_callback(self._give_up_departure)
         detector.follow(self._counted, self.status)
         watch((coils.state,), self.status)
         threading.Thread(target=self._watch_progress, name="flight", daemon=True).start()
@@ -47,9 +54,32 @@ class Flight:
         return self.detector.get_index() - self._first
 
     def start(self) -> None:
-        """Send the coils off."""
+        """Send the coils off, and wait until they fly or have flown: before, they can be neither held nor ended.
+
+        Raises
+        ------
+        LostConnection
+            The coils are not there.
+        TimeoutError
+            They do not say that they fly.
+        """
         self._progress = time.monotonic()
-        self.coils.start(self._coils_ended)
+        self.started = True
+        away = wait_until(self.coils.state, lambda state: state in FLYING, f"start {self.coils.fly.pvname}")
+
+        def ended() -> None:
+            away.finish()
+            self._coils_ended()
+
+        self.coils.start(ended)
+        away.wait()
+
+    def _give_up_departure(self, status: NamedStatus) -> None:
+        error = status.exception()
+        if error is None:
+            self.departure.finish()
+        else:
+            self.departure.fail(error)
 
     def _counted(self, value: int) -> None:
         self._progress = time.monotonic()
@@ -83,7 +113,7 @@ class Flight:
 
     def _watch_progress(self) -> None:
         while not self._over.wait(1.0):
-            if self.coils.state.latest == "Paused":
+            if not self.started or self.coils.state.latest == "Paused":
                 self._progress = time.monotonic()
             exposure = self.detector.exposure.latest or 0.0
             settle = self.coils.settle_time.latest or 0.0

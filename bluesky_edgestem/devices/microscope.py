@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,6 +172,8 @@ class Microscope(Device):
     def kickoff(self) -> NamedStatus:
         """Arm the detector, unblank, and fly the list that was prepared.
 
+        Done once the coils fly, or once the flight was stopped before they did: it then ended well, as it was told to.
+
         Raises
         ------
         RuntimeError
@@ -181,20 +183,47 @@ class Microscope(Device):
             raise RuntimeError(f"{self.name} is flying; complete or stop that flight first")
         if not self._prepared:
             raise RuntimeError(f"{self.name} has no positions to fly; prepare it with a list first")
+        self._held = False  # of a flight that has ended since
         flight = self._flight = Flight(self.coils, self.detector, self._prepared)
         self._prepared = 0
 
-        def fly() -> NamedStatus:
-            started = NamedStatus(f"start {self.coils.fly.pvname}")
-            if not flight.status.done:
-                flight.start()
-            started.finish()
-            return started
+        def depart() -> NamedStatus:
+            flight.armed = True
+            # in a thread of its own: it waits for monitors, and one of them tells that the detector is armed
+            threading.Thread(target=self._depart, args=(flight,), name="depart", daemon=True).start()
+            return flight.departure
 
-        started = in_order(f"kick off {self.name}", self.detector.kickoff, lambda: self.beam.set("Unblanked"), fly)
+        started = in_order(f"kick off {self.name}", self.detector.kickoff, depart)
         started.add_callback(lambda status: None if status.success else flight.status.fail(status.exception()))
         flight.status.add_callback(self._blank_after)
         return started
+
+    def _depart(self, flight: Flight) -> None:
+        """Unblank and send the coils off, unless the flight is held, which `resume` ends, or has ended meanwhile.
+
+        Arming takes as long as it takes, and whoever paused or stopped in that time relies on a beam that stays off.
+        """
+        with self._safety:
+            if not flight.armed or flight.started:
+                return
+            if flight.status.done:
+                if self._flight is flight:  # else the detector is armed for another
+                    self._log_failure(self.detector.stop)
+                return
+            if self._held:
+                return
+            failure = None
+            try:
+                self.beam.set("Unblanked").wait()
+                if not flight.status.done:  # else whoever ended it waits for the lock, to blank
+                    flight.start()
+            except Exception as error:
+                failure = error
+        # after the lock is free: what follows on it may stop the flight
+        if failure is None:
+            flight.departure.finish()
+        else:
+            flight.departure.fail(failure)
 
     def _blank_after(self, flight: NamedStatus) -> None:
         if not flight.success:
@@ -235,21 +264,27 @@ class Microscope(Device):
         A position that takes longer than `BLANK_WITHIN` is not waited for: the beam is blanked at once, and the pattern
         under way has fewer electrons than the others.
         """
-        if self.flying and not self._held:
+        with self._safety:
+            flight = self._flight
+            if flight is None or flight.status.done or self._held:
+                return
             self._held = True
-            held = self.coils.hold(self.dwell)
-            try:
-                if self.dwell <= BLANK_WITHIN:
-                    with contextlib.suppress(WaitTimeoutError):
-                        held.wait(BLANK_WITHIN)
-            finally:
-                cut_short = not held.done
+            if not flight.started:  # the detector is being armed; there are no coils to hold
                 self.beam.set("Blanked").wait()
-            if cut_short and self.flying:
-                logger.warning(
-                    "%s: the pattern that was under way when the beam was blanked is short of electrons", self.name
-                )
-            held.wait()
+                return
+        held = self.coils.hold(self.dwell)
+        try:
+            if self.dwell <= BLANK_WITHIN:
+                with contextlib.suppress(WaitTimeoutError):
+                    held.wait(BLANK_WITHIN)
+        finally:
+            cut_short = not held.done
+            self.beam.set("Blanked").wait()
+        if cut_short and self.flying:
+            logger.warning(
+                "%s: the pattern that was under way when the beam was blanked is short of electrons", self.name
+            )
+        held.wait()
 
     def pause(self) -> None:
         """Hold the flight and blank; the RunEngine must not replay a flight that goes on where it was."""
@@ -259,12 +294,16 @@ class Microscope(Device):
         self.beam.set("Blanked").wait()
 
     def resume(self) -> None:
-        """Unblank and go on with a held flight."""
-        if self._held:
+        """Unblank and go on with a held flight; one whose detector is still being armed starts once it is."""
+        with self._safety:
+            flight = self._flight
+            if flight is None or not self._held:
+                return
             self._held = False
-            if self.flying:
+            if flight.started and not flight.status.done:
                 self.beam.set("Unblanked").wait()
                 self.coils.go_on()
+        self._depart(flight)
 
     def stop(self, *, success: bool = False) -> None:
         """End a flight where it is and blank. The flight's status ends well: it was told to."""
@@ -272,9 +311,12 @@ class Microscope(Device):
         self._make_safe()
 
     def _forget_flight(self) -> None:
-        flight, self._held = self._flight, False
+        flight = self._flight
         if flight is not None and not flight.status.done:
             flight.status.finish()
+            flight.status.exception()  # waits: another thread may be about to mark it as done
+        with self._safety:  # an unblanking under way is over, and there is no other
+            self._held = False
 
     def _make_safe(self) -> None:
         """End the flight, blank, disarm; log what cannot be done, for the rest must still be tried.
@@ -284,7 +326,10 @@ class Microscope(Device):
         """
         with self._safety:
             for step in (self.coils.stop, lambda: self.beam.set("Blanked").wait(), self.detector.stop):
-                try:
-                    step()
-                except Exception as error:
-                    logger.error("%s could not be made safe: %s", self.name, error)
+                self._log_failure(step)
+
+    def _log_failure(self, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except Exception as error:
+            logger.error("%s could not be made safe: %s", self.name, error)

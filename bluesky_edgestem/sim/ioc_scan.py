@@ -24,7 +24,7 @@ class ScanCoilsIOC(Records):
     positions_y, positions_y_rbv = setting(array, "PositionsY", MAX_POSITIONS, "nm", "Positions to fly, y")
     fly = choice("Fly", "Done", ("Done", "Fly"), "Start a flight over the list; busy until it has ended")
     pause = choice("Pause", "Go", ("Go", "Pause"), "Hold a flight before its next position, or go on")
-    abort = choice("Abort", "Done", ("Done", "Abort"), "End a flight or a move; the probe stays where it is")
+    abort = choice("Abort", "Done", ("Done", "Abort"), "End a flight; the probe stays where it is")
     index = integer("Index_RBV", 0, "Positions of the list already exposed", read_only=True)
     state = choice(
         "State_RBV",

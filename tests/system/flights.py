@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bluesky_edgestem.devices.beam import BeamBlanker
 from bluesky_edgestem.devices.microscope import Microscope
 from bluesky_edgestem.devices.scan_coils import ScanCoils
 from bluesky_edgestem.devices.signals import ReadSignal
+from bluesky_edgestem.devices.statuses import NamedStatus, in_order
 from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
 
 tell = print  # the client replaces it by what reaches the test
@@ -224,6 +226,82 @@ def paused(prefix, directory, positions, then, exposure=2e-3, settle=2e-3):
             time.sleep(60)
         getattr(engine, then)()
     return documents
+
+
+def paused_while_arming(prefix, directory, positions, then, armed):
+    """Pause a run when the detector is told to arm, then abort or resume it.
+
+    The detector arms while the run is paused, or afterwards, as `armed` says. Returned: the documents; the blanker,
+    the frames in the file, the detector and whether the beam was ever on, at the end of the pause and at the end of
+    all; and whether the detector has armed.
+    """
+    scope = microscope(prefix, directory)
+    scope.detector.cam.acquire_time.set(2e-3).wait()
+    arm = scope.detector.arming.arm
+    engine = RunEngine()
+    may_arm, told_to, has_armed = NamedStatus("the test lets the detector arm"), threading.Event(), threading.Event()
+    documents: list = []
+    lit: list = []
+
+    def arm_late():
+        told_to.set()
+        whole = in_order("arm late", lambda: may_arm, arm)
+        whole.add_callback(lambda _: has_armed.set())
+        return whole
+
+    def interrupt():
+        told_to.wait()
+        engine.request_pause()
+
+    def note(value, **_):
+        if value == "Unblanked":
+            lit.append(engine.state)
+
+    def what_is():
+        signals = scope.beam.blank, scope.detector.hdf.num_captured, scope.detector.cam.armed
+        return tuple(signal.get(use_monitor=False) for signal in signals)
+
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    if (then, armed) == ("resume", "afterwards"):
+        engine.state_hook = lambda new, old: may_arm.finish() if (new, old) == ("running", "paused") else None
+    threading.Thread(target=interrupt, daemon=True).start()
+    number = scope.beam.blank.subscribe(note, run=False)
+    scope.detector.arming.arm = arm_late
+    try:
+        try:
+            engine(plan(scope, [positions]))
+        except RunEngineInterrupted:
+            if armed == "while paused":
+                may_arm.finish()
+                has_armed.wait(10)
+                time.sleep(0.5)  # for what must not happen
+            in_pause = (*what_is(), bool(lit))
+            getattr(engine, then)()
+        may_arm.finish()
+        has_armed.wait(10)
+        time.sleep(0.5)
+        return documents, in_pause, (*what_is(), bool(lit)), has_armed.is_set()
+    finally:
+        scope.detector.arming.arm = arm
+        scope.beam.blank.unsubscribe(number)
+
+
+def paused_before_complete(prefix, directory, positions):
+    """The blanker after a flight that nobody completed, and after a pause."""
+    scope = microscope(prefix, directory)
+    scope.stage().wait(10)
+    scope.prepare(positions).wait(10)
+    scope.kickoff().wait(10)
+    deadline = time.monotonic() + 20
+    while scope.flying and time.monotonic() < deadline:
+        time.sleep(0.01)
+    before = scope.beam.blank.get(use_monitor=False)
+    scope.pause()
+    after = scope.beam.blank.get(use_monitor=False)
+    scope.resume()
+    resumed = scope.beam.blank.get(use_monitor=False)
+    scope.unstage().wait(10)
+    return before, after, resumed
 
 
 def failing(prefix, directory, positions):

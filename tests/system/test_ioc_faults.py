@@ -151,6 +151,41 @@ def test_a_resumed_run_measures_every_position_once(ioc, client, tmp_path, caget
     assert caget(ioc, "Beam:Blank_RBV")[0] == BLANKED
 
 
+@pytest.mark.parametrize("armed", ["while paused", "afterwards"])
+def test_an_abort_while_the_detector_arms_never_unblanks(ioc, client, tmp_path, caget, armed):
+    documents, in_pause, at_end, has_armed = client.call(
+        "paused_while_arming", ioc.prefix, str(tmp_path), MANY[:20], "abort", armed, timeout=HANGS
+    )
+    assert has_armed, "else this test shows nothing"
+    assert in_pause == ("Blanked", 0, "Armed" if armed == "while paused" else "Unarmed", False)
+    assert at_end == ("Blanked", 0, "Unarmed", False), "what is armed after the abort is disarmed"
+    assert documents[-1][1]["exit_status"] == "abort"
+    assert caget(ioc, "Beam:Blank_RBV")[0] == BLANKED
+    assert client.call("run", ioc.prefix, str(tmp_path), [MANY[:3]])[1] == "", "the next run is not disturbed"
+
+
+@pytest.mark.parametrize("armed", ["while paused", "afterwards"])
+def test_a_run_paused_while_the_detector_arms_flies_when_it_is_resumed(ioc, client, tmp_path, caget, armed):
+    few = MANY[:20]
+    documents, in_pause, at_end, has_armed = client.call(
+        "paused_while_arming", ioc.prefix, str(tmp_path), few, "resume", armed, timeout=HANGS
+    )
+    assert has_armed, "else this test shows nothing"
+    assert in_pause == ("Blanked", 0, "Armed" if armed == "while paused" else "Unarmed", False)
+    assert at_end == ("Blanked", len(few), "Unarmed", True)
+    assert documents[-1][1]["exit_status"] == "success"
+    electrons, positions = read_file(tmp_path)
+    np.testing.assert_array_equal(positions, few)
+    assert electrons.min() > 1e5, "no position was taken with the beam blanked"
+    assert frames_told_of(documents) == len(few)
+
+
+def test_a_flight_that_ended_before_it_is_completed_is_blanked_by_a_pause(ioc, client, tmp_path):
+    before, after, resumed = client.call("paused_before_complete", ioc.prefix, str(tmp_path), MANY[:3], timeout=HANGS)
+    assert before == "Unblanked", "else this test shows nothing"
+    assert (after, resumed) == ("Blanked", "Blanked")
+
+
 def test_an_exception_in_the_plan_leaves_the_beam_blanked(ioc, client, tmp_path, caget):
     documents, error = client.call("failing", ioc.prefix, str(tmp_path), MANY)
     assert error == "RuntimeError: the plan's own error"
