@@ -31,6 +31,8 @@ from .series import (
 MAX_JSON = 1 << 20
 KNOWN = 1024
 """Descriptions of images that are remembered: but for the size of the blob they are the same for all of a series."""
+KNOWN_BYTES = 4096
+"""Size of the longest description that is remembered; a detector's are of some hundred bytes."""
 ENCODING = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
 EMPTY = bytes(12)
 """A header that was left empty, as libertem-dectris does in frames of its own: the blocks have the default size."""
@@ -124,6 +126,8 @@ class ProtocolV1:
 
     def _image(self, described: bytes) -> Image:
         image = _described(described)
+        if len(described) > KNOWN_BYTES:
+            return image
         if len(self._known) >= KNOWN:
             self._known.clear()
         return self._known.setdefault(described, image)

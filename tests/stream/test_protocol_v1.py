@@ -161,3 +161,13 @@ def test_any_bytes_give_events_or_one_error(data: st.DataObject, message: list[b
         assert error.field
     else:
         assert all(isinstance(event, Series | Frame | End) for event in events)
+
+
+def test_only_short_descriptions_are_remembered() -> None:
+    decoder = ProtocolV1()
+    head, described, blob, timed = MessagesV1().frame(7, 11, [compress(IMAGE)], 0.5, 0.75)
+    for length in (4096, 4097, 1 << 20):
+        (frame,) = decoder.events([head, bytes(described).ljust(length), blob, timed])
+        assert isinstance(frame, Frame)
+        np.testing.assert_array_equal(decompress(frame.chunks[0]), IMAGE)
+    assert [len(known) for known in decoder._known] == [4096]
