@@ -111,7 +111,8 @@ class Recorder:
         began = time.monotonic()
         items, self._next = self._next, []
         before: deque[Item] = deque(maxlen=EARLY)
-        headless, told = float("inf"), False  # since when frames wait for their header
+        headless: Frame | None = None  # the first that waits for its header, since then
+        since, told = 0.0, False
         while not stop.is_set():
             for k, item in enumerate(items):
                 if isinstance(item, Series):
@@ -120,15 +121,14 @@ class Recorder:
                     log.warning("refused before the series began: %s", item.reason)
                 elif _number(item) != self._last:  # what is late for the last series is lost
                     before.append(item)
-            now = time.monotonic()
-            if before and headless == float("inf"):
-                headless = now
-            if not told and now - headless > self.grace:
+                    if headless is None and isinstance(item, Frame | Early):
+                        headless, since = item.frame if isinstance(item, Early) else item, time.monotonic()
+            if headless is not None and not told and time.monotonic() - since > self.grace:
                 told = True
                 log.warning(
                     "frames of series %s come without its header: was it armed before this receiver was connected? "
                     "The last %d are kept for it",
-                    _number(before[0]),
+                    headless.series,
                     EARLY,
                 )
             if waiting is not None and self.receiver.connected():
