@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.sim.simplon_detector import Detector
 from bluesky_edgestem.sim.simplon_faults import damaged
+from bluesky_edgestem.sim.simplon_frames import DrawnFrames
+from bluesky_edgestem.stream import receiver as receiver_module
 from bluesky_edgestem.stream import series_file
 from bluesky_edgestem.stream.gate import Decoder
 from bluesky_edgestem.stream.nexus import Context, missing_frames
@@ -478,3 +481,45 @@ def test_frames_without_a_header_are_told_and_kept(wire, tmp_path: Path, caplog:
     wire.end()
     check(wire, future.result(wire.patience), [])
     assert caplog.text.count("without its header") == 1
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_what_a_detector_drops_for_a_slow_disk_is_counted_and_named(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes nothing until the detector, whose memory holds one message, has lost a hundred frames."""
+    images = [np.random.default_rng(k).integers(1, 1 << 16, (128, 128)).astype(np.uint16) for k in range(16)]
+    detector = Detector(DrawnFrames(images), rate=0, protocol=protocol, lossy=True, buffer=1)
+    monkeypatch.setattr(receiver_module, "HIGH_WATER_MARK", 1)
+    write = SeriesFile.write
+
+    def slowly(self: SeriesFile, frames: list[Frame]) -> None:
+        deadline = time.monotonic() + 60
+        while detector.dropped < 100 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        write(self, frames)
+
+    monkeypatch.setattr(SeriesFile, "write", slowly)
+    receiver = Receiver(f"tcp://127.0.0.1:{detector.port}", protocol=protocol, queue_batches=2)
+    try:
+        detector.put("detector", "ntrigger", 4000)
+        recording = Recorder(receiver, timeout=60.0, grace=0.2).record(
+            tmp_path / "run.h5", waiting=detector.arm, start_timeout=60.0
+        )
+        assert detector.dropped >= 100
+    finally:
+        receiver.close()
+        detector.close()
+    missing = [number for run in recording.missing for number in run]
+    assert len(missing) == detector.dropped == recording.expected - recording.frames
+    assert recording.expected == 4000 and not recording.complete
+    assert recording.ended == "end message" and recording.refused_count == recording.duplicates == 0
+    assert f"{recording.frames} of 4000 frames" in str(recording) and "incomplete, missing " in str(recording)
+    with h5py.File(recording.path, "r") as file:
+        assert missing_frames(file).tolist() == missing
+        assert not file["entry"].attrs["complete"]
+        assert file[DETECTOR].attrs["backpressure_s"] == recording.back_pressure.waited_s
+        lost = set(missing)
+        for number in range(4000):
+            held = np.zeros((128, 128)) if number in lost else images[number % 16]
+            np.testing.assert_array_equal(file[DATA][number], held, err_msg=f"frame {number}")
