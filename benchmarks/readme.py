@@ -187,6 +187,7 @@ ROWS = (
         "fuzz",
         "{messages:,}, {crashed}, {hung}, {larger than declared}",
     ),
+    Row("the same: the compiled reader and the general one disagree", "0", "fuzz", "{ways of decoding that disagree}"),
     Row(
         "the same: memory over that before, longest message",
         "",
