@@ -49,7 +49,8 @@ def raster_map(
     optics, dwell_time, max_dose, descriptors, md
         As for `adaptive_map`; without `descriptors` and `imaging` the run has frames only.
     imaging : Imaging, optional
-        Reduces the frames to images while the scan runs, and derives the stream ``imaging``.
+        Reduces the frames to images while the scan runs, and derives the stream ``imaging``; of a raster also
+        ``imaging_maps``, once all frames are reduced.
     """
     field = as_field(field_of_view)
     grid = ScanGrid(field, nx, ny)
@@ -118,10 +119,15 @@ class _Survey:
             yield from set_dwell_time(microscope, self.dwell_time)
             yield from declare_frames(microscope)
             yield from declare([callback.stream for callback in deriving])
+            maps = None if self.imaging is None else self.imaging.maps
+            if maps is not None:
+                yield from declare([maps])
             flight = fly_positions(microscope, positions, max_dose=self.max_dose)
             yield from flight if self.imaging is None else _collect_along(flight, microscope, self.imaging.stream)
             for callback in deriving:
                 yield from publish(callback.stream, callback.finished())
+            if maps is not None:
+                yield Msg("collect", maps, name=maps.name)
 
         yield from measure()
 

@@ -232,6 +232,23 @@ def test_frames_of_a_file_are_sent_as_they_are(tmp_path: Path) -> None:
         FileFrames(tmp_path / "other.h5")
 
 
+@pytest.mark.parametrize("filters", [{}, {"compression": "gzip"}, hdf5plugin.Bitshuffle(cname="lz4")])
+def test_a_lost_frame_is_lost_again_whatever_filter_its_file_has(tmp_path: Path, filters: Any) -> None:
+    images = np.random.default_rng(0).poisson(1, (5, 16, 16)).astype(np.uint16)
+    images[3] = 0  # came, without a count
+    with h5py.File(tmp_path / "run.h5", "w") as file:
+        data = file.create_dataset("/entry/data/data", images.shape, "uint16", chunks=(1, 16, 16), **filters)
+        for number in (0, 2, 3):
+            data[number] = images[number]
+    for encoding in ("bslz4", "none"):
+        chunks = [FileFrames(tmp_path / "run.h5", encoding).chunk(number) for number in range(5)]
+        for number in (0, 2, 3):
+            chunk = chunks[number]
+            assert chunk is not None
+            np.testing.assert_array_equal(decompress(chunk), images[number])
+        assert chunks[1] is None and chunks[4] is None
+
+
 @pytest.mark.parametrize("source", ["disks", "random"])
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_frames_that_are_drawn(source: str, bits: int) -> None:

@@ -54,12 +54,24 @@ def test_a_raster_with_imaging(scans, ioc, tmp_path):
     for name, doc in documents:
         schema_validators[DocumentNames[name]].validate(doc)
     rows = -(-nx * ny // 256)
-    assert documents[-1][1]["num_events"] == {"primary": nx * ny, "imaging": rows}
-    assert Counter(name for name, _ in documents)["descriptor"] == 2
+    assert documents[-1][1]["num_events"] == {"primary": nx * ny, "imaging": rows, "imaging_maps": 1}
+    assert Counter(name for name, _ in documents)["descriptor"] == 3
     com = check(documents, frames, images)
     assert images.image("magnitude") == pytest.approx(np.hypot(*com.T).reshape(ny, nx), abs=1e-10)
     pixel = documents[0][1]["optics"]["pixel_mrad"]
     found = columns(documents)
+    x, y = com.T.reshape(2, ny, nx)
+    assert found["magnitude"] == pytest.approx(np.hypot(*com.T), abs=1e-10)
+    assert np.exp(1j * found["direction"]) == pytest.approx(np.exp(1j * np.arctan2(com[:, 1], com[:, 0])), abs=1e-9)
+    dx, dy = FIELD.width / (nx - 1), FIELD.height / (ny - 1)
+    slopes = {"divergence": np.gradient(x, dx, axis=1) + np.gradient(y, dy, axis=0)}
+    slopes["curl"] = np.gradient(y, dx, axis=1) - np.gradient(x, dy, axis=0)
+    uid = next(doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == "imaging_maps")
+    (page,) = [doc["data"] for name, doc in documents if name == "event_page" and doc["descriptor"] == uid]
+    assert page.keys() == slopes.keys()
+    for name, expected in slopes.items():
+        (image,) = page[name]
+        assert np.asarray(image) == pytest.approx(expected, abs=1e-9)
     for name, annulus in {"disk": Annulus(0.0, 3.0), "ring": Annulus(3.0, 9.0)}.items():
         assert found[name].tolist() == frames[:, annulus.mask(frames.shape[1:], pixel)].sum(axis=1).tolist()
     positions = ScanGrid(FIELD, nx, ny).positions

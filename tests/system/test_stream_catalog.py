@@ -129,5 +129,8 @@ def test_live_images_come_back_from_the_catalog(
     for key in ("sum", "com_x", "disk", "ring"):
         assert stored[key][came].tolist() == images.values[key].tolist(), "in the order of a raster without gaps"
     assert np.column_stack([stored["x"], stored["y"]])[came] == pytest.approx(images.positions, abs=1e-6)
+    for key in ("divergence", "curl"):
+        (stored_map,) = run["imaging_maps"][key].read()
+        np.testing.assert_array_equal(stored_map, images.image(key))
     np.testing.assert_array_equal(run["primary"]["detector"][:], recorded)
     assert run["imaging"].metadata["data_keys"]["com_x"]["units"] == "mrad"
