@@ -353,6 +353,8 @@ def memory(frames: int) -> float:
     with TemporaryDirectory() as folder, simulator("disks", "v1", frames=frames) as detector:
         command = [sys.executable, "-c", MEMORY, detector.address, str(Path(folder) / "run.h5")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # it waits for the series
             detector.put("detector/command/arm")
             said = process.communicate(timeout=200)[0].splitlines()
     if process.returncode or f"{frames} of {frames} frames" not in said[0]:
@@ -419,7 +421,7 @@ def since(seen: list[tuple[float, int]], frames: int) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Rates of the detector's stream, beside libertem-live.")
     parser.add_argument("--frames", type=int, default=20_000, help="in a timed series (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
     parser.add_argument("--long", type=int, default=100_000, help="frames of the series for memory (%(default)s)")
     options = parser.parse_args()
     subprocess.run([ROOT / "scripts/peers"], check=True, stdout=sys.stderr)
