@@ -286,22 +286,25 @@ def paused_while_arming(prefix, directory, positions, then, armed):
         scope.beam.blank.unsubscribe(number)
 
 
-def paused_before_complete(prefix, directory, positions):
-    """The blanker after a flight that nobody completed, and after a pause."""
+def never_completed(prefix, directory, positions):
+    """The blanker after a flight that nobody completed, then after a pause and after its end; frames in the file."""
     scope = microscope(prefix, directory)
     scope.stage().wait(10)
     scope.prepare(positions).wait(10)
     scope.kickoff().wait(10)
     deadline = time.monotonic() + 20
-    while scope.flying and time.monotonic() < deadline:
+    states = []
+    while (scope.flying or not scope.beam.blanked) and time.monotonic() < deadline:
         time.sleep(0.01)
-    before = scope.beam.blank.get(use_monitor=False)
+    states.append(scope.beam.blank.get(use_monitor=False))
     scope.pause()
-    after = scope.beam.blank.get(use_monitor=False)
     scope.resume()
-    resumed = scope.beam.blank.get(use_monitor=False)
+    states.append(scope.beam.blank.get(use_monitor=False))
+    scope.complete().wait(10)
+    states.append(scope.beam.blank.get(use_monitor=False))
+    taken = scope.get_index()
     scope.unstage().wait(10)
-    return before, after, resumed
+    return states, taken
 
 
 def failing(prefix, directory, positions):
