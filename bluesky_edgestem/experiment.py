@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import signal
 import sys
@@ -134,7 +133,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             max_positions=experiment.stop.max_positions,
             max_time=experiment.stop.max_time_s,
             max_dose=experiment.stop.max_dose_per_position_electrons,
-            max_total_dose=experiment.stop.max_dose_electrons or math.inf,
+            max_total_dose=experiment.stop.max_dose_electrons,
             phases=experiment.phases,
             seed=experiment.loop.seed,
             descriptors=network,

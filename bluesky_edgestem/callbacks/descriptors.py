@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -28,13 +30,19 @@ class DescriptorSource(Protocol):
         ...
 
 
+def _pretrained(weights: str | os.PathLike[str] | None) -> DescriptorSource:
+    from ..analysis.networks import DescriptorNetwork
+
+    return DescriptorNetwork.pretrained(None if weights is None else Path(weights))
+
+
 class Descriptors(DocumentRouter):
     """Reads the frames that the run announces and derives the stream ``descriptors``, a row a probe position.
 
     Parameters
     ----------
-    source : DescriptorSource
-        For example `analysis.networks.DescriptorNetwork.pretrained()`.
+    network : DescriptorSource or path, optional
+        What reads the frames, or the file of a network's weights; the network that ships with the package if left out.
     detector : str
         Data key of the frames; the positions are at ``<detector>_x`` and ``<detector>_y`` [nm].
     phases : sequence of str, optional
@@ -42,7 +50,10 @@ class Descriptors(DocumentRouter):
     """
 
     def __init__(
-        self, source: DescriptorSource, detector: str = "detector", phases: Sequence[str] | None = None
+        self,
+        network: DescriptorSource | str | os.PathLike[str] | None = None,
+        detector: str = "detector",
+        phases: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.stream = DerivedStream(
@@ -60,7 +71,7 @@ class Descriptors(DocumentRouter):
                 "flagged": text("why the network does not know; empty where it does"),
             },
         )
-        self._source = source
+        self.network = network if hasattr(network, "predict") else _pretrained(network)
         self._phases = phases
         self._keys = (detector, f"{detector}_x", f"{detector}_y")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="descriptors")
@@ -101,7 +112,7 @@ class Descriptors(DocumentRouter):
             images, x, y = (file[dataset][frames.start : frames.stop] for dataset in frames.datasets)
         # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
         with threadpool_limits(1):
-            found = self._source.predict(images, self._optics)
+            found = self.network.predict(images, self._optics)
         if self._phases is not None:
             found = found.among(self._phases)
         sd, phase = found.strain_sd, found.phase

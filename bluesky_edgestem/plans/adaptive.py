@@ -1,12 +1,8 @@
 """The closed loop as a plan."""
 
-from __future__ import annotations
-
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import bluesky.preprocessors as bpp
@@ -37,7 +33,7 @@ def adaptive_map(
     max_positions: int = 400,
     max_time: float = 3600.0,
     max_dose: float = 1e7,
-    max_total_dose: float = math.inf,
+    max_total_dose: float | None = None,
     phases: Sequence[str] = ("MoS2", "WS2"),
     seed: int = 0,
     descriptors: DescriptorSource | str | None = None,
@@ -71,7 +67,7 @@ def adaptive_map(
         Budget of time [s]; no batch begins after it.
     max_dose : float
         Largest dose that a position may receive [electrons]; above it the beam is never unblanked.
-    max_total_dose : float
+    max_total_dose : float, optional
         Budget of dose for the whole run [electrons]; no position is visited that would exceed it.
     phases : sequence of str
         Formulas of the phases that may occur.
@@ -105,12 +101,8 @@ def adaptive_map(
         from ..analysis.surrogate import EnergyMap
 
         optimizer = EnergyMap(field, target_sd, optics.resolution, phases, seed=seed)
-    if descriptors is None or isinstance(descriptors, str):
-        from ..analysis.networks import DescriptorNetwork
-
-        descriptors = DescriptorNetwork.pretrained(None if descriptors is None else Path(descriptors))
-    descriptors.check_optics(optics)
     describing = Descriptors(descriptors, phases=phases)
+    describing.network.check_optics(optics)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:
@@ -124,9 +116,8 @@ def adaptive_map(
         "target_sd": target_sd,
         "batch": batch,
         "seed": seed,
-        # JSON knows no infinity: a budget that is not set is left out.
         "budget": {"positions": max_positions, "time": max_time, "dose_per_position": max_dose}
-        | ({"dose": max_total_dose} if math.isfinite(max_total_dose) else {}),
+        | ({} if max_total_dose is None else {"dose": max_total_dose}),
         **({"resumes": earlier} if earlier else {}),
         **checked_metadata(md),
     }
