@@ -13,7 +13,8 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.sparse_masks import Annulus
-from bluesky_edgestem.callbacks.imaging import ROW, Imaging
+from bluesky_edgestem.callbacks.frame_rows import ROW
+from bluesky_edgestem.callbacks.imaging import Imaging
 from bluesky_edgestem.callbacks.imaging_pictures import colours, draw, unit, update
 from bluesky_edgestem.callbacks.imaging_window import LiveWindow
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
