@@ -16,7 +16,7 @@ import numpy as np
 from ..geometry import FieldOfView, ScanGrid
 from .affine_readings import AffineReadings
 from .crystals import strain_vector
-from .materials import Material
+from .materials import Material, material
 from .optics import Optics
 from .scan_images import detector_to_scan, grid_index
 from .strain_reference import lattice_reference, region_reference
@@ -111,6 +111,21 @@ Reference = FieldOfView | np.ndarray | Material | None
 """A region of the scan, a mask of its positions, a material, or the whole scan."""
 
 
+def as_reference(given: Reference | str | Sequence[float]) -> Reference:
+    """A reference, also from a material's name or from the x0, y0, width, height of a region [nm].
+
+    Raises
+    ------
+    ValueError
+        The material is unknown, or the region is none.
+    """
+    if isinstance(given, str):
+        return material(given)
+    if given is None or isinstance(given, FieldOfView | np.ndarray | Material):
+        return given
+    return FieldOfView(*given)
+
+
 @dataclass(frozen=True)
 class StrainFrame:
     """What strain is relative to, and in which axes: settled once, it turns readings into strain.
@@ -123,43 +138,27 @@ class StrainFrame:
         (4, 4) that the reference adds to a reading's transform, entries in row order.
     described : str
         The reference in words.
-    to_scan : numpy.ndarray
-        (2, 2) from the axes of the detector to those of the scan.
+    rotation, mirrored : float, bool
+        From the axes of the scan to those of the detector [rad].
     """
 
     deformation: np.ndarray
     covariance: np.ndarray
     described: str
-    to_scan: np.ndarray
+    rotation: float
+    mirrored: bool
 
     @classmethod
-    def settle(
-        cls,
-        reference: Reference,
-        readings: AffineReadings,
-        positions: np.ndarray,
-        *,
-        base_vectors: np.ndarray,
-        grid: ScanGrid | None = None,
-        optics: Optics | None = None,
-        rotation: float = 0.0,
-        mirrored: bool = False,
+    def of_lattice(
+        cls, lattice: Material, base_vectors: np.ndarray, optics: Optics | None, rotation: float, mirrored: bool
     ) -> StrainFrame:
-        """Find the reference.
+        """Relative to a known lattice, oriented as tabulated.
 
         Parameters
         ----------
-        reference : FieldOfView, numpy.ndarray, Material or None
-            A region of the scan [nm]; a mask of bool, (n,) of its positions or (ny, nx) of its raster; the lattice of a
-            material, which needs `optics`; None for the whole scan.
-        readings : AffineReadings
-            Of `n` patterns, axes of the detector. A material does without any.
-        positions : numpy.ndarray
-            (n, 2) [nm].
+        lattice : Material
         base_vectors : numpy.ndarray
-            (2, 2) rows, vectors of the base pattern's lattice [pixels].
-        grid : ScanGrid, optional
-            Of a raster.
+            (2, 2) rows, vectors of the base pattern's lattice [pixels], axes of the detector.
         optics : Optics, optional
             Calibration of the detector.
         rotation, mirrored : float, bool
@@ -168,43 +167,89 @@ class StrainFrame:
         Raises
         ------
         ValueError
-            The region has no trusted pattern, the mask another shape, or the lattice is not that of the material.
+            The base pattern's lattice is not that of the material, or there is no calibration to tell.
         """
+        if optics is None:
+            raise ValueError(
+                f"strain relative to the lattice of {lattice.name} needs the detector's calibration, which this scan "
+                "lacks; give the optics, or take a region of the scan for reference"
+            )
         turn = detector_to_scan(rotation, mirrored)
-        if isinstance(reference, Material):
-            if optics is None:
-                raise ValueError(
-                    f"strain relative to the lattice of {reference.name} needs the detector's calibration, which this "
-                    "scan lacks; give the optics, or take a region of the scan for reference"
-                )
-            deformation = lattice_reference(base_vectors @ turn.T * optics.pixel_reciprocal, reference)
-            return cls(deformation, np.zeros((4, 4)), f"the lattice of {reference.name}", turn)
-        inside, described = _inside(reference, positions, grid)
+        deformation = lattice_reference(base_vectors @ turn.T * optics.pixel_reciprocal, lattice)
+        return cls(deformation, np.zeros((4, 4)), f"the lattice of {lattice.name}", rotation, mirrored)
+
+    @classmethod
+    def of_region(
+        cls,
+        region: FieldOfView | np.ndarray | None,
+        readings: AffineReadings,
+        positions: np.ndarray,
+        grid: ScanGrid | None,
+        rotation: float,
+        mirrored: bool,
+    ) -> StrainFrame:
+        """Relative to the typical crystal of a region.
+
+        Parameters
+        ----------
+        region : FieldOfView, numpy.ndarray or None
+            A region of the scan [nm]; a mask of bool, (n,) of its positions or (ny, nx) of its raster; None for all.
+        readings : AffineReadings
+            Of `n` patterns, axes of the detector.
+        positions : numpy.ndarray
+            (n, 2) [nm].
+        grid : ScanGrid, optional
+            Of a raster.
+        rotation, mirrored : float, bool
+            From the axes of the scan to those of the detector.
+
+        Raises
+        ------
+        ValueError
+            The region has no trusted pattern, or the mask another shape.
+        """
+        inside, described = _inside(region, positions, grid)
         trusted = inside & (readings.flagged == "")
         if not trusted.any():
             raise ValueError(
                 f"{described} holds {np.count_nonzero(inside)} patterns and none that could be read; choose another "
                 "region for reference"
             )
+        turn = detector_to_scan(rotation, mirrored)
         deformation = region_reference(_turned(readings.transform[trusted], turn))
         # A median's standard error is that of a mean, times √(π/2).
         share = np.pi / 2 / np.count_nonzero(trusted)
         covariance = share * np.median(_turned_covariance(readings.covariance[trusted], turn), axis=0)
-        return cls(deformation, covariance, described, turn)
+        return cls(deformation, covariance, described, rotation, mirrored)
 
-    def strain(
-        self, readings: AffineReadings, measure: Measure = "infinitesimal"
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Strain (n, 3), rotation (n,) [rad] and the covariance (n, 4, 4) of both; nan where a reading is flagged."""
-        transform = _turned(readings.transform, self.to_scan)
-        covariance = _turned_covariance(readings.covariance, self.to_scan) + self.covariance
+    @classmethod
+    def unknown(cls, why: str) -> StrainFrame:
+        """Of a scan without a reference: every strain is unknown, and flagged with the reason."""
+        return cls(np.full((2, 2), np.nan), np.zeros((4, 4)), why, 0.0, False)
+
+    def maps(
+        self,
+        readings: AffineReadings,
+        positions: np.ndarray,
+        measure: Measure = "infinitesimal",
+        grid: ScanGrid | None = None,
+    ) -> StrainMaps:
+        """Strain of `n` patterns at `positions` (n, 2) [nm], on `grid` where there is one."""
+        turn = detector_to_scan(self.rotation, self.mirrored)
+        transform = _turned(readings.transform, turn)
+        covariance = _turned_covariance(readings.covariance, turn) + self.covariance
         of_base = np.swapaxes(np.linalg.inv(transform), 1, 2)
         found = of_base @ np.linalg.inv(self.deformation)
         strain, rotation, slopes = _split(found, _slopes(of_base, found), measure)
         spread = slopes @ covariance @ np.swapaxes(slopes, 1, 2)
-        unknown = readings.flagged != ""
+        flagged = np.asarray(readings.flagged, dtype=object)
+        if not np.isfinite(self.deformation).all():
+            flagged = np.where(flagged == "", self.described, flagged)
+        unknown = flagged != ""
         strain[unknown], rotation[unknown], spread[unknown] = np.nan, np.nan, np.nan
-        return strain, rotation, spread
+        return StrainMaps(
+            positions, strain, rotation, spread, flagged, self.described, measure, self.rotation, self.mirrored, grid
+        )
 
 
 def strain_maps(
@@ -219,19 +264,32 @@ def strain_maps(
     mirrored: bool = False,
     measure: Measure = "infinitesimal",
 ) -> StrainMaps:
-    """Strain of a whole scan: `StrainFrame.settle` has the parameters, and raises."""
-    frame = StrainFrame.settle(
-        reference,
-        readings,
-        positions,
-        base_vectors=base_vectors,
-        grid=grid,
-        optics=optics,
-        rotation=rotation,
-        mirrored=mirrored,
-    )
-    found = frame.strain(readings, measure)
-    return StrainMaps(positions, *found, readings.flagged, frame.described, measure, rotation, mirrored, grid)
+    """Strain of a whole scan.
+
+    Parameters
+    ----------
+    readings : AffineReadings
+        Of `n` patterns, axes of the detector.
+    positions : numpy.ndarray
+        (n, 2) [nm].
+    base_vectors, optics, rotation, mirrored
+        As for `StrainFrame.of_lattice`.
+    reference : FieldOfView, numpy.ndarray, Material or None
+        A region of the scan, as for `StrainFrame.of_region`, or the lattice of a material.
+    grid : ScanGrid, optional
+        Of a raster.
+    measure : {"infinitesimal", "Lagrangian"}
+
+    Raises
+    ------
+    ValueError
+        As `StrainFrame.of_lattice` and `StrainFrame.of_region`.
+    """
+    if isinstance(reference, Material):
+        frame = StrainFrame.of_lattice(reference, base_vectors, optics, rotation, mirrored)
+    else:
+        frame = StrainFrame.of_region(reference, readings, positions, grid, rotation, mirrored)
+    return frame.maps(readings, positions, measure, grid)
 
 
 def _inside(

@@ -21,7 +21,8 @@ def column(source: str, units: str = "", dtype: str = "<f8") -> DataKey:
 class FrameRows:
     """Collects columns and puts full rows into `stream`; the last one is filled up with -1 and nan.
 
-    A column of text becomes one text a row, which tells of each frame that has any by its number in ``frame``.
+    A column of text becomes one text a row: what all its frames say, or else what each that says something does, by its
+    number in ``frame``.
     """
 
     def __init__(self, stream: DerivedStream) -> None:
@@ -51,4 +52,6 @@ def _filled(values: np.ndarray) -> np.ndarray:
 
 
 def _told(frames: np.ndarray, texts: np.ndarray) -> str:
+    if (texts == texts[0]).all():
+        return str(texts[0])
     return "; ".join(f"{frame}: {text}" for frame, text in zip(frames, texts, strict=True) if text)
