@@ -75,7 +75,8 @@ class StrainMap(FrameRouter["_Progress"]):
     ) -> None:
         self._network = StrainAutoencoder.load(Path(network)) if isinstance(network, str | Path) else network
         self._reference = as_reference(reference)
-        self._rotation, self._mirrored, self._measure = rotation, mirrored, measure
+        self._rotation, self._mirrored = rotation, mirrored
+        self._measure: Measure = measure
         self.stream = strain_stream()
         self._lock = threading.Lock()
         super().__init__("strain", detector, optics, flyback)
