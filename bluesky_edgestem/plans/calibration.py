@@ -72,14 +72,18 @@ def calibrate_rotation(
     grid = ScanGrid(field, nx, ny)
     imaging = Imaging(centre=centre)
 
-    def conclude() -> MsgGenerator[ScanRotation]:
+    found: ScanRotation | None = None
+
+    def conclude() -> MsgGenerator[None]:
+        nonlocal found
         found = scan_rotation(imaging.images())
         stream = rotation_stream()
         yield from declare([stream])
         stream.put({key: int(value) if isinstance(value, bool) else value for key, value in asdict(found).items()})
         yield Msg("collect", stream, name=stream.name)
-        return found
 
     metadata = {"plan_name": "calibrate_rotation", "shape": [ny, nx], **(md or {})}
     survey = Survey(optics, dwell_time, max_dose, imaging=imaging)
-    return (yield from survey.over(microscope, field, grid.positions, metadata, conclude))
+    yield from survey.over(microscope, field, grid.positions, metadata, conclude)
+    assert found is not None
+    return found

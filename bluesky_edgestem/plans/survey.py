@@ -112,11 +112,11 @@ class Survey:
         field: FieldOfView,
         positions: np.ndarray,
         md: dict[str, Any],
-        conclude: Callable[[], MsgGenerator[Any]] | None = None,
-    ) -> MsgGenerator[Any]:
+        conclude: Callable[[], MsgGenerator[None]] | None = None,
+    ) -> MsgGenerator[None]:
         """Measure `positions` (n, 2) [nm] in `field`, in a run with the metadata `md`.
 
-        Once all that is derived is in the run, `conclude` may add to it; what that gives is given.
+        Once all that is derived is in the run, `conclude` may add to it.
         """
         field, optics = prepare_beam(microscope, field, self.optics)
         if self.descriptors is not None:
@@ -130,7 +130,7 @@ class Survey:
         @bpp.subs_decorator(deriving)
         @bpp.stage_decorator([microscope])
         @bpp.run_decorator(md=metadata)
-        def measure() -> MsgGenerator[Any]:
+        def measure() -> MsgGenerator[None]:
             yield from set_dwell_time(microscope, self.dwell_time)
             yield from declare_frames(microscope)
             yield from declare([callback.stream for callback in deriving])
@@ -142,9 +142,10 @@ class Survey:
                 yield from publish(callback.stream, callback.finished())
             for maps in all_maps:
                 yield Msg("collect", maps, name=maps.name)
-            return None if conclude is None else (yield from conclude())
+            if conclude is not None:
+                yield from conclude()
 
-        return (yield from measure())
+        yield from measure()
 
 
 def _collect_along(

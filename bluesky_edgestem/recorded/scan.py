@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,8 @@ class Given:
             step = 1.0 if self.step is None else self.step  # numbers are told apart without it, positions are not
             width, height = ((n - 1) * step for n in self.shape[::-1])
             described |= {"shape": self.shape, "field_of_view": vars(FieldOfView(0.0, 0.0, width, height))}
-        return ScanMetadata.of(described, optics=self._optics(known, n_pixels), flyback=self.flyback)
+        scan = ScanMetadata.of(described, optics=known, flyback=self.flyback)
+        return replace(scan, optics=self._optics(scan.optics, n_pixels))
 
     def _optics(self, known: Optics | None, n_pixels: int) -> Optics | None:
         asked = {"energy_keV": self.energy_keV, "pixel_mrad": self.pixel_mrad}
@@ -145,7 +146,7 @@ class RecordedScan:
             There is no frame, frames are no counts, or do not fit positions or raster.
         """
         if len(source.shape) == 4 and given.shape is None:
-            given = Given(**{**vars(given), "shape": tuple(source.shape[:2])})
+            given = replace(given, shape=tuple(source.shape[:2]))
         n = len(there)
         if not there.any():
             raise ValueError(f"{name} has no frames" + (f": none of the {n} came" if n else ""))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import h5py
+import httpx
 import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.recorded.rasters import raster_of
-from bluesky_edgestem.recorded.scan import Given, open_file
+from bluesky_edgestem.recorded.scan import Given, open_file, open_run
 from bluesky_edgestem.recorded.selected_frames import SelectedFrames
 from bluesky_edgestem.stream.encoding import compress
 from bluesky_edgestem.stream.series import Frame, Series
@@ -130,3 +131,44 @@ def test_what_is_no_scan_is_refused_with_the_reason(write, tmp_path):
         refused(tmp_path / "two.h5")
     with open_file(tmp_path / "two.h5", Given(dataset="b", shape=(2, 2), step=1.0)) as scan:
         assert scan.frames.shape == (3, 8, 5)
+
+
+class Node(dict):
+    """Part of a catalog."""
+
+    def __init__(self, metadata=None, **inside):
+        super().__init__(inside)
+        self.metadata = metadata or {}
+
+
+class Gone:
+    """Frames whose file is not there any more."""
+
+    shape, dtype = (4, 32, 32), np.dtype(np.uint16)
+
+    def __getitem__(self, part):
+        raise httpx.HTTPError("500 Internal Server Error")
+
+
+def test_a_run_whose_frames_cannot_be_told_or_read_says_so():
+    def stream(*keys):
+        described = {k: {"external": "STREAM:", "shape": [32, 32]} for k in keys}
+        return Node({"data_keys": described}, **dict.fromkeys(keys, Gone()))
+
+    def refused(given=None, **streams):
+        run = Node({"start": {"uid": "0123456789"}}, **streams)
+        with open_run(Node(**{"0123456789": run}), "0123456789", given):
+            pass
+
+    with pytest.raises(OSError, match=r"frames of run 01234567 cannot be read .*may have been moved or deleted"):
+        refused(primary=stream("detector"))
+    with pytest.raises(
+        ValueError, match="run 01234567 has more than one series of frames: a, b; say which by --dataset"
+    ):
+        refused(primary=stream("a"), second=stream("b"))
+    with pytest.raises(ValueError, match="run 01234567 has no frames called 'c'"):
+        refused(Given(dataset="c"), primary=stream("a"))
+    with pytest.raises(ValueError, match="run 01234567 has no frames"):
+        refused(primary=Node({"data_keys": {"x": {"shape": []}}}))
+    with pytest.raises(ValueError, match="no run 'abc' in this catalog"), open_run(Node(), "abc"):
+        pass
