@@ -1,5 +1,8 @@
 """Frames that a run announces become rows, in order, whatever the order of its stream documents."""
 
+import subprocess
+import sys
+
 import event_model
 import h5py
 import hdf5plugin
