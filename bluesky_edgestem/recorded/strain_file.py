@@ -72,6 +72,7 @@ def _write_map(entry: h5py.Group, name: str, maps: StrainMaps) -> None:
         data.attrs["axes"] = ["."]
     else:
         data["x"], data["y"] = maps.grid.x, maps.grid.y
+        data["data"].attrs["interpretation"] = "image"
         data.attrs["axes"] = ["y", "x"]
         data.attrs.update({"x_indices": 1, "y_indices": 0})
     for axis in "xy":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
 
 from bluesky_edgestem.cli import main
 
+PEER = Path(__file__).parents[2] / ".venv-libertem/bin/python"
 READ = np.arange(96) != 50
 
 
@@ -53,6 +57,21 @@ def test_an_analysis_is_a_picture_and_a_file_with_all_that_it_takes_to_understan
         assert told["convention"].startswith("F = (1 + strain) R(rotation)")
         assert len(told["weights_sha256"]) == 64 and told["scan"].endswith("run.h5")
         assert told["converged"] and not told["mirrored"]
+
+
+@pytest.mark.skipif(not PEER.exists(), reason="scripts/peers has not made HyperSpy's environment")
+def test_hyperspy_opens_the_maps_with_their_axes(write, network, truth, tmp_path):
+    (tmp_path / "w.pt").write_text("4")
+    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path)]
+    assert main(["analyse", "strain", str(write()), *words]) == 0
+    script = Path(__file__).parents[1] / "peers/open_strain.py"
+    subprocess.run([PEER, script, tmp_path / "strain.h5", tmp_path / "out.npz"], check=True)
+    found = np.load(tmp_path / "out.npz")
+    assert found["names"].tolist() == ["exx", "exy", "eyy", "rotation"]
+    assert found["axes"] == pytest.approx(np.array([[0.0, 2.0], [-5.0, 2.0]]))
+    assert found["units"].tolist() == ["nm", "nm"]
+    with h5py.File(tmp_path / "strain.h5") as file:
+        assert np.array_equal(found["exx"], file["/entry/exx/data"][:], equal_nan=True)
 
 
 def test_without_weights_a_network_is_trained_and_kept(write, network, tmp_path, monkeypatch, capsys):
