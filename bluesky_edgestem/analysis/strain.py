@@ -50,6 +50,8 @@ class StrainMaps:
         From the axes of the scan to those of the detector, taken out; see `scan_images.detector_to_scan`.
     grid : ScanGrid, optional
         Of a raster.
+    region : FieldOfView, optional
+        The region that the strain is relative to, where it is one.
     """
 
     positions: np.ndarray
@@ -62,6 +64,7 @@ class StrainMaps:
     scan_rotation: float = 0.0
     mirrored: bool = False
     grid: ScanGrid | None = None
+    region: FieldOfView | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -140,6 +143,8 @@ class StrainFrame:
         The reference in words.
     rotation, mirrored : float, bool
         From the axes of the scan to those of the detector [rad].
+    region : FieldOfView, optional
+        Whose crystal it is.
     """
 
     deformation: np.ndarray
@@ -147,6 +152,7 @@ class StrainFrame:
     described: str
     rotation: float
     mirrored: bool
+    region: FieldOfView | None = None
 
     @classmethod
     def of_lattice(
@@ -220,7 +226,8 @@ class StrainFrame:
         # A median's standard error is that of a mean, times √(π/2).
         share = np.pi / 2 / np.count_nonzero(trusted)
         covariance = share * np.median(_turned_covariance(readings.covariance[trusted], turn), axis=0)
-        return cls(deformation, covariance, described, rotation, mirrored)
+        where = region if isinstance(region, FieldOfView) else None
+        return cls(deformation, covariance, described, rotation, mirrored, where)
 
     @classmethod
     def unknown(cls, why: str) -> StrainFrame:
@@ -248,7 +255,17 @@ class StrainFrame:
         unknown = flagged != ""
         strain[unknown], rotation[unknown], spread[unknown] = np.nan, np.nan, np.nan
         return StrainMaps(
-            positions, strain, rotation, spread, flagged, self.described, measure, self.rotation, self.mirrored, grid
+            positions,
+            strain,
+            rotation,
+            spread,
+            flagged,
+            self.described,
+            measure,
+            self.rotation,
+            self.mirrored,
+            grid,
+            self.region,
         )
 
 

@@ -24,6 +24,8 @@ NOT_KNOWN = "0.6"
 def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
     """Draw the four maps, and below each its standard deviation; grey where no pattern could be read.
 
+    The region for reference is outlined.
+
     Parameters
     ----------
     maps : StrainMaps
@@ -49,8 +51,13 @@ def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
         from_0 = {"cmap": "viridis", "vmin": 0.0, "vmax": _quantile(sd)}
         _draw_one(axes[0, column], maps, values, f"{title} [{unit}]", even)
         _draw_one(axes[1, column], maps, sd, f"Standard deviation of {title.lower()} [{unit}]", from_0)
-    for bottom in axes[1]:
-        bottom.set_xlabel("x [nm]")
+    if maps.region is not None:
+        left, right, bottom, top = maps.region.extent
+        for above in axes[0]:
+            x, y = (left, right, right, left, left), (bottom, bottom, top, top, bottom)
+            above.plot(x, y, color="black", lw=0.8, ls="--", scalex=False, scaley=False)
+    for below in axes[1]:
+        below.set_xlabel("x [nm]")
     for left in axes[:, 0]:
         left.set_ylabel("y [nm]")
     figure.suptitle(_summary(maps), fontsize="medium")

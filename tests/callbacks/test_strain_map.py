@@ -205,4 +205,15 @@ def test_the_picture_is_even_about_0_and_grey_where_nothing_is_known(tmp_path, m
         assert axes.images[0].origin == "lower"
     shown = panels[0].images[0].get_array()
     assert np.flatnonzero(np.ma.getmaskarray(shown)).tolist() == list(range(7, NX * NY, 50))
+    # The region for reference is outlined.
+    assert [line.get_xdata()[1] for line in panels[0].lines if line.get_linestyle() == "--"] == [-2.0]
     assert callback.write_png(tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_list_of_positions_is_drawn_as_dots_hollow_where_nothing_is_known(tmp_path):
+    callback = StrainMap(Reader())
+    maps = play(callback, write(tmp_path / "run.h5"), metadata={})
+    assert maps.grid is None and callback.maps is None
+    hollow, dots = draw(maps).axes[0].collections
+    assert dots.get_array() == pytest.approx(100 * maps.strain[maps.known, 0])
+    assert len(hollow.get_offsets()) == np.count_nonzero(~maps.known)
