@@ -36,9 +36,8 @@ def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
     if figure is None:
         from matplotlib.figure import Figure
 
-        high = 1.0
-        if maps.grid is not None:
-            high = float(np.clip(maps.grid.field.height / maps.grid.field.width, 0.4, 1.5))
+        wide, high = np.ptp(maps.positions, axis=0) if len(maps) else (1.0, 1.0)
+        high = float(np.clip(high / wide if wide else 1.5, 0.4, 1.5))
         figure = Figure(figsize=(17.0, 2 * (3.3 * high + 0.9) + 0.5), layout="constrained")
     figure.clear()
     axes = figure.subplots(2, 4, sharex=True, sharey=True)

@@ -215,5 +215,5 @@ def test_a_list_of_positions_is_drawn_as_dots_hollow_where_nothing_is_known(tmp_
     maps = play(callback, write(tmp_path / "run.h5"), metadata={})
     assert maps.grid is None and callback.maps is None
     hollow, dots = draw(maps).axes[0].collections
-    assert dots.get_array() == pytest.approx(100 * maps.strain[maps.known, 0])
+    assert np.asarray(dots.get_array()) == pytest.approx(100 * maps.strain[maps.known, 0])
     assert len(hollow.get_offsets()) == np.count_nonzero(~maps.known)
