@@ -12,9 +12,7 @@ from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.recorded.rasters import raster_of
 from bluesky_edgestem.recorded.scan import Given, open_file, open_run
 from bluesky_edgestem.recorded.selected_frames import SelectedFrames
-from bluesky_edgestem.stream.encoding import compress
-from bluesky_edgestem.stream.series import Frame, Series
-from bluesky_edgestem.stream.series_file import Context, SeriesFile
+from bluesky_edgestem.stream.nexus import Context, describe
 
 
 def test_a_file_is_frames_positions_and_their_raster(write, truth):
@@ -49,21 +47,19 @@ def test_a_raster_of_another_program(tmp_path):
         _ = scan.positions
 
 
-def test_what_a_detectors_series_says_of_beam_and_positions_counts(tmp_path, truth):
+def test_what_a_detectors_series_says_of_beam_and_positions_counts(write, truth):
     optics = Optics(energy_keV=200.0, semiangle_mrad=1.5, pixel_mrad=0.4, n_pixels=32)
-    series = Series(1, (32, 32), np.dtype(np.uint16), 4)
-    frames = np.random.default_rng(0).poisson(2, (4, 32, 32)).astype(np.uint16)
-    chunks = [compress(frame, "bslz4") for frame in frames]
-    file = SeriesFile(tmp_path / "s.h5", series, chunks[0], Context(truth.grid.positions[:4], optics))
-    file.write([Frame(1, n, (chunk,), 0.0, 0.0, 0.0) for n, chunk in enumerate(chunks)])
-    file.finish((), 4, ended="end message")
-    with open_file(tmp_path / "s.h5") as scan:
-        assert np.array_equal(scan.frames[:], frames)
-        assert scan.positions == pytest.approx(truth.grid.positions[:4])
+    path = write(positions=None)
+    with h5py.File(path, "r+") as file:
+        file.create_group("entry/instrument")
+        describe(file["entry"], Context(truth.grid.positions, optics), (32, 32))
+    with open_file(path) as scan:
+        assert scan.frames.shape == (96, 32, 32)
+        assert scan.positions == pytest.approx(truth.grid.positions)
         told = scan.scan.optics
         assert (told.energy_keV, told.semiangle_mrad, told.n_pixels) == (200.0, 1.5, 32)
         assert told.pixel_mrad == pytest.approx(0.4)
-    with open_file(tmp_path / "s.h5", Given(pixel_mrad=0.3)) as scan:
+    with open_file(path, Given(pixel_mrad=0.3)) as scan:
         assert (scan.scan.optics.pixel_mrad, scan.scan.optics.energy_keV) == (0.3, 200.0)
 
 
