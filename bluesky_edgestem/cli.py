@@ -1,4 +1,4 @@
-"""The command line: `edgestem demo | run | resume | catalog | sim | train | stream`.
+"""The command line: `edgestem demo | run | resume | catalog | sim | train | analyse | stream`.
 
 Nothing heavy is imported before the command is known, so that `edgestem --help` answers at once.
 """
@@ -19,6 +19,8 @@ DELEGATED = {
     "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
     "sim simplon": ("bluesky_edgestem.sim.simplon", "a simulated DECTRIS detector"),
     "train": ("bluesky_edgestem.analysis.training", "train a network"),
+    "train strain": ("bluesky_edgestem.recorded.train_strain", "the strain autoencoder, on a scan of your own"),
+    "analyse strain": ("bluesky_edgestem.recorded.analyse_strain", "strain maps of a recorded scan"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
     "stream mend": ("bluesky_edgestem.stream.mend", "close a file whose receiver was killed"),
 }

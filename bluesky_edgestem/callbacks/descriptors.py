@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,18 +29,12 @@ class DescriptorSource(Protocol):
         ...
 
 
-def _pretrained(weights: str | os.PathLike[str] | None) -> DescriptorSource:
-    from ..analysis.networks import DescriptorNetwork
-
-    return DescriptorNetwork.pretrained(None if weights is None else Path(weights))
-
-
 class Descriptors(DocumentRouter):
     """Reads the frames that the run announces and derives the stream ``descriptors``, a row a probe position.
 
     Parameters
     ----------
-    network : DescriptorSource or path, optional
+    network : DescriptorSource, str or Path, optional
         What reads the frames, or the file of a network's weights; the network that ships with the package if left out.
     detector : str
         Data key of the frames; the positions are at ``<detector>_x`` and ``<detector>_y`` [nm].
@@ -51,11 +44,15 @@ class Descriptors(DocumentRouter):
 
     def __init__(
         self,
-        network: DescriptorSource | str | os.PathLike[str] | None = None,
+        network: DescriptorSource | str | Path | None = None,
         detector: str = "detector",
         phases: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        if network is None or isinstance(network, str | Path):
+            from ..analysis.networks import DescriptorNetwork
+
+            network = DescriptorNetwork.pretrained(None if network is None else Path(network))
         self.stream = DerivedStream(
             "descriptors",
             {
@@ -71,7 +68,7 @@ class Descriptors(DocumentRouter):
                 "flagged": text("why the network does not know; empty where it does"),
             },
         )
-        self.network = network if hasattr(network, "predict") else _pretrained(network)
+        self.network: DescriptorSource = network
         self._phases = phases
         self._keys = (detector, f"{detector}_x", f"{detector}_y")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="descriptors")

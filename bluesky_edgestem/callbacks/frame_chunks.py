@@ -16,11 +16,24 @@ GROUP = 64
 """Chunks that are read before they are reduced."""
 
 
+def frames_there(dataset: Any, start: int, stop: int) -> np.ndarray:
+    """Which of the frames `start` to `stop` of an open h5py dataset (n, ny, nx) are there, (stop - start,) bool.
+
+    A lost frame leaves a chunk of its own that was never written. In files with other chunks all count as there.
+    """
+    if dataset.chunks != (1, *dataset.shape[1:]):
+        return np.ones(stop - start, bool)
+    return np.array([_came(dataset, number) for number in range(start, stop)], bool)
+
+
+def _came(dataset: Any, number: int) -> bool:
+    return dataset.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
+
+
 def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tuple[Reduction, np.ndarray]:
     """Reduce frames `start` to `stop` of an open h5py dataset (n, ny, nx).
 
-    A lost frame leaves a chunk of its own that was never written: the file knows it from one without counts. In files
-    with other chunks every frame counts as there.
+    Lost frames are told from those without counts, as by `frames_there`.
 
     Returns
     -------
@@ -38,11 +51,8 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
     single = dataset.chunks == (1, *reducer.shape)
     encoding = _encoding(dataset) if single else None
 
-    def came(number: int) -> bool:
-        return dataset.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
-
     def read(number: int, frame: np.ndarray) -> None:
-        if single and not came(start + number):
+        if single and not _came(dataset, start + number):
             there[number] = False
         dataset.read_direct(frame, np.s_[start + number])
 
@@ -53,7 +63,7 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
         try:
             skipped, data = dataset.id.read_direct_chunk((start + number, 0, 0))
         except (RuntimeError, OSError):
-            if came(start + number):  # asked only here: it takes HDF5 longer than to read the chunk
+            if _came(dataset, start + number):  # asked only here: it takes HDF5 longer than to read the chunk
                 raise
             there[number] = False
             return None

@@ -13,7 +13,8 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.sparse_masks import Annulus
-from bluesky_edgestem.callbacks.imaging import ROW, Imaging
+from bluesky_edgestem.callbacks.frame_rows import ROW
+from bluesky_edgestem.callbacks.imaging import Imaging
 from bluesky_edgestem.callbacks.imaging_pictures import colours, draw, unit, update
 from bluesky_edgestem.callbacks.imaging_window import LiveWindow
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
@@ -414,3 +415,19 @@ def test_the_window_draws_and_leaves_no_process(monkeypatch):
     window.close()
     assert window.pictures == 1
     assert process.returncode == 0
+
+
+def test_the_detectors_turn_and_mirror_are_taken_out_of_deflections(tmp_path):
+    frames = some_frames(NX * NY)
+    path = write(tmp_path / "run.h5", frames, GRID.positions)
+    com = 0.5 * centres(frames)
+    c, s = np.cos(0.4), np.sin(0.4)
+    x, y = com[:, 0], -com[:, 1]
+    callback = Imaging(rotation=0.4, mirrored=True)
+    images = play(callback, path, len(frames), RASTER)
+    assert images.image("dpc_x").ravel() == pytest.approx(c * x - s * y, abs=1e-12)
+    assert images.image("dpc_y").ravel() == pytest.approx(s * x + c * y, abs=1e-12)
+    (row,) = [event["data"] for event in callback.stream.collect()]
+    told = row["magnitude"][:30] * np.exp(1j * row["direction"][:30])
+    assert told == pytest.approx(c * x - s * y + 1j * (s * x + c * y), abs=1e-12)
+    assert images.image("com_y").ravel() == pytest.approx(com[:, 1], abs=1e-12)

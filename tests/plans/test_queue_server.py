@@ -41,10 +41,11 @@ def test_every_plan_is_described_and_takes_arguments_that_are_json(verdict):
         },
         "raster_map": {"args": ["microscope", FIELD, 3, 4], "kwargs": surveyed},
         "sobol_map": {"args": ["microscope", FIELD, 16], "kwargs": {"seed": 3, **surveyed}},
+        "calibrate_rotation": {"args": ["microscope", FIELD], "kwargs": {"nx": 32, "centre": [64.0, 64.0]}},
         "raster_map without ny": {"args": ["microscope", FIELD, 3], "kwargs": {}},
         "raster_map of a word": {"args": ["microscope", FIELD, "three", 4], "kwargs": {}},
     }
     found = verdict(requests)
-    assert [found[name] for name in ("adaptive_map", "raster_map", "sobol_map")] == [""] * 3
+    assert [found[name] for name in ("adaptive_map", "raster_map", "sobol_map", "calibrate_rotation")] == [""] * 4
     assert "ny" in found["raster_map without ny"]
     assert "nx" in found["raster_map of a word"]
