@@ -89,8 +89,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         Exit status: 0 if the run ended by itself, 1 if it failed, 130 if it was interrupted.
     """
     began = time.monotonic()
-    for formula in experiment.phases:
-        crystals.monolayer(formula)
+    crystals.monolayers(experiment.phases)
     folder = experiment.catalog.folder.expanduser().absolute()
     folders = {name: folder / name for name in ("catalog", "frames", "journals", "reports")}
     for each in folders.values():
@@ -166,11 +165,14 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     """Start the server, the workers and the simulated microscope, all at once since each takes seconds."""
     from .analysis.networks import DescriptorNetwork
     from .catalog.server import CatalogServer
+    from .energetics.cache import EnergyCache
     from .energetics.cluster import DFTCluster
 
     weights = experiment.network.weights
+    cache = experiment.energetics.cache.expanduser()
     # Refused before anything is started.
     network = DescriptorNetwork.pretrained(weights)
+    EnergyCache(cache).close()
 
     with ThreadPoolExecutor(2) as pool:
         serving = pool.submit(CatalogServer(folders["catalog"], frames=[folders["frames"]]).start)
@@ -178,7 +180,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
             DFTCluster,
             experiment.energetics.scheduler,
             workers=experiment.energetics.workers,
-            cache=experiment.energetics.cache.expanduser(),
+            cache=cache,
         )
         try:
             # In this thread: the process ends with the thread that started it.

@@ -9,6 +9,7 @@ import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.utils import MsgGenerator
 
+from ..analysis import crystals
 from ..analysis.optics import Optics
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..callbacks.energetics import Energetics, Energies
@@ -96,6 +97,7 @@ def adaptive_map(
         Before anything moves, if the field lies outside the coils' range or a number is not allowed.
     """
     _check(target_sd=target_sd, initial=initial, batch=batch)
+    crystals.monolayers(phases)
     field, optics = prepare_beam(microscope, field_of_view, optics)
     if optimizer is None:
         from ..analysis.surrogate import EnergyMap
