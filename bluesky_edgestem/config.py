@@ -75,7 +75,7 @@ class StopTable(_Table):
         description="largest posterior standard deviation of the energy wanted anywhere [eV per formula unit]",
     )
     max_positions: int = Field(400, ge=1, description="budget of probe positions")
-    max_time_s: float = Field(3600.0, gt=0, description="budget of time [s]")
+    max_time_s: float = Field(3600.0, gt=0, description="budget of time [s]; no batch begins that would end after it")
     max_dose_electrons: float | None = Field(
         None, gt=0, description="budget of dose for the whole run [electrons]; none if left out"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -143,13 +145,25 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         status, uid = _run(engine, plan)
         if not writer.flush(60):
             print(
-                f"the catalog has not taken everything; nothing is lost: `edgestem catalog replay --folder {folder}`",
+                "the catalog has not taken everything; nothing is lost: "
+                f"`{command_line('catalog', 'replay', '--folder', folder)}`",
                 file=sys.stderr,
             )
             status = status or 1
         elif uid is not None:
             _report(experiment, client, uid, folders["reports"], server.directory)
     return status
+
+
+def command_line(*words: object) -> str:
+    """What to type, in this shell, for ``edgestem`` with `words`: it need not be on the path, as after `make demo`."""
+    program = Path(sys.executable).with_name("edgestem")
+    found = shutil.which("edgestem")
+    if found and program.exists() and os.path.samefile(found, program):
+        own = ["edgestem"]
+    else:
+        own = [str(program)] if program.exists() else [sys.executable, "-m", "bluesky_edgestem"]
+    return shlex.join([*own, *map(str, words)])
 
 
 def _make(folder: Path) -> None:
@@ -277,7 +291,7 @@ def _documents(client, uid: str) -> list[tuple[str, dict]]:
 
 
 def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Path) -> None:
-    from .report import RunRecord, figures, write_report
+    from .report import RunRecord, described, figures, write_report
 
     record = RunRecord.read(client[uid])
     if not record.optimization:
@@ -293,10 +307,11 @@ def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Pat
     )
     path = write_report(record, folder / f"{uid}.html", query, truth)
     print()
-    for name, (value, unit) in figures(record, truth).items():
-        print(f"  {name}: {value if isinstance(value, str) else f'{value:.4g}'} {unit}")
+    for name, value in described(figures(record, truth)).items():
+        print(f"  {name}: {value}")
     print(f"\nreport: {path}")
-    print(f'find it again: edgestem catalog search --folder {catalog.parent} "sample={experiment.sample}"')
+    sought = f"sample={experiment.sample}" if experiment.sample else f"uid={uid}"
+    print(f"find it again: {command_line('catalog', 'search', '--folder', catalog.parent, sought)}")
     print(f"read it back:\n{query}")
 
 

@@ -65,7 +65,7 @@ def adaptive_map(
     max_positions : int
         Budget of positions.
     max_time : float
-        Budget of time [s]; no batch begins after it.
+        Budget of time [s]; no batch begins that would end after it, going by how long the one before took.
     max_dose : float
         Largest dose that a position may receive [electrons]; above it the beam is never unblanked.
     max_total_dose : float, optional
@@ -144,13 +144,15 @@ def adaptive_map(
             yield from publish(energising.stream, energising.finished())
             marks.append(time.monotonic())
             measured += len(choice.positions)
-            spent = budget.spent(measured, time.monotonic() - began)
+            following = min(batch, budget.positions - measured)
+            takes = (marks[-1] - marks[0]) / len(choice.positions) * following
+            spent = budget.spent(measured, marks[-1] - began, takes)
             seconds: dict[str, float] = dict(
                 zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True)
             )
             choice = yield from publish(
                 recommending.stream,
-                recommending.recommend(min(batch, budget.positions - measured), spent, seconds),
+                recommending.recommend(following, spent, seconds),
             )
 
     # Last of all that may be refused: whatever ends the plan from here on, a halt too, ends the workers.

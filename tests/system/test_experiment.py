@@ -61,6 +61,10 @@ def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_pa
     page = report.read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "map RMSE against the true structure" in page
+    # The line that is printed works as it stands, in this shell.
+    line = re.search(r"^find it again: (.*)$", done.stdout, re.MULTILINE)
+    again = subprocess.run(line[1], shell=True, capture_output=True, text=True, timeout=60)
+    assert report.stem[:8] in again.stdout, again.stderr
     # The journal has gone: everything is in the catalog.
     assert list((tmp_path / "data" / "journals").iterdir()) == []
     found = subprocess.run(
