@@ -7,15 +7,18 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import zmq
 
 from . import blobs
+from .frames import Frames
 from .gate import Decoder, Gate, Reduce, Refusal
+from .messages import Inbox
 from .protocol_v1 import ProtocolV1
 from .protocol_v2 import ProtocolV2
-from .series import Event, Frame, ProtocolError, Series
+from .series import End, ProtocolError, Series
 
 PROTOCOLS = {"v1": ProtocolV1, "v2": ProtocolV2}
 HIGH_WATER_MARK = 1000
@@ -24,6 +27,8 @@ MAX_MESSAGE = 1 << 28
 """Bytes of the largest message part that is taken; a peer that sends a larger one is disconnected."""
 BATCH = 64
 """Messages handed over at once where so many wait."""
+BATCH_BYTES = 1 << 22
+"""Bytes after which a batch takes no further message."""
 POLL = 100
 """Time [ms] between two looks at whether the receiver is to stop."""
 
@@ -34,12 +39,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Early:
-    """A frame that came before the header of its series, as it may with several workers: not checked yet."""
+    """Frames that came before the header of their series, as they may with several workers: not checked yet."""
 
-    frame: Frame
+    frames: Frames
 
 
-Item = Event | Early | Refusal
+Item = Series | Frames | End | Early | Refusal
 
 
 @dataclass
@@ -179,30 +184,28 @@ class Receiver:
             self._failure = error
 
     def _take_all(self, socket: zmq.Socket) -> None:
+        inbox = Inbox(socket, BATCH, BATCH_BYTES)
         while not self._stopping.is_set():
-            if not socket.poll(POLL):
-                continue
-            messages: list[list[bytes]] = []
-            with contextlib.suppress(zmq.Again):
-                while len(messages) < BATCH:
-                    messages.append(socket.recv_multipart(zmq.NOBLOCK))
-            self._hand_over(self._admitted([_item(event) for event in self._decoder.all_events(messages)]))
+            if socket.poll(POLL) and len(messages := inbox.take()):
+                self._hand_over([item for event in self._decoder.all_events(messages) for item in self._items(event)])
 
-    def _admitted(self, batch: list[Item]) -> list[Item]:
-        """`batch` with its frames checked, all of a series at once."""
-        by_series: dict[int, list[int]] = {}
-        for k, item in enumerate(batch):
-            if isinstance(item, Series):
-                self.gate(item)
-            elif isinstance(item, Frame):
-                by_series.setdefault(item.series, []).append(k)
-        for number, places in by_series.items():
-            frames: list[Frame] = [batch[k] for k in places]  # type: ignore[misc]
-            gate = self._gates.get(number)
-            admitted = [Early(frame) for frame in frames] if gate is None else gate.admit(frames)
-            for k, item in zip(places, admitted, strict=True):
-                batch[k] = item
-        return batch
+    def _items(self, event: Series | Frames | End | ProtocolError) -> Iterator[Item]:
+        """What is handed over of an event: frames are checked by the gate of their series."""
+        if isinstance(event, Frames):
+            gate = self._gates.get(event.series)
+            if gate is None:
+                yield from (Early(event[k : k + 1]) for k in range(len(event)))
+                return
+            admitted, refused = gate.admit(event)
+            yield from refused
+            if len(admitted):
+                yield admitted
+        elif isinstance(event, ProtocolError):
+            yield Refusal(str(event), event.series, event.number)
+        else:
+            if isinstance(event, Series):
+                self.gate(event)
+            yield event
 
     def _hand_over(self, batch: list[Item]) -> None:
         pressure = self.back_pressure
@@ -221,7 +224,3 @@ class Receiver:
                 continue
         with self._lock:
             pressure.waited_s += time.monotonic() - began
-
-
-def _item(event: Event | ProtocolError) -> Item:
-    return Refusal(str(event), event.series, event.number) if isinstance(event, ProtocolError) else event
