@@ -90,7 +90,7 @@ def _in_doubt(frames: Frames, channel: int, out: Reduction | None, words: Words)
     good = np.zeros(n, np.bool_)
     layout = (GROUP, 0) if out is None else (WORD, 8 * item)
     where = words.rows, words.columns, words.wrapped, words.masks, words.nx
-    blobs = frames.data, frames.begins[:, channel], frames.ends[:, channel]
+    blobs = frames.data, frames.begins[channel], frames.ends[channel]
     _unpack(LZ4_DECOMPRESS, *blobs, ny * nx, item, *layout, *where, found, counted, good)
     if out is not None:
         out.total[good], out.moments[good], out.counted[good] = found[good, 0], found[good, 1:], counted[good]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 
 import h5py
 import numpy as np
@@ -52,6 +53,14 @@ def write_chunks(
         if done < len(numbers):  # what HDF5 refuses it refuses again, and h5py says why
             dataset.id.write_direct_chunk((int(numbers[done]), 0, 0), data[begins[done] : ends[done]].tobytes(), mask)
             done += 1
+
+
+@cache
+def load() -> None:
+    """Load the compiled code, which takes a while where it has to be compiled: before frames come."""
+    none = np.zeros(0, np.int64)
+    if HDF5 is not None:
+        _write(HDF5, 0, none, np.zeros(0, np.uint8), none, none, np.uint32(0), 0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

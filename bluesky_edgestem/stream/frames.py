@@ -43,7 +43,7 @@ class Frames(Sequence[Frame]):
     data : numpy.ndarray
         (bytes,) uint8, in which the blobs are.
     begins, ends : numpy.ndarray
-        (n, channels) int64, where in `data`.
+        (channels, n) int64, where in `data`.
     """
 
     series: int
@@ -59,15 +59,14 @@ class Frames(Sequence[Frame]):
         """`frames` that are alike, at least one."""
         chunks = [chunk for frame in frames for chunk in frame.chunks]
         ends = np.cumsum([len(chunk.data) for chunk in chunks], dtype=np.int64)
-        places = len(frames), len(frames[0].chunks)
+        places = [np.ascontiguousarray(at.reshape(len(frames), -1).T) for at in (np.append(0, ends[:-1]), ends)]
         return cls(
             frames[0].series,
             tuple(Layout.of(chunk) for chunk in frames[0].chunks),
             np.array([frame.number for frame in frames], np.int64),
             np.array([frame[3:] for frame in frames], float),
-            np.frombuffer(b"".join(chunk.data for chunk in chunks), np.uint8),
-            np.append(0, ends[:-1]).reshape(places),
-            ends.reshape(places),
+            np.frombuffer(bytearray().join([chunk.data for chunk in chunks]), np.uint8),
+            *places,
         )
 
     def __len__(self) -> int:
@@ -80,7 +79,7 @@ class Frames(Sequence[Frame]):
     def __getitem__(self, k: Any) -> Frame | Frames:
         """One of them, or some: a slice, a mask or places."""
         if isinstance(k, slice | np.ndarray):
-            columns = self.numbers[k], self.times[k], self.data, self.begins[k], self.ends[k]
+            columns = self.numbers[k], self.times[k], self.data, self.begins[:, k], self.ends[:, k]
             return Frames(self.series, self.layouts, *columns)
         chunks = tuple(self.chunk(k, channel) for channel in range(len(self.layouts)))
         return Frame(self.series, int(self.numbers[k]), chunks, *self.times[k].tolist())
@@ -88,7 +87,7 @@ class Frames(Sequence[Frame]):
     def chunk(self, k: int, channel: int = 0) -> Chunk:
         """One image."""
         name, shape, dtype, encoding, column_major = self.layouts[channel]
-        blob = self.data[self.begins[k, channel] : self.ends[k, channel]].tobytes()
+        blob = self.data[self.begins[channel, k] : self.ends[channel, k]].tobytes()
         return Chunk(name, shape, dtype, encoding, blob, column_major)
 
     @property

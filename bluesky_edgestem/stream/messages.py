@@ -50,7 +50,7 @@ class Messages:
         """Messages that are there as bytes."""
         parts = [part for message in messages for part in message]
         return cls(
-            np.frombuffer(b"".join(parts), np.uint8),
+            np.frombuffer(bytearray().join(parts), np.uint8),
             np.cumsum([len(part) for part in parts], dtype=np.int64),
             np.cumsum([0, *(len(message) for message in messages)], dtype=np.int64),
         )
@@ -83,7 +83,7 @@ class Inbox:
     """
 
     def __init__(self, socket: zmq.Socket, most: int, room: int) -> None:
-        self._socket, self._most, self._room = socket, most, room
+        self.socket, self._most, self._room = socket, most, room
         self._slots = np.zeros((PARTS, SLOT // 8), np.uint64)
         self._sizes, self._more = np.zeros(PARTS, np.int64), np.zeros(PARTS, np.bool_)
 
@@ -104,7 +104,7 @@ class Inbox:
 
     def _piece(self, libzmq: tuple, begun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bytes, sizes of parts, and whether more of its message comes after each."""
-        socket = np.uint64(self._socket.underlying)
+        socket = np.uint64(self.socket.underlying)
         parts, error = _receive(libzmq, socket, self._slots, self._sizes, self._more, begun, self._most, self._room)
         sizes = self._sizes[:parts].copy()
         data = np.empty(sizes.sum(), np.uint8)
@@ -117,7 +117,7 @@ class Inbox:
         nbytes = 0
         with contextlib.suppress(zmq.Again):
             for _ in range(self._most):
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
                 yield parts
                 nbytes += sum(map(len, parts))
                 if nbytes >= self._room:

@@ -63,7 +63,7 @@ def events(
                 yield from general(k)
             continue
         frames = _frames(rows[begin:end], data, found)
-        fit = headers_fit(found.shape, found.dtype, found.encoding, data, frames.begins[:, 0], frames.ends[:, 0])
+        fit = headers_fit(found.shape, found.dtype, found.encoding, data, frames.begins[0], frames.ends[0])
         at = 0
         for k in np.flatnonzero(~fit).tolist():
             if at < k:
@@ -78,8 +78,8 @@ def _frames(rows: np.ndarray, data: np.ndarray, layout: Layout) -> Frames:
     ticks = rows[:, TIMES : TIMES + 6 : 2].astype(float)
     each = rows[:, TIMES + 1 : TIMES + 6 : 2].astype(float)
     times = np.divide(ticks, each, out=np.full(ticks.shape, np.nan), where=each > 0)
-    blobs = rows[:, BLOB : BLOB + 1], rows[:, BLOB + 1 : BLOB + 2]
-    return Frames(int(rows[0, SERIES]), (layout,), rows[:, NUMBER], times, data, *blobs)
+    numbers, begins, ends = rows[:, [NUMBER, BLOB, BLOB + 1]].T.copy()
+    return Frames(int(rows[0, SERIES]), (layout,), numbers, times, data, begins[None], ends[None])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

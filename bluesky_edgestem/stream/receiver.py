@@ -25,9 +25,9 @@ HIGH_WATER_MARK = 1000
 """Messages that a socket holds; the detector keeps the next ones, and drops frames once its own memory is full."""
 MAX_MESSAGE = 1 << 28
 """Bytes of the largest message part that is taken; a peer that sends a larger one is disconnected."""
-BATCH = 64
+BATCH = 128
 """Messages handed over at once where so many wait."""
-BATCH_BYTES = 1 << 22
+BATCH_BYTES = 1 << 20
 """Bytes after which a batch takes no further message."""
 POLL = 100
 """Time [ms] between two looks at whether the receiver is to stop."""
@@ -75,7 +75,7 @@ class Receiver:
     workers : int
         Sockets, each in a thread; the detector deals messages out to them in turn.
     queue_batches : int
-        Batches (of up to 64 messages) that wait for `get` before the workers do.
+        Batches (of up to 128 messages) that wait for `get` before the workers do.
     reduce : callable, optional
         Decodes the frames, in the workers, see `gate.Reduce`. By default they are decoded to be verified; None believes
         them as they are.
@@ -107,26 +107,28 @@ class Receiver:
         self._context = zmq.Context()
         self.address = address
         self._greeted: list[zmq.Socket] = []  # each tells once when its socket and the detector have greeted
-        sockets = [self._connect(address) for _ in range(workers)]
+        inboxes = [self._connect(address) for _ in range(workers)]
         self._threads = [
-            threading.Thread(target=self._work, args=(socket,), name=f"stream-{k}", daemon=True)
-            for k, socket in enumerate(sockets)
+            threading.Thread(target=self._work, args=(inbox,), name=f"stream-{k}", daemon=True)
+            for k, inbox in enumerate(inboxes)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _connect(self, address: str) -> zmq.Socket:
+    def _connect(self, address: str) -> Inbox:
         socket = self._context.socket(zmq.PULL)
         socket.set_hwm(HIGH_WATER_MARK)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         socket.setsockopt(zmq.LINGER, 0)
+        inbox = Inbox(socket, BATCH, BATCH_BYTES)
+        inbox.take()  # nothing: loads the compiled code, before frames come
         self._greeted.append(socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED))
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
             self._context.destroy(0)
             raise ValueError(f"address is {address!r}; allowed is tcp://HOST:PORT ({error})") from None
-        return socket
+        return inbox
 
     def connected(self) -> bool:
         """Whether every socket has been connected to the detector."""
@@ -177,16 +179,15 @@ class Receiver:
                 thread.join(0.05)
         self._context.destroy(0)
 
-    def _work(self, socket: zmq.Socket) -> None:
+    def _work(self, inbox: Inbox) -> None:
         try:
-            self._take_all(socket)
+            self._take_all(inbox)
         except Exception as error:
             self._failure = error
 
-    def _take_all(self, socket: zmq.Socket) -> None:
-        inbox = Inbox(socket, BATCH, BATCH_BYTES)
+    def _take_all(self, inbox: Inbox) -> None:
         while not self._stopping.is_set():
-            if socket.poll(POLL) and len(messages := inbox.take()):
+            if inbox.socket.poll(POLL) and len(messages := inbox.take()):
                 self._hand_over([item for event in self._decoder.all_events(messages) for item in self._items(event)])
 
     def _items(self, event: Series | Frames | End | ProtocolError) -> Iterator[Item]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import chunk_writes
 from .frame_set import FrameSet
 from .frames import Frames
 from .gate import Refusal
@@ -46,6 +47,7 @@ class Recorder:
         self._next: list[Item] = []  # what came for the series after the one under way
         self._kept = 0
         self._last: int | None = None
+        chunk_writes.load()
 
     def record(
         self,

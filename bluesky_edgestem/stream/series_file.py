@@ -143,11 +143,11 @@ class SeriesFile:
         """
         as_is = layout.encoding == self._like.encoding and not layout.column_major and layout.dtype == self._like.dtype
         if as_is and layout.encoding != "lz4-block":
-            return frames.data, frames.begins[:, k], frames.ends[:, k], int(layout.encoding == "none")
+            return frames.data, frames.begins[k], frames.ends[k], int(layout.encoding == "none")
         store = self._framed if as_is else self._decoded
         blobs = [store(frames.chunk(place, k)) for place in range(len(frames))]
         ends = np.cumsum([len(blob) for blob in blobs])
-        return np.frombuffer(b"".join(blobs), np.uint8), np.append(0, ends[:-1]), ends, int(not as_is)
+        return np.frombuffer(bytearray().join(blobs), np.uint8), np.append(0, ends[:-1]), ends, int(not as_is)
 
     @staticmethod
     def _framed(chunk: Chunk) -> bytes:
