@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import zmq
-from numba import njit
 
+from ..analysis.kernels import kernel
 from ..stream.foreign import addresses, call
 from ..stream.messages import Messages
 
@@ -37,7 +37,7 @@ def send(socket: zmq.Socket, messages: Messages, done: int = 0) -> int:
     return done
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _send(libzmq, socket, data, ends, firsts, done):  # pragma: no cover
     """Messages that are sent by now, and the error that ended it, 0 where none did."""
     source = np.uint64(data.ctypes.data)

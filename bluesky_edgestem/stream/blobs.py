@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from numba import njit
 
 from ..analysis.bit_planes import WORD, Words, add_planes
+from ..analysis.kernels import kernel
 from ..analysis.reductions import PIXEL_TYPES, Reducer, Reduction, check_pixels
 from .encoding import LZ4_DECOMPRESS, compress, decompress
 from .foreign import call
@@ -97,7 +97,7 @@ def _in_doubt(frames: Frames, channel: int, out: Reduction | None, words: Words)
     return np.flatnonzero(~good).tolist()
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _number(blobs, at, nbytes):  # pragma: no cover
     """The whole number in `nbytes` from `at` on, most significant byte first."""
     number = 0
@@ -106,7 +106,7 @@ def _number(blobs, at, nbytes):  # pragma: no cover
     return number
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _unpack(
     lz4, blobs, begins, ends, pixels, item, unit, planes, rows, columns, wrapped, masks, nx, found, counted, good
 ):  # pragma: no cover

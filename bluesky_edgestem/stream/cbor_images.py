@@ -6,8 +6,8 @@ Only the plain ones: one channel, nothing that is not of SIMPLON, every length a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..analysis.kernels import kernel
 from .messages import Messages
 from .plain_images import (
     BLOB,
@@ -47,7 +47,7 @@ def read(messages: Messages) -> np.ndarray:
 _KEYS, _KINDS, _ALGORITHMS = (table(words) for words in (KEYS, ("image",), ALGORITHMS))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _head(data, at, end):  # pragma: no cover
     """Major type, number and where it ends; the end is -1 for what is no head, is cut, or is of unknown length."""
     if at < 0 or at >= end:
@@ -67,21 +67,21 @@ def _head(data, at, end):  # pragma: no cover
     return major, number, at + nbytes if number >= 0 else -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _number(data, at, end, most):  # pragma: no cover
     """A whole number up to `most`, and where it ends."""
     major, number, at = _head(data, at, end)
     return number, at if major == UNSIGNED and number <= most else -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _expect(data, at, end, major, number):  # pragma: no cover
     """Where a head ends that has to be this one."""
     found, value, at = _head(data, at, end)
     return at if found == major and value == number else -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _string(data, at, end, major):  # pragma: no cover
     """Where a string begins and ends; the text has to be ASCII."""
     found, length, at = _head(data, at, end)
@@ -94,7 +94,7 @@ def _string(data, at, end, major):  # pragma: no cover
     return at, at + length
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _word(data, at, end, table):  # pragma: no cover
     """Which of the words of `table` a text is, and where it ends."""
     begin, at = _string(data, at, end, TEXT)
@@ -102,7 +102,7 @@ def _word(data, at, end, table):  # pragma: no cover
     return found, at if found >= 0 else -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _array(data, at, end, row):  # pragma: no cover
     """The image: a tag that says how it lies, its dimensions, its bytes; where it ends."""
     major, row[ORDER], at = _head(data, at, end)
@@ -127,7 +127,7 @@ def _array(data, at, end, row):  # pragma: no cover
     return at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _image(data, at, end, row):  # pragma: no cover
     """Read one message into `row`; whether it is a plain one."""
     major, count, at = _head(data, at, end)
@@ -164,7 +164,7 @@ def _image(data, at, end, row):  # pragma: no cover
     return at == end and seen & NEEDED == NEEDED
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _read(data, ends, rows):  # pragma: no cover
     """Read messages, one behind the other in `data` up to their `ends`, into `rows`."""
     for i in range(ends.size):

@@ -8,8 +8,8 @@ from functools import cache
 import h5py
 import numpy as np
 from h5py import h5d
-from numba import njit
 
+from ..analysis.kernels import kernel
 from .foreign import addresses, call
 
 try:
@@ -63,7 +63,7 @@ def load() -> None:
         _write(HDF5, 0, none, np.zeros(0, np.uint8), none, none, np.uint32(0), 0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _write(hdf5, dataset, numbers, data, begins, ends, mask, done):  # pragma: no cover
     """Write from chunk `done` on; how many are written then."""
     place = np.zeros(3, np.uint64)

@@ -7,8 +7,8 @@ whole numbers, the shape.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ..analysis.kernels import kernel
 from .messages import Messages
 from .plain_images import (
     BLOB,
@@ -52,7 +52,7 @@ def read(messages: Messages) -> np.ndarray:
 _KEYS, _KINDS, _PIXELS, _ENCODINGS = (table(words) for words in (KEYS, KINDS, PIXELS, ENCODINGS))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _space(data, at, end):  # pragma: no cover
     """Where white space ends."""
     while at < end and (data[at] == 32 or 9 <= data[at] <= 10 or data[at] == 13):
@@ -60,7 +60,7 @@ def _space(data, at, end):  # pragma: no cover
     return at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _text(data, at, end):  # pragma: no cover
     """Where the text of a string begins, and where its quotes end; -1 for what is no plain string."""
     if at < end and data[at] == QUOTE:
@@ -72,7 +72,7 @@ def _text(data, at, end):  # pragma: no cover
     return 0, -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _whole(data, at, end):  # pragma: no cover
     """A whole number from 0 to `MAX_TICKS`, and where it ends."""
     begin, number = at, np.int64(0)
@@ -84,14 +84,14 @@ def _whole(data, at, end):  # pragma: no cover
     return number, at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _sign(data, at, end, sign):  # pragma: no cover
     """Where a sign ends, with the space around it."""
     at = _space(data, at, end)
     return _space(data, at + 1, end) if at < end and data[at] == sign else -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _value(data, at, end, value):  # pragma: no cover
     """Read a text (where it begins and ends), a whole number or two into `value`; where it ends."""
     if at < end and data[at] == QUOTE:
@@ -111,7 +111,7 @@ def _value(data, at, end, value):  # pragma: no cover
     return at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _object(data, at, end, kind, values):  # pragma: no cover
     """Read the object that is all of a part into `values` (keys, 3); whether it is a plain one of this `kind`."""
     if end - at > MAX_JSON:
@@ -135,7 +135,7 @@ def _object(data, at, end, kind, values):  # pragma: no cover
     return False
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _image(data, ends, first, values, row):  # pragma: no cover
     """Read a message of four parts, the first of which is `first`, into `row`; whether it is a plain one."""
     begin = ends[first - 1] if first else 0
@@ -170,7 +170,7 @@ def _image(data, ends, first, values, row):  # pragma: no cover
     return True
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _read(data, ends, firsts, rows):  # pragma: no cover
     """Read messages into `rows`."""
     values = np.zeros((_KEYS.shape[0], 3), np.int64)

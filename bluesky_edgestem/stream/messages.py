@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import zmq
-from numba import njit
 
+from ..analysis.kernels import kernel
 from .foreign import addresses, call
 
 PARTS = 1024
@@ -124,7 +124,7 @@ class Inbox:
                     return
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _receive(libzmq, socket, slots, sizes, more, begun, most, room):  # pragma: no cover
     """Receive into `slots` what waits; the number of parts, and the error that ended it, 0 where none did."""
     nbytes = messages = 0
@@ -142,7 +142,7 @@ def _receive(libzmq, socket, slots, sizes, more, begun, most, room):  # pragma: 
     return sizes.size, 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _copy(libzmq, slots, sizes, data):  # pragma: no cover
     """Put what was received one behind the other, and let libzmq have its memory back."""
     at = np.uint64(data.ctypes.data)

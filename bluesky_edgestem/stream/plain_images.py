@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from ..analysis.kernels import kernel
 from .encoding import headers_fit
 from .frames import Frames, Layout
 
@@ -82,7 +82,7 @@ def _frames(rows: np.ndarray, data: np.ndarray, layout: Layout) -> Frames:
     return Frames(int(rows[0, SERIES]), (layout,), numbers, times, data, begins[None], ends[None])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def word(data, begin, end, words):  # pragma: no cover
     """Which of `words`, a `table`, stands from `begin` to `end`; -1 for none."""
     length = end - begin
@@ -97,7 +97,7 @@ def word(data, begin, end, words):  # pragma: no cover
     return -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def compare(rows, i, data):  # pragma: no cover
     """Note of row `i` whether it is of the series and the layout of the one before."""
     if i == 0 or not (rows[i, PLAIN] and rows[i - 1, PLAIN]):
