@@ -33,11 +33,12 @@ from bluesky_edgestem.sim.simplon_frames import draw
 from bluesky_edgestem.sim.simplon_launch import SimplonProcess
 from bluesky_edgestem.stream import blobs
 from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.frames import Frames
 from bluesky_edgestem.stream.nexus import Context
 from bluesky_edgestem.stream.receiver import Receiver
 from bluesky_edgestem.stream.recorder import Recorder
 from bluesky_edgestem.stream.recording import Recording
-from bluesky_edgestem.stream.series import Frame, Series
+from bluesky_edgestem.stream.series import Series
 from bluesky_edgestem.stream.series_file import SeriesFile
 
 ROOT = Path(__file__).parents[1]
@@ -74,11 +75,11 @@ class Reducing:
         self.moments = np.zeros((frames, 2), np.uint64)
         self.when = np.full(frames, np.nan)
 
-    def __call__(self, series: Series, frames: Sequence[Frame]) -> list[str]:
+    def __call__(self, series: Series, frames: Frames) -> list[str]:
         """Reduce; see `gate.Reduce`."""
         found = Reduction.zeros(len(frames), self._reducer.masks)
-        reasons = blobs.reduce([frame.chunks[0] for frame in frames], self._reducer, found)
-        numbers = [frame.number for frame in frames]
+        reasons = blobs.reduce(frames, self._reducer, found)
+        numbers = frames.numbers
         self.total[numbers], self.moments[numbers] = found.total, found.moments
         self.when[numbers] = time.monotonic()
         return reasons

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from . import crystals
 from .disk_tables import DiskTable
+from .kernels import kernel
 from .materials import material
 from .optics import Optics
 
@@ -28,7 +28,7 @@ EDGE_SAMPLES = 8
 INTERFERING = 1e-4
 
 
-@numba.njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def _cubic(t: float) -> tuple[float, float, float, float]:  # pragma: no cover - compiled
     """Catmull–Rom weights of the samples at -1, 0, 1, 2 for a point at t in [0, 1)."""
     return (
@@ -39,7 +39,7 @@ def _cubic(t: float) -> tuple[float, float, float, float]:  # pragma: no cover -
     )
 
 
-@numba.njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def _looked_up(tables, weights, table, x, y):  # pragma: no cover - compiled
     """Intensity between the samples of one reflection's tables, cubic in κ, weighted over thicknesses."""
     ix, iy = int(x), int(y)
@@ -54,7 +54,7 @@ def _looked_up(tables, weights, table, x, y):  # pragma: no cover - compiled
     return max(value, 0.0)
 
 
-@numba.njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def _place(frame, tables, weights, which, centres, to_kappa, to_table, tilt, step, cutoff, brightness):
     # pragma: no cover - compiled
     """Add disks to a frame (n, n).

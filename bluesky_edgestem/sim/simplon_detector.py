@@ -8,12 +8,17 @@ from typing import Any
 
 import zmq
 
+from ..stream.messages import Messages
 from ..stream.series import frames_expected
 from .simplon_config import Parameter, Refused, detector_config, filewriter_config, stream_config
 from .simplon_faults import Faults
 from .simplon_frames import Frames, recoded
-from .simplon_messages import Messages, MessagesV1, MessagesV2
+from .simplon_messages import Messages as Protocol
+from .simplon_messages import MessagesV1, MessagesV2
+from .simplon_outbox import send
 
+BURST = 16
+"""Frames that are sent at once where nothing is waited for between them."""
 WAIT = 50
 """Time [ms] between two looks at whether the series was stopped, while the receiver takes nothing."""
 EXTERNAL = ("exte", "exts", "extg", "eies")
@@ -79,6 +84,7 @@ class Detector:
         self._pulses = self._done = 0
         self._stop = ""
         self._closing = False
+        self._outgoing: list[list[bytes]] = []
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.set_hwm(buffer)
@@ -88,6 +94,7 @@ class Detector:
         except zmq.ZMQError as error:
             self._context.destroy(0)
             raise OSError(f"cannot stream on {address}: {error}") from None
+        send(self._socket, Messages.of([]))  # loads the compiled code: before frames are due
         self.port = int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
         self._thread = threading.Thread(target=self._run, name="detector", daemon=True)
         self._thread.start()
@@ -206,7 +213,7 @@ class Detector:
 
     def _series(self, series: int, config: dict[str, Any], stream: dict[str, Any]) -> None:
         enabled = stream["mode"] == "enabled"
-        messages: Messages = MessagesV2(self.names)
+        messages: Protocol = MessagesV2(self.names)
         if self.protocol == "v1":
             messages = MessagesV1(stream["image_appendix"])
         mode, nimages, ntrigger = config["trigger_mode"], config["nimages"], config["ntrigger"]
@@ -216,7 +223,7 @@ class Detector:
             announced = dict(config)
             if self.faults.wrong_header:
                 announced["y_pixels_in_detector"] *= 2
-            self._send(messages.start(series, stream["header_detail"], announced, expected))
+            self._send([messages.start(series, stream["header_detail"], announced, expected)])
         self._encoding = ENCODINGS[self.protocol][config["compression"]]
         by_itself = self._automatic and mode in EXTERNAL
         if by_itself:
@@ -236,15 +243,17 @@ class Detector:
                     self._frame(messages, series, number, config)
                 number += 1
             if not by_itself and trigger + 1 < ntrigger:
+                self._flush()
                 with self._change:
                     self._done = trigger + 1
                     self._change.notify_all()
+        self._flush()
         with self._change:
             # Before the end message: who has seen it may arm for the next series at once.
             self._done, self.state = ntrigger, "idle"
             self._change.notify_all()
         if enabled and not self.faults.no_end:
-            self._send(messages.end(series), even_if_stopped=True)
+            self._send([messages.end(series)], even_if_stopped=True)
 
     def _await_trigger(self, trigger: int) -> bool:
         with self._change:
@@ -257,31 +266,38 @@ class Detector:
         delay = self.faults.delay.get(number, 0.0)
         if self._rate:
             delay = max(delay, began + number / self._rate - time.monotonic())
+        if delay > 5e-4:
+            self._flush()
         if delay > 0.05:
             with self._change:
                 self._change.wait_for(lambda: self._stop in ("abort", "close"), delay)
         elif delay > 5e-4:  # a shorter sleep takes longer than it says
             time.sleep(delay)
 
-    def _frame(self, messages: Messages, series: int, number: int, config: dict[str, Any]) -> None:
+    def _frame(self, messages: Protocol, series: int, number: int, config: dict[str, Any]) -> None:
         chunk = self.frames.chunk(number)
         if chunk is None:
             return
         start = number * config["frame_time"]
         for sent in self.faults.sent(number, recoded(chunk, self._encoding)):
             chunks = [sent] + [sent for _ in self.names[1:]]
-            self._send(messages.frame(series, number, chunks, start, start + config["count_time"]), frame=True)
+            self._outgoing.append(messages.frame(series, number, chunks, start, start + config["count_time"]))
+        if len(self._outgoing) >= BURST:
+            self._flush()
 
-    def _send(self, parts: list[bytes], *, frame: bool = False, even_if_stopped: bool = False) -> None:
-        while True:
-            try:
-                self._socket.send_multipart(parts, zmq.NOBLOCK)
+    def _flush(self) -> None:
+        """Send the frames that wait for others to be sent with."""
+        outgoing, self._outgoing = self._outgoing, []
+        self._send(outgoing, frames=True)
+
+    def _send(self, outgoing: list[list[bytes]], *, frames: bool = False, even_if_stopped: bool = False) -> None:
+        messages, done = Messages.of(outgoing), 0
+        while (done := send(self._socket, messages, done)) < len(messages):
+            if frames and self._lossy:
+                self.dropped += 1
+                done += 1
+                continue
+            if self._closing or (self._stop == "abort" and not even_if_stopped):
                 return
-            except zmq.Again:
-                if frame and self._lossy:
-                    self.dropped += 1
-                    return
-                if self._closing or (self._stop and not even_if_stopped):
-                    return
-                if not self._socket.poll(WAIT, zmq.POLLOUT) and self._stop:
-                    return
+            if not self._socket.poll(WAIT, zmq.POLLOUT) and self._stop:
+                return
