@@ -124,7 +124,7 @@ class Microscope(Device):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[NamedStatus]:
-        """A status that fails as soon as a PV is lost: for plans that wait for something else, within the context.
+        """A status that fails as soon as a PV is lost, while the context lasts: for plans that wait otherwise."""
         lost = NamedStatus(f"watch the connections of {self.name}")
         watch(signals_of(self), lost)
         try:
