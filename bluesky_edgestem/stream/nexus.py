@@ -132,8 +132,8 @@ def _plain(value: Any) -> Any:
 def make_data(entry: h5py.Group, series: Series, chunk: Chunk) -> dict[str, h5py.Dataset]:
     """An empty dataset for each channel of `series`, whose chunks are blobs like `chunk`.
 
-    The first is `DATA`. Each further one is ``data`` of a group of its own, for readers take all of a group for frames of
-    one series.
+    The first is `DATA`. Each further one is ``data`` of a group of its own, as readers take all that is in a group for
+    frames of one series.
     """
     made = {}
     for k, channel in enumerate(series.channels):
