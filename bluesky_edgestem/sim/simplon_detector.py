@@ -82,6 +82,7 @@ class Detector:
         self._change = threading.Condition()
         self.state, self.series, self.dropped = "idle", 0, 0
         self._pulses = self._done = 0
+        self._exposures: dict[int, float] = {}  # by the trigger that said them
         self._stop = ""
         self._closing = False
         self._outgoing: list[list[bytes]] = []
@@ -145,19 +146,28 @@ class Detector:
                 )
             self.series += 1
             self._pulses = self._done = 0
+            self._exposures.clear()
             self._stop = ""
             self.state = "ready"
             self._change.notify_all()
             return self.series
 
-    def trigger(self) -> None:
+    def trigger(self, exposure: Any = None) -> None:
         """Trigger by software; returns once the frames of the trigger are sent.
+
+        Parameters
+        ----------
+        exposure : float, optional
+            Of the frame [s] in the mode ``inte``, and as long it takes then; by default ``count_time``, as fast as the
+            rate allows. Other modes take no notice of it.
 
         Raises
         ------
         Refused
         """
         with self._change:
+            if exposure is not None:
+                exposure = self.config["detector"]["count_time"].changed("the exposure", exposure).value
             mode = self.values()["trigger_mode"]
             if self.state not in ("ready", "acquire"):
                 raise Refused(f"the detector is in the state {self.state!r}; arm it before triggering")
@@ -165,6 +175,8 @@ class Detector:
                 raise Refused(f"trigger_mode is {mode!r}; triggers by software need inte or ints")
             self._pulses += 1
             mine = self._pulses
+            if mode == "inte" and exposure is not None:
+                self._exposures[mine - 1] = exposure
             self._change.notify_all()
             self._change.wait_for(lambda: self._done >= mine or self.state == "idle" or self._closing)
 
@@ -263,7 +275,7 @@ class Detector:
         return not self._stop
 
     def _pace(self, began: float, number: int) -> None:
-        delay = self.faults.delay.get(number, 0.0)
+        delay = self.faults.delay.get(number, 0.0) + self._exposures.get(number, 0.0)
         if self._rate:
             delay = max(delay, began + number / self._rate - time.monotonic())
         if delay > 5e-4:
@@ -278,10 +290,10 @@ class Detector:
         chunk = self.frames.chunk(number)
         if chunk is None:
             return
-        start = number * config["frame_time"]
+        start, exposure = number * config["frame_time"], self._exposures.get(number, config["count_time"])
         for sent in self.faults.sent(number, recoded(chunk, self._encoding)):
             chunks = [sent] + [sent for _ in self.names[1:]]
-            self._outgoing.append(messages.frame(series, number, chunks, start, start + config["count_time"]))
+            self._outgoing.append(messages.frame(series, number, chunks, start, start + exposure))
         if len(self._outgoing) >= BURST:
             self._flush()
 

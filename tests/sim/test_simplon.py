@@ -104,6 +104,34 @@ def test_software_triggers(make: Callable, mode: str, each: int) -> None:
         detector.trigger()
 
 
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_a_software_trigger_may_say_how_long_to_expose(make: Callable, protocol: str) -> None:
+    detector, listener = make(protocol=protocol)
+    for name, value in (("trigger_mode", "inte"), ("ntrigger", 4), ("count_time", 2e-3)):
+        detector.put("detector", name, value)
+    detector.arm()
+    began = time.monotonic()
+    for exposure in (0.25, None, 3e-3):
+        detector.trigger(exposure)
+    assert time.monotonic() - began >= 0.25, "it answers once it has exposed"
+    for wrong in (0, -1, "long", 1e9):
+        with pytest.raises(Refused, match="the exposure is "):
+            detector.trigger(wrong)
+    detector.trigger(1)
+    _, *frames, _ = listener.events()
+    assert [frame.real for frame in frames if isinstance(frame, Frame)] == pytest.approx([0.25, 2e-3, 3e-3, 1])
+
+
+def test_a_time_is_nothing_to_a_trigger_of_many_frames(make: Callable) -> None:
+    detector, listener = make()
+    for name, value in (("trigger_mode", "ints"), ("nimages", 2), ("count_time", 2e-3)):
+        detector.put("detector", name, value)
+    detector.put("detector", "ntrigger", 1)
+    detector.arm()
+    detector.trigger(0.5)
+    assert [frame.real for frame in listener.events() if isinstance(frame, Frame)] == pytest.approx([2e-3] * 2)
+
+
 def test_external_triggers_by_hand(make: Callable) -> None:
     detector, listener = make(automatic=False)
     detector.put("detector", "ntrigger", 3)
