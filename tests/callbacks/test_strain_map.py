@@ -11,7 +11,7 @@ import pytest
 from bluesky_edgestem.analysis.affine_readings import AffineReadings
 from bluesky_edgestem.analysis.crystals import deformation
 from bluesky_edgestem.analysis.optics import Optics
-from bluesky_edgestem.analysis.strain import strain_maps
+from bluesky_edgestem.analysis.strain_frame import strain_maps
 from bluesky_edgestem.callbacks import StrainMap
 from bluesky_edgestem.callbacks.frame_rows import ROW
 from bluesky_edgestem.callbacks.strain_pictures import draw
