@@ -25,9 +25,8 @@ def region_reference(transform: np.ndarray) -> np.ndarray:
     found = np.swapaxes(np.linalg.inv(transform), 1, 2)
     angle = np.arctan2(found[:, 1, 0] - found[:, 0, 1], found[:, 0, 0] + found[:, 1, 1])
     middle = np.angle(np.exp(1j * angle).sum())
-    angle = angle - middle
-    turned = middle + np.median(np.angle(np.exp(1j * angle)))
-    back = np.swapaxes(rotation_matrix(angle + middle), -1, -2)
+    turned = middle + np.median(np.angle(np.exp(1j * (angle - middle))))
+    back = np.swapaxes(rotation_matrix(angle), -1, -2)
     return rotation_matrix(turned) @ np.median(back @ found, axis=0)
 
 
