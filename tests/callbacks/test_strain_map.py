@@ -198,7 +198,12 @@ def test_the_picture_is_even_about_0_and_grey_where_nothing_is_known(tmp_path, m
     figure = draw(maps)
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 8
-    assert "%" in panels[0].get_title() and "mrad" in panels[3].get_title()
+    symbol = {"infinitesimal": "\\varepsilon", "Lagrangian": "E"}[measure]
+    assert [axes.get_title() for axes in panels[::3]] == [
+        f"${symbol}_{{xx}}$ [%]",
+        "Rotation [mrad]",
+        f"Standard deviation of ${symbol}_{{xy}}$ [%]",
+    ]
     (limits,) = {axes.images[0].get_clim() for axes in panels[:3]}
     assert limits[0] == -limits[1]
     for axes in panels[:3]:
