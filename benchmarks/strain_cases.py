@@ -68,7 +68,7 @@ class Kind:
     n_pixels: int
     background: float = 0.05
     grains: int = 1
-    side: int = 20  #: positions along each side of the scan
+    side: int = 16  #: positions along each side of the scan
     by_multislice: bool = False  #: the atoms at rest, few and thinner
     salt: int = 0  #: cases with the same salt, material and scan share their specimens
 
