@@ -51,7 +51,10 @@ from bluesky_edgestem.analysis.materials import material, patch
 from bluesky_edgestem.analysis.optics import Optics
 
 LAYERS = tuple(range(46, 137, 6))  # 9 to 26 nm, for both materials; whole periods, as crystals end
-TABLES = {name: TableSpec(name, 200.0, LAYERS, angle_mrad=6.0, step_mrad=0.4, g_max=1.4) for name in ("Si", "SrTiO3")}
+TABLES = {
+    name: TableSpec(name, 200.0, LAYERS, angle_mrad=6.0, step_mrad=0.4, g_max=1.4, strained=True)
+    for name in ("Si", "SrTiO3")
+}
 SEMIANGLE = {"Si": 3.0, "SrTiO3": 2.8}
 #: Of the central differences of the Cramér–Rao bound: strain (3), rotation [rad], centre (2) [pixels].
 STEPS = (1e-3, 1e-3, 1e-3, 1e-3, 0.1, 0.1)
@@ -209,8 +212,9 @@ def still_table() -> DiskTable:
     """Disks of silicon whose atoms are at rest, as the multislice has them; half a minute."""
     low, high = MULTISLICE_LAYERS
     spec = TABLES["Si"]
+    layers = range(low - 4, high + 5, 4)
     return disk_tables.compute(
-        "Si", 200.0, range(low - 4, high + 5, 4), spec.angle_mrad, spec.step_mrad, spec.g_max, displacements={}
+        "Si", 200.0, layers, spec.angle_mrad, spec.step_mrad, spec.g_max, displacements={}, strained=True
     )
 
 

@@ -19,6 +19,7 @@ from .disk_tables import DiskTable
 from .materials import material
 
 FORMAT = 1
+ARRAYS = ("intensity", "diffuse", "by_strain")
 _PATIENCE = 60.0  # [s] for a scheduler and a first worker
 
 
@@ -32,6 +33,7 @@ class TableSpec:
     angle_mrad: float = 10.0
     step_mrad: float = 0.25
     g_max: float = 1.2
+    strained: bool = False
 
     @property
     def name(self) -> str:
@@ -41,7 +43,13 @@ class TableSpec:
     def compute(self) -> DiskTable:
         """The table."""
         return disk_tables.compute(
-            self.material, self.energy_keV, self.layers, self.angle_mrad, self.step_mrad, self.g_max
+            self.material,
+            self.energy_keV,
+            self.layers,
+            self.angle_mrad,
+            self.step_mrad,
+            self.g_max,
+            strained=self.strained,
         )
 
 
@@ -53,8 +61,10 @@ def standard(energies: Sequence[float] = (80.0, 200.0, 300.0), step_nm: float = 
         if crystal.max_layers <= 3:
             layers = tuple(range(1, crystal.max_layers + 1))
         else:
-            layers = tuple(crystal.layers(t) for t in np.arange(4.0, 42.0 + step_nm, step_nm))
-        specs += [TableSpec(name, energy, layers) for energy in energies]
+            # Whole periods: a layer left over shows forbidden reflections, faintly, where no crystal is that flat.
+            period = crystal.period * crystal.spacing / 10
+            layers = tuple(crystal.period * round(t / period) for t in np.arange(4.0, 42.0 + step_nm, step_nm))
+        specs += [TableSpec(name, energy, layers, strained=True) for energy in energies]
     return specs
 
 
@@ -67,7 +77,8 @@ def _attributes(spec: TableSpec) -> dict[str, Any]:
 
 
 def _agree(kept: Any, spec: TableSpec) -> bool:
-    return all(key in kept and np.array_equal(kept[key], value) for key, value in _attributes(spec).items())
+    # What is not there counts as False: a table of before derivatives could be kept has none.
+    return all(np.array_equal(kept.get(key, False), value) for key, value in _attributes(spec).items())
 
 
 def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
@@ -75,7 +86,7 @@ def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
     group = file.create_group("unfinished")
     group.attrs.update(_attributes(spec) | {"step": table.step})
     group.create_dataset("reflections", data=table.reflections)
-    for name in ("intensity", "diffuse"):
+    for name in ARRAYS if spec.strained else ARRAYS[:2]:
         # Half precision is 5e-4 of each value, a tenth of what the crystals' parameters leave open.
         group.create_dataset(name, data=getattr(table, name).astype(np.float16), compression="gzip", shuffle=True)
     file.move("unfinished", spec.name)
@@ -188,6 +199,5 @@ def read(path: Path, name: str, energy_keV: float) -> DiskTable:
             group.attrs["layers"],
             group["reflections"][()],
             float(group.attrs["step"]),
-            group["intensity"][()].astype(np.float32),
-            group["diffuse"][()].astype(np.float32),
+            *(group[array][()].astype(np.float32) for array in ARRAYS if array in group),
         )
