@@ -1,11 +1,11 @@
 """Strain from structured disks: the strain autoencoder beside py4DSTEM and libertem-blobfinder, on the same patterns.
 
-The specimens are those of `strain_cases`; each seed is another one. The autoencoder is trained on each scan at 1e5
-electrons a pattern, and reads other draws of the noise, at 1e4 too without being trained again. The peers are given
-what a user would have to find: the probe without noise, which disks are bright, and each grain's lattice without its
-strain. Of a few settings of theirs each case gets the one with the least error, which only somebody who knows the truth
-could choose. What disks' insides do to a peer alike everywhere, a reference region takes off: so their mean error over
-each scan is taken off before anything is counted. Ours is left on.
+The specimens are those of `strain_cases` and `strain_pyxem`; each seed is another one. The autoencoder is trained on
+each scan at 1e5 electrons a pattern, and reads other draws of the noise, at 1e4 too without being trained again. The
+peers are given what a user would have to find: the probe without noise, which disks are bright, and each grain's
+lattice without its strain. Of a few settings of theirs each case gets the one with the least error, which only somebody
+who knows the truth could choose. What disks' insides do to a peer alike everywhere, a reference region takes off: so
+their mean error over each scan is taken off before anything is counted. Ours is left on.
 
 One case after the other, or some by ``--cases``; ``--without peers`` or ``--without ours`` leaves those out. Figures
 are means over seeds, with the standard deviation from seed to seed beside.
@@ -27,10 +27,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from strain_cases import CASES, StrainCase, make
+from strain_pyxem import make_pyxem
 from strain_scores import Reading, errors, from_affine, summarise
 
 from bluesky_edgestem.analysis import crystals
-from bluesky_edgestem.analysis.disk_library import read as read_table
 from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 
 DOSES = {"1e4": 1e4, "1e5": 1e5}
@@ -54,6 +54,7 @@ SETTINGS: dict[str, list[dict]] = {
         {"peer": "blobfinder", "pattern": "flat", "upsample": False},
     ],
 }
+PARTS = (*CASES, "pyxem", "time")
 CHOSEN_ON = 32
 """Patterns of the first seed on which a peer's setting is chosen."""
 
@@ -125,10 +126,15 @@ class Peers:
         self._folder.cleanup()
 
 
-def bright_reflections(case: StrainCase, folder: Path) -> np.ndarray:
-    """Indices (m, 2) of the reflections that take a five-hundredth of the electrons or more somewhere."""
-    table = read_table(folder / "disks.h5", case.material, case.optics.energy_keV)
-    return table.reflections[table.intensity.max((0, 2, 3)) > 2e-3]
+def bright_reflections(case: StrainCase) -> np.ndarray:
+    """Indices (m, 2) of the reflections where a fiftieth of the brightest pixel is reached, somewhere."""
+    index = np.stack(np.meshgrid(*[np.arange(-8, 9)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    brightest, size = np.zeros(len(index)), case.optics.n_pixels
+    for pattern, centre, lattice in zip(case.patterns, case.centre, case.lattice, strict=True):
+        x, y = np.round(centre + index @ lattice).astype(int).T
+        inside = (np.minimum(x, y) >= 0) & (np.maximum(x, y) < size)
+        brightest[inside] = np.maximum(brightest[inside], pattern[y[inside], x[inside]] / pattern.max())
+    return index[brightest > 0.02]
 
 
 def chosen_setting(name: str, peers: Peers, case: StrainCase) -> dict:
@@ -172,7 +178,7 @@ def run_case(name: str, seeds: Sequence[int], folder: Path, wanted: Sequence[str
         rows.append(summarise(readings, case, DOSES[label], relative))
 
     for seed in seeds:
-        case = make(name, seed, folder, workers=2)
+        case = make_pyxem(seed) if name == "pyxem" else make(name, seed, folder, workers=2)
         network = None
         if "ours" in wanted:
             began = time.perf_counter()
@@ -188,7 +194,7 @@ def run_case(name: str, seeds: Sequence[int], folder: Path, wanted: Sequence[str
                 score("ours", label, readings, case, relative=False)
                 score("ours, mean error taken off", label, readings, case, relative=True)
             if "peers" in wanted:
-                peers = Peers(case, np.concatenate(draws), bright_reflections(case, folder))
+                peers = Peers(case, np.concatenate(draws), bright_reflections(case))
                 for peer in SETTINGS:
                     if seed == seeds[0]:
                         settings[f"{peer} {label}"] = chosen_setting(peer, peers, case)
@@ -196,7 +202,7 @@ def run_case(name: str, seeds: Sequence[int], folder: Path, wanted: Sequence[str
                     score(peer, label, [Reading(part) for part in found], case, relative=True)
                 peers.close()
         for who, by in scores.items():
-            last = {label: {k: rows[-1][k] for k in ("rms", "ratio", "lost")} for label, rows in by.items()}
+            last = {label: {k: rows[-1].get(k) for k in ("rms", "ratio", "lost")} for label, rows in by.items()}
             print(f"{name}, seed {seed}, {who}: {last}", flush=True)
     out: dict = {who: {label: spread(rows) for label, rows in by.items()} for who, by in scores.items()}
     return out | {"training": training, "settings": settings}
@@ -210,7 +216,7 @@ def run_time(folder: Path, wanted: Sequence[str], rounds: int = 5, cores: int = 
         frames = case.frames(TRAINED_AT, 1)
         times: dict[str, list[float]] = {}
         network = StrainAutoencoder.train(case.frames(TRAINED_AT, 0), seed=1) if "ours" in wanted else None
-        peers = Peers(case, frames, bright_reflections(case, folder)) if "peers" in wanted else None
+        peers = Peers(case, frames, bright_reflections(case)) if "peers" in wanted else None
         for round_ in range(rounds + 1):
             if network is not None:
                 began = time.perf_counter()
@@ -233,7 +239,7 @@ def run_time(folder: Path, wanted: Sequence[str], rounds: int = 5, cores: int = 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Strain from structured disks, beside py4DSTEM and blobfinder.")
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "time"], default=[*CASES, "time"], metavar="CASE")
+    parser.add_argument("--cases", nargs="+", choices=PARTS, default=PARTS, metavar="CASE")
     parser.add_argument("--seeds", type=int, default=3, help="specimens of each case (default: %(default)s)")
     parser.add_argument("--without", choices=["ours", "peers"], help="leave these out")
     parser.add_argument(

@@ -122,19 +122,15 @@ class StrainCase:
     optics: Optics
     scan: tuple[int, int]  #: rows and columns
     specimen: Specimen
+    reference: np.ndarray  #: (2, 2) the reference lattice's reciprocal vectors as rows [pixels]
     patterns: np.ndarray  #: (n, ny, nx) float32, probability that an electron is counted in each pixel
-    informed: np.ndarray  #: (m,) which patterns' information is known
+    informed: np.ndarray  #: (m,) which patterns' information is known; none in a case whose bound is not
     information: np.ndarray  #: (m, 7, 7) per electron, in the order of `cramer_rao.PARAMETERS`
 
     @property
     def centre(self) -> np.ndarray:
         """Where the direct beam is, x and y from the frame's first pixel, (n, 2) [pixels]."""
         return self.specimen.shift_px + (self.optics.n_pixels - 1) / 2
-
-    @property
-    def reference(self) -> np.ndarray:
-        """The reference lattice's reciprocal vectors as rows, (2, 2) [pixels]."""
-        return material(self.material).reciprocal / self.optics.pixel_reciprocal
 
     @property
     def lattice(self) -> np.ndarray:
@@ -303,4 +299,7 @@ def make(name: str, seed: int, folder: Path, workers: int = 1) -> StrainCase:
     known = np.array(
         [information(lambda moved, i=i: composed(disks, optics, specimen, i, moved, still)) for i in informed]
     )
-    return StrainCase(name, seed, kind.material, optics, (kind.side, kind.side), specimen, patterns, informed, known)
+    reference = material(kind.material).reciprocal / optics.pixel_reciprocal
+    return StrainCase(
+        name, seed, kind.material, optics, (kind.side, kind.side), specimen, reference, patterns, informed, known
+    )

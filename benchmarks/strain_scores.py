@@ -86,18 +86,21 @@ def errors(reading: Reading, case: StrainCase) -> np.ndarray:
     return _wrapped(unstrained(chosen, case.reference) - truth)
 
 
-def place_error(reading: Reading, case: StrainCase, reach: float = 0.8) -> float:
-    """How far the disks are from where the lattice found would have them, root mean square [pixels].
+def place_error(found: np.ndarray, case: StrainCase, reach: float = 0.8) -> float:
+    """How far disks are from where a wrong strain has them, root mean square [pixels].
 
-    Over the reflections whose distance from the beam is up to `reach` of the frame's half width.
+    Over the reflections whose distance from the beam is up to `reach` of the frame's half width: errors (..., 4) of
+    strain and rotation move a reflection at g by ``-(ε + ω) g``.
     """
-    chosen = in_the_reference(reading.lattice, case)
-    found = np.isfinite(chosen).all((1, 2))
-    index = np.stack(np.meshgrid(*[np.arange(-6, 7)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    index = index[(index.sum(1) % 2 == 0) | (case.material != "Si")]  # others are forbidden in silicon
-    length = np.hypot(*(index @ case.reference).T)
-    index = index[(length > 0) & (length < reach * case.optics.n_pixels / 2)]
-    return float(np.sqrt((((index @ (chosen - case.lattice)[found]) ** 2).sum(-1)).mean()))
+    index = np.stack(np.meshgrid(*[np.arange(-8, 9)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    index = index[(index.sum(1) % 2 == 0) | (case.material != "Si")]  # the others are forbidden along [110]
+    g = index @ case.reference
+    length = np.hypot(*g.T)
+    g = g[(length > 0) & (length < reach * case.optics.n_pixels / 2)]
+    exx, eyy, exy, turn = np.moveaxis(found[np.isfinite(found).all(-1)], -1, 0)
+    moved = np.stack([np.outer(exx, g[:, 0]) + np.outer(exy - turn, g[:, 1]),
+                      np.outer(exy + turn, g[:, 0]) + np.outer(eyy, g[:, 1])])  # fmt: skip
+    return float(np.sqrt((moved**2).sum(0).mean()))
 
 
 def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: bool = False) -> dict:
@@ -118,9 +121,10 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
     -------
     dict
         By component: `rms`, `mae`, `offset` (mean error over the scan), `bias` (root mean square over positions of what
-        all draws share), `scatter` (what they do not), `worst`, `bound` (Cramér–Rao) and `ratio` to it. Over strains:
-        `grain_bias`, largest mean error in a grain, where there are several; `coverage` of the 95 % intervals, where
-        they are stated. `place_px`; `lost`, the fraction in which no lattice, or another one, was found; left out.
+        all draws share), `scatter` (what they do not), `worst`, and, if known, `bound` (Cramér–Rao) and `ratio` to it.
+        Over strains: `grain_bias`, largest mean error in a grain, where there are several; `coverage` of the 95 %
+        intervals, where they are stated. `place_px`; `lost`, the fraction in which no lattice, or another one, was
+        found; left out.
     """
     found = np.array([errors(reading, case) for reading in readings])  # (r, n, 4)
     offset = np.nanmean(found, (0, 1))
@@ -129,8 +133,6 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
     pairs = [(a, b) for i, a in enumerate(found) for b in found[i + 1 :]]
     shared = np.nanmean([a * b for a, b in pairs], (0, 1))
     own = np.nanmean([(a - b) ** 2 / 2 for a, b in pairs], (0, 1))
-    variance = np.diagonal(bound(case.information, dose), axis1=1, axis2=2)[:, :4]
-    informed = found[:, case.informed]
     by_component = {
         "rms": np.sqrt(np.nanmean(found**2, (0, 1))),
         "mae": np.nanmean(np.abs(found), (0, 1)),
@@ -138,9 +140,11 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
         "bias": np.sqrt(np.maximum(shared, 0)),
         "scatter": np.sqrt(own),
         "worst": np.nanmax(np.abs(found), (0, 1)),
-        "bound": np.sqrt(variance.mean(0)),
-        "ratio": np.sqrt(np.nanmean(informed**2, (0, 1)) / variance.mean(0)),
     }
+    if len(case.informed):
+        variance = np.diagonal(bound(case.information, dose), axis1=1, axis2=2)[:, :4].mean(0)
+        informed = np.nanmean(found[:, case.informed] ** 2, (0, 1))
+        by_component |= {"bound": np.sqrt(variance), "ratio": np.sqrt(informed / variance)}
     out: dict = {
         name: {c: float(f"{v:.3g}") for c, v in zip(COMPONENTS, values, strict=True)}
         for name, values in by_component.items()
@@ -149,7 +153,7 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
     if grain.max():
         by_grain = np.array([np.nanmean(found[:, grain == g, :3], (0, 1)) for g in np.unique(grain)])
         out["grain_bias"] = float(f"{np.abs(by_grain).max():.3g}")
-    out["place_px"] = float(f"{np.mean([place_error(r, case) for r in readings]):.3g}")
+    out["place_px"] = float(f"{place_error(found, case):.3g}")
     out["lost"] = float(f"{np.isnan(found[..., 0]).mean():.3g}")
     stated = [r.sd for r in readings if r.sd is not None]
     if stated:

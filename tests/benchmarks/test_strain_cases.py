@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis import disk_tables
+from bluesky_edgestem.analysis.materials import material
 
 PATH = Path(__file__).parents[2] / "benchmarks/strain_cases.py"
 
@@ -50,8 +51,9 @@ def test_disks_lie_on_the_lattice_that_a_case_states(cases):
     specimen = cases.draw_specimen(kind, 0)
     disks = disk_tables.compute("Si", 200.0, [48, 72], 6.0, step_mrad=1.0, g_max=0.5)
     pattern = cases.composed(disks, kind.optics, specimen, 3, np.zeros(6), True)
+    reference = material("Si").reciprocal / kind.optics.pixel_reciprocal
     made = cases.StrainCase(
-        "Si", 0, "Si", kind.optics, (2, 2), specimen, pattern[None], np.array([3]), np.zeros((1, 7, 7))
+        "Si", 0, "Si", kind.optics, (2, 2), specimen, reference, pattern[None], np.array([3]), np.zeros((1, 7, 7))
     )
     y, x = np.indices(pattern.shape)
     for h, k in ((0, 0), (1, 1), (-1, 1), (0, 2)):

@@ -35,7 +35,16 @@ def case(scripts):
     # Information of 1/sd² for each parameter alone: the bound at dose 1 is sd.
     information = np.broadcast_to(np.diag([1e6] * 7), (n, 7, 7))
     return cases.StrainCase(
-        "grains", 1, "Si", kind.optics, (16, 16), specimen, np.zeros((n, 1, 1)), np.arange(n), information
+        "grains",
+        1,
+        "Si",
+        kind.optics,
+        (16, 16),
+        specimen,
+        25 * np.eye(2),
+        np.zeros((n, 1, 1)),
+        np.arange(n),
+        information,
     )
 
 
