@@ -19,6 +19,8 @@ DELEGATED = {
     "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
     "sim simplon": ("bluesky_edgestem.sim.simplon", "a simulated DECTRIS detector"),
     "train": ("bluesky_edgestem.analysis.training", "train a network"),
+    "train library": ("bluesky_edgestem.analysis.disk_library", "compute the disks that training patterns are made of"),
+    "train patterns": ("bluesky_edgestem.analysis.pattern_sets", "draw training patterns of thick crystals"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
     "stream mend": ("bluesky_edgestem.stream.mend", "close a file whose receiver was killed"),
 }
