@@ -19,6 +19,8 @@ DELEGATED = {
     "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
     "sim simplon": ("bluesky_edgestem.sim.simplon", "a simulated DECTRIS detector"),
     "train": ("bluesky_edgestem.analysis.training", "train a network"),
+    "train library": ("bluesky_edgestem.analysis.disk_library", "compute the disks that training patterns are made of"),
+    "train patterns": ("bluesky_edgestem.analysis.pattern_sets", "draw training patterns of thick crystals"),
     "train strain": ("bluesky_edgestem.recorded.train_strain", "the strain autoencoder, on a scan of your own"),
     "analyse strain": ("bluesky_edgestem.recorded.analyse_strain", "strain maps of a recorded scan"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .crystals import rotation_matrix
 from .materials import Material
 
 INDEX = 6
@@ -24,13 +25,9 @@ def region_reference(transform: np.ndarray) -> np.ndarray:
     found = np.swapaxes(np.linalg.inv(transform), 1, 2)
     angle = np.arctan2(found[:, 1, 0] - found[:, 0, 1], found[:, 0, 0] + found[:, 1, 1])
     middle = np.angle(np.exp(1j * angle).sum())
-    angle = angle - middle
-    turned = middle + np.median(np.angle(np.exp(1j * angle)))
-    c, s = np.cos(angle + middle), np.sin(angle + middle)
-    back = np.stack([np.stack([c, s], -1), np.stack([-s, c], -1)], -2)
-    stretch = np.median(back @ found, axis=0)
-    c, s = np.cos(turned), np.sin(turned)
-    return np.array([[c, -s], [s, c]]) @ stretch
+    turned = middle + np.median(np.angle(np.exp(1j * (angle - middle))))
+    back = np.swapaxes(rotation_matrix(angle), -1, -2)
+    return rotation_matrix(turned) @ np.median(back @ found, axis=0)
 
 
 def lattice_reference(vectors: np.ndarray, material: Material) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..analysis.reductions import Reducer, Reduction
 from ..stream import blobs
-from ..stream.series import Chunk
+from ..stream.frames import gathered
+from ..stream.series import Chunk, Frame
 
 BITSHUFFLE, LZ4 = 32008, 32004
 BITSHUFFLE_LZ4 = 2
@@ -59,7 +61,7 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
     if encoding is None:
         return reducer.reduce_read(stop - start, dataset.dtype, read), there
 
-    def chunk(number: int) -> Chunk | None:
+    def frame(number: int) -> Frame | None:
         try:
             skipped, data = dataset.id.read_direct_chunk((start + number, 0, 0))
         except (RuntimeError, OSError):
@@ -67,20 +69,20 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
                 raise
             there[number] = False
             return None
-        return Chunk("", reducer.shape, dataset.dtype, "none" if skipped else encoding, data)
+        chunk = Chunk("", reducer.shape, dataset.dtype, "none" if skipped else encoding, data)
+        return Frame(0, number, (chunk,), math.nan, math.nan, math.nan)
 
     out = Reduction.zeros(stop - start, reducer.masks)
 
     def work(part: slice) -> None:
         for begin in range(part.start, part.stop, GROUP):
             numbers = range(begin, min(begin + GROUP, part.stop))
-            chunks = {number: found for number in numbers if (found := chunk(number)) is not None}
-            reduced = Reduction.zeros(len(chunks), reducer.masks)
-            reasons = blobs.reduce(list(chunks.values()), reducer, reduced)
-            for number, reason in zip(chunks, reasons, strict=True):
-                if reason:
-                    raise ValueError(f"frame {start + number} of {dataset.file.filename} cannot be read: {reason}")
-            out[list(chunks)] = reduced
+            for frames in gathered(found for number in numbers if (found := frame(number)) is not None):
+                reduced = Reduction.zeros(len(frames), reducer.masks)
+                for number, reason in zip(frames.numbers, blobs.reduce(frames, reducer, reduced), strict=True):
+                    if reason:
+                        raise ValueError(f"frame {start + number} of {dataset.file.filename} cannot be read: {reason}")
+                out[frames.numbers] = reduced
 
     reducer.share(stop - start, work)
     return out, there

@@ -12,8 +12,9 @@ from ..analysis.affine_readings import AffineReadings
 from ..analysis.materials import Material
 from ..analysis.optics import Optics
 from ..analysis.scan_metadata import ScanMetadata
-from ..analysis.strain import Measure, StrainFrame, StrainMaps, as_reference, joined
+from ..analysis.strain import Measure, StrainMaps
 from ..analysis.strain_autoencoder import StrainAutoencoder
+from ..analysis.strain_frame import StrainFrame, as_reference, joined
 from ..geometry import FieldOfView
 from .announced_frames import CompleteFrames
 from .derived import DerivedStream

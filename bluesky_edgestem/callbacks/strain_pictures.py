@@ -24,7 +24,8 @@ NOT_KNOWN = "0.6"
 def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
     """Draw the four maps, and below each its standard deviation; grey where no pattern could be read.
 
-    The region for reference is outlined.
+    The components of strain have one scale, so that noise in one is not drawn like strain in another. The region for
+    reference is outlined.
 
     Parameters
     ----------
@@ -43,13 +44,15 @@ def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
     axes = figure.subplots(2, 4, sharex=True, sharey=True)
     for column, name in enumerate(COMPONENTS):
         middle, unit, scale = _scale(maps, name)
-        title = "Rotation" if name == "rotation" else f"${SYMBOLS[maps.measure]}_{{{name[1:]}}}$"
+        symbol = "rotation" if name == "rotation" else f"${SYMBOLS[maps.measure]}_{{{name[1:]}}}$"
         values, sd = scale * maps.values(name), scale * maps.values(f"{name}_sd")
-        limit = _quantile(np.abs(values - scale * middle))
+        alike = [name] if name == "rotation" else [each for each in COMPONENTS if each != "rotation"]
+        limit = scale * max(_quantile(np.abs(maps.values(each) - middle)) for each in alike)
+        most = scale * max(_quantile(maps.values(f"{each}_sd")) for each in alike)
         even = {"cmap": "RdBu_r", "vmin": scale * middle - limit, "vmax": scale * middle + limit}
-        from_0 = {"cmap": "viridis", "vmin": 0.0, "vmax": _quantile(sd)}
-        _draw_one(axes[0, column], maps, values, f"{title} [{unit}]", even)
-        _draw_one(axes[1, column], maps, sd, f"Standard deviation of {title.lower()} [{unit}]", from_0)
+        from_0 = {"cmap": "viridis", "vmin": 0.0, "vmax": most}
+        _draw_one(axes[0, column], maps, values, f"{symbol} [{unit}]", even)
+        _draw_one(axes[1, column], maps, sd, f"Standard deviation of {symbol} [{unit}]", from_0)
     if maps.region is not None:
         left, right, bottom, top = maps.region.extent
         for above in axes[0]:
@@ -96,7 +99,7 @@ def _draw_one(axes: Axes, maps: StrainMaps, values: np.ndarray, title: str, styl
         axes.scatter(*maps.positions[~known].T, c="none", edgecolors="white", s=12)
         drawn = axes.scatter(*maps.positions[known].T, c=values[known], s=12, **style)
         axes.set_aspect("equal", "box")
-    axes.set_title(title)
+    axes.set_title(title[0].upper() + title[1:])
     extend = "max" if style["vmin"] == 0 else "both"
     figure = axes.get_figure()
     assert figure is not None

@@ -22,7 +22,7 @@ from .beam import ELECTRON_PA_S, BeamBlanker
 from .detector import PixelatedDetector
 from .flight import Flight
 from .scan_coils import ScanCoils, as_positions
-from .signals import what_is_missing
+from .signals import signals_of, watch, what_is_missing
 from .statuses import NamedStatus, in_order, together
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,16 @@ class Microscope(Device):
             if told := what_is_missing(self, all_signals):
                 raise TimeoutError(told) from None
             raise error
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[NamedStatus]:
+        """A status that fails as soon as a PV is lost, while the context lasts: for plans that wait otherwise."""
+        lost = NamedStatus(f"watch the connections of {self.name}")
+        watch(signals_of(self), lost)
+        try:
+            yield lost
+        finally:
+            lost.finish()
 
     # -- Bluesky's protocols --------------------------------------------------------------------------------------
 

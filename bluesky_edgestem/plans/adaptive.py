@@ -15,6 +15,7 @@ from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..callbacks.energetics import Energetics, Energies
 from ..callbacks.recommender import Optimizer, Recommender
 from ..devices.microscope import Microscope
+from ..devices.statuses import NamedStatus
 from ..geometry import FieldOfView
 from .beam import check_resumable, checked_metadata, describe_beam, prepare_beam, set_dwell_time
 from .budget import Budget
@@ -126,22 +127,22 @@ def adaptive_map(
 
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
-    def measure() -> MsgGenerator[None]:
+    def measure(lost: NamedStatus) -> MsgGenerator[None]:
         yield from set_dwell_time(microscope, dwell_time)
         yield from declare_frames(microscope)
         yield from declare([describing.stream, energising.stream, recommending.stream])
         began = time.monotonic()
         measured = 0
         budget = Budget(max_positions, max_time, max_total_dose, microscope.dose_per_pattern)
-        choice = yield from wait_for(recommending.initial(min(initial, budget.positions)))
+        choice = yield from wait_for(recommending.initial(min(initial, budget.positions)), lost)
         while not choice.stop:
             marks = [time.monotonic()]
             yield from fly_positions(microscope, choice.positions, max_dose=max_dose)
             marks.append(time.monotonic())
-            yield from publish(describing.stream, describing.finished())
+            yield from publish(describing.stream, describing.finished(), lost)
             recommending.anticipate()
             marks.append(time.monotonic())
-            yield from publish(energising.stream, energising.finished())
+            yield from publish(energising.stream, energising.finished(), lost)
             marks.append(time.monotonic())
             measured += len(choice.positions)
             following = min(batch, budget.positions - measured)
@@ -153,16 +154,18 @@ def adaptive_map(
             choice = yield from publish(
                 recommending.stream,
                 recommending.recommend(following, spent, seconds),
+                lost,
             )
 
     # Last of all that may be refused: whatever ends the plan from here on, a halt too, ends the workers.
-    with contextlib.ExitStack() as workers:
+    with contextlib.ExitStack() as ending:
         if energies is None or isinstance(energies, str):
             from ..energetics.cluster import DFTCluster
 
-            energies = workers.enter_context(DFTCluster(scheduler=energies or "local"))
+            energies = ending.enter_context(DFTCluster(scheduler=energies or "local"))
         energising = Energetics(energies)
-        return (yield from bpp.subs_wrapper(measure(), [describing, energising, recommending]))
+        lost = ending.enter_context(microscope.watched())
+        return (yield from bpp.subs_wrapper(measure(lost), [describing, energising, recommending]))
 
 
 def _check(**values: float) -> None:

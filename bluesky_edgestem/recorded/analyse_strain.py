@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
-from ..analysis.strain import COMPONENTS, Reference, StrainMaps, as_reference, joined, strain_maps
+from ..analysis.strain import COMPONENTS, StrainMaps
+from ..analysis.strain_frame import Reference, as_reference, joined, strain_maps
 from .arguments import add_scan, opened, seed
 from .scan import RecordedScan
 from .train_strain import say_whether_converged, tell

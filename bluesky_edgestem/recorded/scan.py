@@ -147,6 +147,8 @@ class RecordedScan:
         """
         if len(source.shape) == 4 and given.shape is None:
             given = replace(given, shape=tuple(source.shape[:2]))
+        if given.step is not None and given.shape is None:
+            raise ValueError("a step is that of a raster: give its --shape NY NX, too")
         n = len(there)
         if not there.any():
             raise ValueError(f"{name} has no frames" + (f": none of the {n} came" if n else ""))

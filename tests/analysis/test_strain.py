@@ -10,7 +10,8 @@ from bluesky_edgestem.analysis.crystals import deformation, rotation_matrix
 from bluesky_edgestem.analysis.materials import material
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.scan_images import detector_to_scan
-from bluesky_edgestem.analysis.strain import StrainMaps, strain_maps
+from bluesky_edgestem.analysis.strain import StrainMaps
+from bluesky_edgestem.analysis.strain_frame import strain_maps
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 
 BASE = np.array([[20.0, 1.0], [-2.0, 19.0]])

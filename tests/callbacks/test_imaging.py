@@ -19,6 +19,7 @@ from bluesky_edgestem.callbacks.imaging_pictures import colours, draw, unit, upd
 from bluesky_edgestem.callbacks.imaging_window import LiveWindow
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.frames import Frames
 from bluesky_edgestem.stream.series import Frame, Series
 from bluesky_edgestem.stream.series_file import Context, SeriesFile
 
@@ -374,7 +375,9 @@ def test_frames_that_the_streams_recorder_missed_are_lost(tmp_path):
     made = Series(1, (32, 32), frames.dtype, len(frames))
     first = compress(frames[0])
     file = SeriesFile(tmp_path / "run.h5", made, first, Context(GRID.positions, Optics(**OPTICS)))
-    file.write([Frame(1, i, (compress(frames[i]),), 0.0, 0.0, 0.0) for i in range(30) if i not in (4, 28, 29)])
+    file.write(
+        Frames.of([Frame(1, i, (compress(frames[i]),), 0.0, 0.0, 0.0) for i in range(30) if i not in (4, 28, 29)])
+    )
     file.finish([range(4, 5), range(28, 30)], 30)
     images = play(Imaging(), tmp_path / "run.h5", 30, RASTER)
     expected = frames.sum(axis=(1, 2)).astype(float)

@@ -11,7 +11,7 @@ import pytest
 from bluesky_edgestem.analysis.affine_readings import AffineReadings
 from bluesky_edgestem.analysis.crystals import deformation
 from bluesky_edgestem.analysis.optics import Optics
-from bluesky_edgestem.analysis.strain import strain_maps
+from bluesky_edgestem.analysis.strain_frame import strain_maps
 from bluesky_edgestem.callbacks import StrainMap
 from bluesky_edgestem.callbacks.frame_rows import ROW
 from bluesky_edgestem.callbacks.strain_pictures import draw
@@ -198,10 +198,15 @@ def test_the_picture_is_even_about_0_and_grey_where_nothing_is_known(tmp_path, m
     figure = draw(maps)
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert len(panels) == 8
-    assert "%" in panels[0].get_title() and "mrad" in panels[3].get_title()
+    symbol = {"infinitesimal": "\\varepsilon", "Lagrangian": "E"}[measure]
+    assert [axes.get_title() for axes in panels[::3]] == [
+        f"${symbol}_{{xx}}$ [%]",
+        "Rotation [mrad]",
+        f"Standard deviation of ${symbol}_{{xy}}$ [%]",
+    ]
+    (limits,) = {axes.images[0].get_clim() for axes in panels[:3]}
+    assert limits[0] == -limits[1]
     for axes in panels[:3]:
-        low, high = axes.images[0].get_clim()
-        assert low == -high
         assert axes.images[0].origin == "lower"
     shown = panels[0].images[0].get_array()
     assert np.flatnonzero(np.ma.getmaskarray(shown)).tolist() == list(range(7, NX * NY, 50))

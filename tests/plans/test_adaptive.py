@@ -1,5 +1,6 @@
 """What the closed loop refuses, it refuses before it starts anything."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import psutil
@@ -11,7 +12,10 @@ from bluesky_edgestem.plans.adaptive import adaptive_map
 
 FIELD = FieldOfView.centred(100.0)
 MICROSCOPE = SimpleNamespace(
-    wait_for_connection=lambda timeout: None, check_value=lambda positions: None, optics=Optics()
+    wait_for_connection=lambda timeout: None,
+    check_value=lambda positions: None,
+    optics=Optics(),
+    watched=nullcontext,
 )
 OPTIMIZER = SimpleNamespace(map_grid=ScanGrid(FIELD, 3, 2), target_sd=0.01)
 

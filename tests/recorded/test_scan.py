@@ -108,6 +108,8 @@ def test_what_is_no_scan_is_refused_with_the_reason(write, tmp_path):
         refused(write(positions=np.zeros((90, 2))))
     with pytest.raises(ValueError, match="more than the 8 x 10 of the raster: correct --shape"):
         refused(write(), Given(shape=(8, 10), step=1.0))
+    with pytest.raises(ValueError, match="give its --shape NY NX, too"):
+        refused(write(), Given(step=1.0))
     with pytest.raises(ValueError, match="at least 2 x 2 points, got 1 x 96"):
         refused(write(), Given(shape=(1, 96), step=1.0))
     with pytest.raises(ValueError, match="no dataset /entry/other; there are /entry/data/data: say which by --dataset"):

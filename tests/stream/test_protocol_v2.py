@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 from bluesky_edgestem.sim.simplon_messages import MessagesV2
 from bluesky_edgestem.stream import cbor_images
 from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.frames import Frames
+from bluesky_edgestem.stream.messages import Messages
+from bluesky_edgestem.stream.plain_images import COLUMNS
 from bluesky_edgestem.stream.protocol_v2 import TYPED_ARRAYS, ProtocolV2, event
 from bluesky_edgestem.stream.series import End, Frame, ProtocolError, Series
 
@@ -318,14 +321,18 @@ def test_what_a_detector_sends_is_read_in_the_batch() -> None:
     sent = [
         MessagesV2(["one"]).frame(7, n, [compress(IMAGE, e)], n, n + 1)[0] for n in range(5) for e in ("bslz4", "none")
     ]
-    assert cbor_images.read([]) == []
-    rows = cbor_images.read([*sent, b"", MessagesV2().end(7)[0], *sent])
-    assert [row[0] for row in rows] == [1] * 10 + [0, 0] + [1] * 10
-    column = {name: k for k, name in enumerate(cbor_images.COLUMNS)}
-    assert [row[column["number"]] for row in rows[:10:2]] == list(range(5))
-    for row, message in zip(rows, sent, strict=False):
-        assert message[row[column["name"]] : row[column["name_end"]]] == b"one"
-        assert row[column["blob_end"]] == len(message)
+    assert len(cbor_images.read(Messages.of([]))) == 0
+    messages = Messages.of([[part] for part in [*sent, b"", MessagesV2().end(7)[0], *sent[::2]]])
+    rows = cbor_images.read(messages)
+    assert rows[:, COLUMNS.index("plain")].tolist() == [1] * 10 + [0, 0] + [1] * 5
+    assert rows[:, COLUMNS.index("like")].tolist() == [0] * 13 + [1] * 4, "encodings change, and then they do not"
+    for row, end in zip(rows[:10], messages.ends, strict=False):
+        assert messages.data[row[COLUMNS.index("name")] : row[COLUMNS.index("name_end")]].tobytes() == b"one"
+        assert row[COLUMNS.index("blob_end")] == end
+    *frames, refused, end, alike = ProtocolV2().all_events(messages)
+    assert isinstance(alike, Frames) and alike.numbers.tolist() == list(range(5))
+    assert isinstance(refused, ProtocolError) and end == End(7)
+    assert [repr(frame) for frame in alike] == [repr(frame) for batch in frames[::2] for frame in batch]
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -73,6 +73,20 @@ def test_an_ioc_killed_in_mid_scan_ends_the_run(fresh_ioc, fresh_client, tmp_pat
     check_what_a_lost_ioc_leaves(documents, tmp_path)
 
 
+def test_an_ioc_killed_while_the_loop_waits_for_energies_ends_the_run(fresh_ioc, fresh_client, tmp_path):
+    fresh_client.start("loop_waiting", fresh_ioc.prefix, str(tmp_path), 8)
+    assert fresh_client.told(HANGS) == "waits"
+    fresh_ioc.process.kill()
+    killed = time.time()
+    documents, error, ended = fresh_client.result(HANGS)
+    assert f"lost the connection to {fresh_ioc.prefix}" in error
+    assert ended - killed < 5
+    stop = documents[-1][1]
+    assert documents[-1][0] == "stop" and stop["exit_status"] == "fail"
+    assert f"lost the connection to {fresh_ioc.prefix}" in stop["reason"]
+    assert stop["num_events"]["descriptors"] == 8, "what was measured is in the run"
+
+
 def test_the_end_of_a_put_that_a_lost_ioc_completes_is_no_end_of_the_flight(fresh_ioc, fresh_client, tmp_path):
     """pyepics completes the put that started the flight when its IOC dies."""
     fresh_client.start("run_hasty", fresh_ioc.prefix, str(tmp_path), [ENDLESS], 2e-3, 2e-3)
