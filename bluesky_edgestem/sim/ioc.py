@@ -106,6 +106,7 @@ async def serve(
     field: FieldOfView | None = None,
     optics: Optics | None = None,
     scan_range: float = 120.0,
+    bit_depth: int = 16,
     workers: int = 2,
     interface: str = "127.0.0.1",
     part: str = "all",
@@ -127,6 +128,8 @@ async def serve(
         Beam energy, semiangle and detector to start with.
     scan_range : float
         Reach of the coils along each axis, centred on 0 [nm].
+    bit_depth : {16, 32}
+        Bits of a pixel in the files.
     workers : int
         Processes that compute frames.
     interface : str
@@ -156,7 +159,7 @@ async def serve(
                     for n in range(renderer.workers)
                 )
             )
-            plugin = HDFPluginIOC(prefix + "HDF1:", column=column)
+            plugin = HDFPluginIOC(prefix + "HDF1:", column=column, bit_depth=bit_depth)
             groups += [EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin), plugin]
         if part == "column" and line is not None:
             stack.callback((await send_triggers(column, line)).close)
@@ -207,6 +210,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=default.background,
         help="fraction of the electrons in the diffuse background (%(default)s)",
+    )
+    parser.add_argument(
+        "--bit-depth", type=int, choices=(16, 32), default=16, help="bits of a pixel in the files (%(default)s)"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
     parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
@@ -286,6 +292,7 @@ def run(options: argparse.Namespace) -> int:
             field=FieldOfView.centred(options.field),
             optics=optics,
             scan_range=options.scan_range,
+            bit_depth=options.bit_depth,
             workers=options.workers,
             interface=options.interface,
             part=options.part,
