@@ -18,7 +18,6 @@ from pathlib import Path
 
 import caproto.server.common
 from caproto.asyncio.server import Context
-from caproto.sync import repeater
 
 from ..analysis.optics import Optics
 from ..geometry import FieldOfView
@@ -30,6 +29,7 @@ from .ioc_detector import EigerIOC
 from .ioc_hdf import HDFPluginIOC
 from .ioc_scan import ScanCoilsIOC
 from .records import Records
+from .repeater import repeat
 from .trigger_line import send_triggers, take_triggers
 
 GROUPS: dict[str, type[Records]] = {
@@ -263,8 +263,8 @@ def run(options: argparse.Namespace) -> int:
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
         if options.part != "detector":
-            # EPICS clients look for a repeater of beacons on their port, and complain where there is none.
-            threading.Thread(target=repeater.run, args=("127.0.0.1",), daemon=True).start()
+            port = int(os.environ["EPICS_CA_REPEATER_PORT"])
+            threading.Thread(target=repeat, args=(port,), daemon=True).start()
     elif _served_already(options.prefix):
         print(f"another IOC serves {options.prefix} already; end it, or choose another --prefix", file=sys.stderr)
         return 1
