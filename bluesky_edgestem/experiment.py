@@ -9,9 +9,10 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,17 +189,27 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     network = DescriptorNetwork.pretrained(weights)
     EnergyCache(cache).close()
 
+    server, given_up = CatalogServer(folders["catalog"], frames=[folders["frames"]]), threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        serving = pool.submit(CatalogServer(folders["catalog"], frames=[folders["frames"]]).start)
+        serving = pool.submit(server.start)
         computing = pool.submit(
             DFTCluster,
             experiment.energetics.scheduler,
             workers=experiment.energetics.workers,
             cache=cache,
+            given_up=given_up,
         )
         try:
             # In this thread: the process ends with the thread that started it.
             epics = stack.enter_context(_simulate(experiment)) if experiment.microscope.simulated else {}
+            for future in (serving, computing):
+                future.exception()  # waits
+        except BaseException:
+            print("ending what was started ...", flush=True)
+            given_up.set()
+            while wait((serving,), timeout=0.1).not_done:  # its process may not have begun yet
+                server.stop()
+            raise
         finally:
             # Whatever did start is closed, also where something else did not.
             for future, close in ((serving, "stop"), (computing, "close")):
