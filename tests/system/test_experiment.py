@@ -84,6 +84,13 @@ def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_pa
     )
     assert found.returncode == 0, found.stderr
     assert report.stem[:8] in found.stdout
+    report.unlink()
+    again = subprocess.run(
+        edgestem("report", "--folder", str(tmp_path / "data"), report.stem[:8]),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert report.read_text() == page
     none = subprocess.run(
         edgestem("catalog", "search", "--folder", str(tmp_path / "data"), "target_sd>1"),
         capture_output=True,
