@@ -9,6 +9,7 @@ import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.utils import MsgGenerator
 
+from ..analysis import crystals
 from ..analysis.optics import Optics
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..callbacks.energetics import Energetics, Energies
@@ -65,7 +66,7 @@ def adaptive_map(
     max_positions : int
         Budget of positions.
     max_time : float
-        Budget of time [s]; no batch begins after it.
+        Budget of time [s]; no batch begins that would end after it, going by how long the one before took.
     max_dose : float
         Largest dose that a position may receive [electrons]; above it the beam is never unblanked.
     max_total_dose : float, optional
@@ -97,6 +98,7 @@ def adaptive_map(
         Before anything moves, if the field lies outside the coils' range or a number is not allowed.
     """
     _check(target_sd=target_sd, initial=initial, batch=batch)
+    crystals.monolayers(phases)
     field, optics = prepare_beam(microscope, field_of_view, optics)
     if optimizer is None:
         from ..analysis.surrogate import EnergyMap
@@ -143,13 +145,15 @@ def adaptive_map(
             yield from publish(energising.stream, energising.finished(), lost)
             marks.append(time.monotonic())
             measured += len(choice.positions)
-            spent = budget.spent(measured, time.monotonic() - began)
+            following = min(batch, budget.positions - measured)
+            takes = (marks[-1] - marks[0]) / len(choice.positions) * following
+            spent = budget.spent(measured, marks[-1] - began, takes)
             seconds: dict[str, float] = dict(
                 zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True)
             )
             choice = yield from publish(
                 recommending.stream,
-                recommending.recommend(min(batch, budget.positions - measured), spent, seconds),
+                recommending.recommend(following, spent, seconds),
                 lost,
             )
 

@@ -14,7 +14,7 @@ class Budget:
     max_positions : int
         Probe positions.
     max_time : float
-        Time [s]; no batch begins after it.
+        Time [s]; no batch begins that would end after it.
     max_dose : float, optional
         Dose of all positions together [electrons]; None for no limit.
     dose_per_position : float
@@ -51,8 +51,11 @@ class Budget:
         # A budget that is a whole number of doses allows that number, whatever the last digit says.
         return min(self.max_positions, int(self.max_dose / self.dose_per_position * (1 + 1e-9)))
 
-    def spent(self, positions: int, seconds: float) -> str:
-        """Which limit is reached after `positions` and `seconds` [s]; empty if none is."""
+    def spent(self, positions: int, seconds: float, next_batch: float = 0.0) -> str:
+        """Which limit is reached after `positions` and `seconds` [s], where another batch takes about `next_batch` [s].
+
+        Empty if none is.
+        """
         if positions >= self.max_positions:
             return f"the budget of {self.max_positions} positions is spent"
         if positions >= self.positions:
@@ -60,4 +63,6 @@ class Budget:
             return f"the budget of {self.max_dose:.4g} electrons is spent: {cost}"
         if seconds >= self.max_time:
             return f"the budget of {self.max_time:g} s is spent"
+        if seconds + next_batch > self.max_time:
+            return f"the budget of {self.max_time:g} s is spent: another batch would take about {next_batch:.0f} s"
         return ""

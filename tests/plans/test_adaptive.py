@@ -38,8 +38,11 @@ def children():
         ({"md": {"optics": 1}}, "metadata may not be called optics"),
         ({"descriptors": network("trained for another camera")}, "trained for another camera"),
         ({"resume_from": [("start", {"uid": "c0ffee00"})]}, "run c0ffee00 cannot be resumed here"),
+        ({"phases": "MoS2"}, r"phases is the text 'MoS2'; give a list of formulas, for example \['MoS2'\]"),
+        ({"phases": []}, "phases is empty; name those that may occur, of MoS2, WS2"),
+        ({"phases": ["WS2", "MoS2", "WS2"]}, "WS2 is in it twice; name each once"),
     ],
-    ids=["metadata", "optics", "earlier run"],
+    ids=["metadata", "optics", "earlier run", "a text", "no phase", "a phase twice"],
 )
 def test_a_refused_loop_leaves_no_worker(settings, message):
     before = children()
