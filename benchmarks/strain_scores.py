@@ -122,9 +122,9 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
     dict
         By component: `rms`, `mae`, `offset` (mean error over the scan), `bias` (root mean square over positions of what
         all draws share), `scatter` (what they do not), `worst`, and, if known, `bound` (Cramér–Rao) and `ratio` to it.
-        Over strains: `grain_bias`, largest mean error in a grain, where there are several; `coverage` of the 95 %
-        intervals, where they are stated. `place_px`; `lost`, the fraction in which no lattice, or another one, was
-        found; left out.
+        Over strains: `ratio_worst`; `grain_bias`, largest mean error in a grain, where there are several; `coverage` of
+        the 95 % intervals, where they are stated. `place_px`; `lost`, the fraction in which no lattice, or another one,
+        was found; left out.
     """
     found = np.array([errors(reading, case) for reading in readings])  # (r, n, 4)
     offset = np.nanmean(found, (0, 1))
@@ -149,6 +149,8 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
         name: {c: float(f"{v:.3g}") for c, v in zip(COMPONENTS, values, strict=True)}
         for name, values in by_component.items()
     }
+    if "ratio" in out:
+        out["ratio_worst"] = max(out["ratio"][c] for c in COMPONENTS[:3])
     grain = case.specimen.grain
     if grain.max():
         by_grain = np.array([np.nanmean(found[:, grain == g, :3], (0, 1)) for g in np.unique(grain)])
