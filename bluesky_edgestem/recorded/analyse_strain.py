@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference",
         type=_reference,
         metavar="X0,Y0,WIDTH,HEIGHT | MATERIAL",
-        help="what strain is relative to: a region of the scan [nm] (--reference=-5,-5,2,2 where it begins with a minus) "
-        "or a material; the median of the scan without it",
+        help="what strain is relative to: region of the scan [nm] (--reference=-5,-5,2,2 if it begins with a minus) or "
+        "material; the median of the scan without it",
     )
     parser.add_argument(
         "--rotation",
