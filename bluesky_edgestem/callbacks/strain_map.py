@@ -58,8 +58,8 @@ class StrainMap(FrameRouter["_Progress"]):
     Raises
     ------
     ValueError
-        The weights cannot be read, or the material is unknown. From a call: the run lacks what is needed, or the
-        lattice that the network knows is not that of the material.
+        The weights cannot be read, the network knows no lattice, or the material is unknown. From a call: the run lacks
+        what is needed, or the lattice that the network knows is not that of the material.
     """
 
     def __init__(
@@ -75,6 +75,9 @@ class StrainMap(FrameRouter["_Progress"]):
         detector: str = "detector",
     ) -> None:
         self._network = StrainAutoencoder.load(Path(network)) if isinstance(network, str | Path) else network
+        if not np.any(self._network.base_vectors):
+            # Refused before a scan, at whose end it would be too late.
+            raise ValueError(f"the network knows no lattice: {self._network.why}. Train it on another scan")
         self._reference = as_reference(reference)
         self._rotation, self._mirrored = rotation, mirrored
         self._measure: Measure = measure
