@@ -88,8 +88,10 @@ def _parser() -> argparse.ArgumentParser:
 
     catalog = commands.add_parser("catalog", help="search, serve and repair the catalog of runs")
     actions = catalog.add_subparsers(required=True, metavar="ACTION")
-    search = actions.add_parser("search", help='find runs, for example "sample=MoS2" "target_sd<0.02"')
-    search.add_argument("terms", nargs="*", help="key=value, key<number, key>=number ..., or words to look for")
+    search = actions.add_parser("search", help='find runs, for example "sample~MoS2" "target_sd<0.02"')
+    search.add_argument(
+        "terms", nargs="*", help="key=value, key~text (contains), key<number, key>=number ..., or words to look for"
+    )
     _folder(search)
     search.set_defaults(command=_search)
     replay = actions.add_parser("replay", help="bring in runs that were kept on disk while the server was down")

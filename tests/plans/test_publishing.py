@@ -78,6 +78,33 @@ def test_what_ends_well_while_the_plan_waits_does_not_end_the_wait():
     assert result == "answer"
 
 
+def test_rows_are_in_the_run_while_the_rest_is_waited_for(monkeypatch):
+    monkeypatch.setattr("bluesky_edgestem.plans.publishing.COLLECT_PERIOD", 0.02)
+    stream = DerivedStream("squares", {"x": number("test")})
+    future: Future[None] = Future()
+
+    def plan():
+        yield from bps.open_run()
+        yield from declare([stream])
+        stream.put({"x": 1.0})
+        yield from publish(stream, future)
+        yield from bps.close_run()
+
+    pages = []
+    engine = RunEngine({})
+
+    def follow(name, doc):
+        if name == "event_page":
+            pages.append(doc["data"]["x"])
+            if not future.done():  # the second row, and the end, come only once the first is in the run
+                stream.put({"x": 2.0})
+                future.set_result(None)
+
+    engine.subscribe(follow)
+    engine(plan())
+    assert pages == [[1.0], [2.0]]
+
+
 def test_an_exception_in_the_worker_fails_the_run_with_its_message():
     future: Future[None] = Future()
     future.set_exception(RuntimeError("no such phase"))

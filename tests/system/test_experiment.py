@@ -13,7 +13,7 @@ import pytest
 
 from bluesky_edgestem.analysis.networks import SHIPPED
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 EXPERIMENT = """
 sample = "MoS2-WS2 test"
