@@ -41,8 +41,8 @@ def unstrained(lattice: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def in_the_reference(lattice: np.ndarray, case: StrainCase) -> np.ndarray:
     """The same lattices (n, 2, 2), described by the vectors that the truth is described by; NaN where they are others.
 
-    Vectors between other points of a lattice are as good, such as those of the reflections that are not forbidden: which
-    points are meant is told by the truth.
+    Vectors between other points of a lattice are as good, such as those of the reflections that are not forbidden:
+    which points are meant is told by the truth.
     """
     relative = lattice @ np.linalg.inv(case.lattice)
     index = np.round(np.nan_to_num(relative))
