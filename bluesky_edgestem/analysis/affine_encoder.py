@@ -1,7 +1,8 @@
 """The encoder: Fisher scoring of frames by a base pattern whose fills and information are known beforehand. Compiled.
 
-The score is that of the frame itself. The information is that of the mean pattern in the frame's rotation, known per disk and
-scaled to the frame: that of a disk's place by what the disk's own edges say now, that of fills by what its pixels count.
+The score is that of the frame itself. The information is that of the mean pattern in the frame's rotation, known per
+disk and scaled to the frame: that of a disk's place by what the disk's own edges say now, that of fills by what its
+pixels count.
 """
 
 from __future__ import annotations
@@ -75,25 +76,45 @@ def _background_sum(weight, table, shift_x, shift_y, margin, pad):  # pragma: no
     iy = int(np.floor(margin - min(max(shift_y, -margin + 1.0), margin - 1.0) + 0.5))
     total = 0.0
     for row in range(ny):
-        w, b = weight[row + pad], table[row + iy]
+        w, b = weight[row + pad, pad : pad + nx], table[row + iy, ix : ix + nx]
         part = np.float32(0.0)
         for k in range(nx):
-            part += w[pad + k] * b[ix + k]
+            part += w[k] * b[k]
         total += part
     return total
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def encode(
-    frames, good, table, margin, beam, templates, radius, reflections, fills, known, place_known, level_known,
-    back_known, which, share, spread, transform, centre, codes, background, covariance, misfit,
+    frames,
+    good,
+    table,
+    margin,
+    beam,
+    templates,
+    radius,
+    reflections,
+    fills,
+    known,
+    place_known,
+    level_known,
+    back_known,
+    which,
+    share,
+    spread,
+    transform,
+    centre,
+    codes,
+    background,
+    covariance,
+    misfit,
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
-    `fills` (t, K + 1, g, b), `known` (t, g, 3 + K + 1, 3 + K + 1) the information of place x, y, background and codes in the
-    mean pattern of one electron, with `place_known` and `level_known` (t, g) that of place and level it has, `back_known`
-    (t,) the background's; `which` (n,) of the t rotations. `share` and `spread` are the background's, of the electrons.
-    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,).
+    `fills` (t, K + 1, g, b), `known` (t, g, 3 + K + 1, 3 + K + 1) the information of place x, y, background and codes in
+    the mean pattern of one electron, with `place_known` and `level_known` (t, g) what place and level have of it, and
+    `back_known` (t,) the background; `which` (n,) of the t rotations. `share` and `spread` are the background's, of the
+    electrons. Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,).
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[1]
@@ -217,7 +238,9 @@ def encode(
             for g in range(n_disks):
                 if seen[g]:
                     gx, gy = reflections[g, 0], reflections[g, 1]
-                    far = max(far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5]))
+                    far = max(
+                        far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5])
+                    )
             part_taken = min(1.0, _FARTHEST / far)
             transform[n, 0, 0] += part_taken * step[0]
             transform[n, 0, 1] += part_taken * step[1]

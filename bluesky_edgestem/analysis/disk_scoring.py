@@ -1,8 +1,8 @@
 """Fisher scoring of patterns by the base pattern: the encoder's step, and that of fills which are not known yet.
 
 Unknown are the map M, the beam's place c, the background β, and what fills the disks: each disk its own polynomial
-(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information of
-Poisson counts; what the fill explains is not counted as displacement.
+(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information
+of Poisson counts; what the fill explains is not counted as displacement.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .base_pattern import MARGIN, BasePattern, rotation_of
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
-#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the frame's mean.
+#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the mean.
 _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
 
 

@@ -1,8 +1,8 @@
 """The strain autoencoder: from a scan's own patterns to the affine map of each, without labels or tuning.
 
-The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `disk_scoring`). The decoder
-makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
-(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its stated
+The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `affine_encoder`). The
+decoder makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
+(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its
 uncertainties can be trusted.
 """
 
@@ -31,7 +31,7 @@ from .lattice_discovery import find_lattice
 MAGIC = b"EDGESTEM-STRAIN"
 FORMAT = 1
 #: Frames that are learned from, in blocks of neighbours.
-_FRAMES, _BLOCK = 512, 16
+_FRAMES, _BLOCK = 1024, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Standard deviation of the map's entries where nothing is known.
@@ -115,7 +115,8 @@ class StrainAutoencoder:
         _checked(frames)
         tell = progress or (lambda line: None)
         network = cls()
-        drawn = _drawn(frames, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        drawn = _drawn(frames, rng)
         full = np.iinfo(drawn.dtype).max
         usable = (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
         drawn = drawn[usable]
@@ -125,13 +126,15 @@ class StrainAutoencoder:
         lattice = find_lattice(drawn)
         if lattice is None:
             network.why = (
-                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few electrons, "
-                "or not be of a crystal"
+                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few "
+                "electrons, or not be of a crystal"
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
         learned = learn(drawn, lattice, np.ones(drawn.shape[1:], np.float32), tell)
         network._take(learned)
+        network._calibrate(learned, rng)
+        tell(f"counting noise makes {np.sqrt(network.stretch):.2f} times the error that it should")
         return network
 
     def _take(self, learned: Learned) -> None:
@@ -157,6 +160,21 @@ class StrainAutoencoder:
             reasons.append(f"disks still move by {learned.restless:.1f} of their standard deviations each round")
         self.why = "; ".join(reasons)
         self.converged = not reasons
+
+    def _calibrate(self, learned: Learned, rng: np.random.Generator) -> None:
+        """Close the cycle: patterns made of readings, with noise, are read again; the readings must return."""
+        at, part = learned.estimates, np.unique(np.linspace(0, len(learned.misfit) - 1, 192).astype(int))
+        drawn = learned.base.draw(at.transform[part], at.centre[part], learned.codes[part], at.background[part])
+        excess = []
+        for fewer in (1, 10):
+            frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
+            transform, _, covariance, _ = self._encoded(learned.base, frames)
+            error = (transform - at.transform[part]).reshape(-1, 4)
+            z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
+            excess.append(np.nanmedian(z2) / 0.4549)  # the median of a squared standard normal
+        self.stretch = float(max(1.0, np.mean(excess)))
+        self.floor = learned.fill_error
+        self.report |= {"stretch": self.stretch, "floor": np.sqrt(np.diag(self.floor)).tolist()}
 
     def read(self, frames: np.ndarray) -> AffineReadings:
         """Find the affine map of each of the frames.
