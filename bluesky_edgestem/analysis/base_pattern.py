@@ -2,9 +2,9 @@
 
     λ = Σ_g D_g(p - c - M g) + β B(p - c),    D_g = blur ∗ inside · Σ_k y_k R(θ) A_kg
 
-Disks move with the lattice as rigid images of the aperture. What fills them is a mean and K modes, known from the scan, of
-all disks together: thickness and tilt change them along few directions. The fill belongs to the crystal and turns with it
-by the angle θ of the map M; the aperture does not.
+Disks move with the lattice as rigid images of the aperture. What fills them is a mean and K modes of all disks
+together, known from the scan: thickness and tilt change them along few directions. The fill belongs to the crystal and
+turns with it by the angle θ of the map M; the aperture does not.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class BasePattern:
         return self.background.table(self.shape, self.beam)
 
     def turned(self, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fills for each rotation there is, (t, K + 1, g, b) float32, and which of them each map (n, 2, 2) needs, (n,)."""
+        """Fills in each rotation there is, (t, K + 1, g, b) float32, and which each map (n, 2, 2) needs, (n,)."""
         steps, which = np.unique(np.rint(rotation_of(transform) / _TURN).astype(int), return_inverse=True)
         turns = np.array([turning(self.aperture.degree, step * _TURN) for step in steps])
         return np.einsum("tab,kgb->tkga", turns, self.fills).astype(np.float32), which
