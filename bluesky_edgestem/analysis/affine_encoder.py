@@ -111,10 +111,10 @@ def encode(
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
-    `fills` (t, K + 1, g, b), `known` (t, g, 3 + K + 1, 3 + K + 1) the information of place x, y, background and codes in
-    the mean pattern of one electron, with `place_known` and `level_known` (t, g) what place and level have of it, and
-    `back_known` (t,) the background; `which` (n,) of the t rotations. `share` and `spread` are the background's, of the
-    electrons. Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,).
+    `fills` (t, K + 1, g, b); `known` (t, g, 3 + K + 1, 3 + K + 1), the information of place x, y, background and codes
+    in the mean pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it,
+    `back_known` (t,), the background; `which` (n,) of the t rotations. `share` and `spread` are the background's, of the electrons.
+    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6) and `misfit` (n,).
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[1]
