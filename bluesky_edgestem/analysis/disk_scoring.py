@@ -184,7 +184,7 @@ def coded_step(
 class KnownInformation:
     """Fisher information of the mean pattern of one electron, in each of t rotations."""
 
-    fills: np.ndarray  #: (t, K + 1, g, b) float32
+    fills: np.ndarray  #: (t, g, K + 1, b) float32
     local: np.ndarray  #: (t, g, 3 + K + 1, 3 + K + 1) of each disk's place x, y, the background and the codes
     place: np.ndarray  #: (t, g) of x and y together
     level: np.ndarray  #: (t, g) of the disk's first function
@@ -214,6 +214,7 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     lower = np.tril_indices(3 + count, -1)
     local[:, :, lower[0], lower[1]] = local[:, :, lower[1], lower[0]]
     return KnownInformation(
-        fills, local, (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons,
-        scores.gram[:, :, 0, 0] * electrons, scores.back_info * electrons,
+        np.ascontiguousarray(fills.transpose(0, 2, 1, 3)), local,
+        (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
+        scores.back_info * electrons,
     )  # fmt: skip
