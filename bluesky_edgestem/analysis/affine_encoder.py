@@ -14,6 +14,8 @@ from .disk_kernels import add, combine, cut, lay_background, locate, on_detector
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
+#: Steps at most, and the motion of the farthest disk with which they end [pixels].
+_MOST_STEPS, _AT_REST = 8, 0.05
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
@@ -161,7 +163,7 @@ def encode(
         codes[n, 0] = 1
         background[n] = share
         solvable = True
-        for turn in range(len(FLOORS)):
+        for turn in range(_MOST_STEPS):
             cx, cy = centre[n, 0], centre[n, 1]
             lay_background(lam, table, cx - beam[0], cy - beam[1], background[n] * dose, margin, pad)
             for k in range(count):
@@ -177,7 +179,7 @@ def encode(
                 combine(middle, templates[py[g], px[g]], coef)
                 slopes(value, by_x[g], by_y[g], width)
                 add(lam, middle, by_x[g], by_y[g], rows[g], columns[g], rx, ry, width)
-            floor[:] = FLOORS[turn] * np.float32(dose / (ny * nx))
+            floor[:] = FLOORS[min(turn, len(FLOORS) - 1)] * np.float32(dose / (ny * nx))
             misfit[n] = surprise(weight, inverse, lam, frames[n], good, floor, pad)
             matrix[:] = 0
             score[:] = 0
@@ -272,5 +274,7 @@ def encode(
             for k in range(count):
                 codes[n, k] += part_taken * step[7 + k]
             codes[n, 0] = max(codes[n, 0], 1e-3)
+            if turn >= len(FLOORS) - 1 and far < _AT_REST:
+                break
         if solvable:
             covariance[n] = solved[:6, :6]
