@@ -20,7 +20,7 @@ from .disk_aperture import Aperture, turning
 #: Pixels around the frame for which the background is known, for beams that are not where they mostly are.
 MARGIN = 32
 #: Rotations of a fill are rounded to this [rad]: a hundredth of a pixel at a disk's edge.
-_TURN = 0.01
+TURN = 0.01
 
 
 def rotation_of(transform: np.ndarray) -> np.ndarray:
@@ -70,8 +70,8 @@ class BasePattern:
 
     def turned(self, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fills in each rotation there is, (t, K + 1, g, b) float32, and which each map (n, 2, 2) needs, (n,)."""
-        steps, which = np.unique(np.rint(rotation_of(transform) / _TURN).astype(int), return_inverse=True)
-        turns = np.array([turning(self.aperture.degree, step * _TURN) for step in steps])
+        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
+        turns = np.array([turning(self.aperture.degree, step * TURN) for step in steps])
         return np.einsum("tab,kgb->tkga", turns, self.fills).astype(np.float32), which
 
     def coefficients(self, transform: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ import numpy as np
 
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, Background, BasePattern
+from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
-from .disk_scoring import known_information
+from .disk_scoring import KnownInformation, known_information
 from .lattice_discovery import find_lattice
 
 MAGIC = b"EDGESTEM-STRAIN"
@@ -74,6 +74,7 @@ class StrainAutoencoder:
         self.converged: bool = False
         self.why: str = "not trained"  #: why it has not converged; empty when it has
         self.report: dict[str, Any] = {}  #: what was learned, in figures
+        self._information: dict[int, tuple] = {}
         self.stretch: float = 1.0  #: of the covariance that counting noise alone would make
         self.floor: np.ndarray = np.zeros((4, 4))  #: covariance of the map that no dose takes away
 
@@ -221,14 +222,26 @@ class StrainAutoencoder:
         sd = np.where(known[:, None], sd, max(base.shape))
         return AffineReadings(transform, cov, centre, sd, dose, flagged.astype(str))
 
-    @staticmethod
-    def _encoded(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
+        """What the encoder needs for maps (n, 2, 2), and which rotation each has, (n,); kept for the next frames."""
+        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
+        new = np.array([s for s in steps if s not in self._information])
+        if len(new):
+            c, s = np.cos(new * TURN), np.sin(new * TURN)
+            turned = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+            known = known_information(base, turned)
+            for i, step in enumerate(new):
+                self._information[step] = tuple(getattr(known, f.name)[i] for f in fields(known))
+        columns = zip(*(self._information[step] for step in steps), strict=True)
+        return KnownInformation(*(np.stack(column) for column in columns)), which
+
+    def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6) and misfit (n,) of frames, all processors at work."""
         parts = np.array_split(np.arange(len(frames)), min(_threads(), len(frames)))
         with ThreadPoolExecutor(len(parts)) as pool:
             found = list(pool.map(lambda part: search(base, frames[part]), parts))
             transform, centre = (np.concatenate(column) for column in zip(*found, strict=True))
-            known, which = known_information(base, transform)
+            known, which = self._known(base, transform)
             codes = np.zeros((len(frames), len(base.fills)))
             background, misfit = np.zeros(len(frames)), np.zeros(len(frames))
             covariance = np.zeros((len(frames), 6, 6))

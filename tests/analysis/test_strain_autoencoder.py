@@ -107,7 +107,7 @@ def test_what_it_cannot_know_is_flagged(network, held_out, table):
     empty, saturated, moved = np.zeros_like(seen), seen.copy(), np.roll(seen, 60, axis=1)
     moved[:, :60] = 0
     saturated[40, 40] = 65535
-    silicon = disk_tables.compute("Si", 200.0, [40], 3.2, step_mrad=0.8, g_max=0.9)
+    silicon = disk_tables.compute("Si", 200.0, [40], 4.2, step_mrad=0.8, g_max=0.9)
     foreign = diffraction.detected(disk_patterns.compose(silicon, OPTICS, [0.0, 0.0, 0.0], 0.2, 40), OPTICS)
     foreign = np.random.default_rng(7).poisson(1e5 * foreign).astype(np.uint16)
     readings = network.read(np.array([seen, empty, saturated, foreign, moved]))
