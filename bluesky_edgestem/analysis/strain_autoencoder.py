@@ -1,8 +1,8 @@
 """The strain autoencoder: from a scan's own patterns to the affine map of each, without labels or tuning.
 
-The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `disk_scoring`). The decoder
-makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
-(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its stated
+The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `affine_encoder`). The
+decoder makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
+(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its
 uncertainties can be trusted.
 """
 
@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ import numpy as np
 
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, Background, BasePattern
+from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
-from .disk_scoring import known_information
+from .disk_scoring import KnownInformation, known_information
 from .lattice_discovery import find_lattice
 
 MAGIC = b"EDGESTEM-STRAIN"
 FORMAT = 1
 #: Frames that are learned from, in blocks of neighbours.
-_FRAMES, _BLOCK = 512, 16
+_FRAMES, _BLOCK = 1024, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Standard deviation of the map's entries where nothing is known.
@@ -74,6 +74,7 @@ class StrainAutoencoder:
         self.converged: bool = False
         self.why: str = "not trained"  #: why it has not converged; empty when it has
         self.report: dict[str, Any] = {}  #: what was learned, in figures
+        self._information: dict[int, tuple] = {}
         self.stretch: float = 1.0  #: of the covariance that counting noise alone would make
         self.floor: np.ndarray = np.zeros((4, 4))  #: covariance of the map that no dose takes away
 
@@ -115,7 +116,8 @@ class StrainAutoencoder:
         _checked(frames)
         tell = progress or (lambda line: None)
         network = cls()
-        drawn = _drawn(frames, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        drawn = _drawn(frames, rng)
         full = np.iinfo(drawn.dtype).max
         usable = (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
         drawn = drawn[usable]
@@ -125,13 +127,15 @@ class StrainAutoencoder:
         lattice = find_lattice(drawn)
         if lattice is None:
             network.why = (
-                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few electrons, "
-                "or not be of a crystal"
+                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few "
+                "electrons, or not be of a crystal"
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
         learned = learn(drawn, lattice, np.ones(drawn.shape[1:], np.float32), tell)
         network._take(learned)
+        network._calibrate(learned, rng)
+        tell(f"counting noise makes {np.sqrt(network.stretch):.2f} times the error that it should")
         return network
 
     def _take(self, learned: Learned) -> None:
@@ -157,6 +161,21 @@ class StrainAutoencoder:
             reasons.append(f"disks still move by {learned.restless:.1f} of their standard deviations each round")
         self.why = "; ".join(reasons)
         self.converged = not reasons
+
+    def _calibrate(self, learned: Learned, rng: np.random.Generator) -> None:
+        """Close the cycle: patterns made of readings, with noise, are read again; the readings must return."""
+        at, part = learned.estimates, np.unique(np.linspace(0, len(learned.misfit) - 1, 192).astype(int))
+        drawn = learned.base.draw(at.transform[part], at.centre[part], learned.codes[part], at.background[part])
+        excess = []
+        for fewer in (1, 10):
+            frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
+            transform, _, covariance, _ = self._encoded(learned.base, frames)
+            error = (transform - at.transform[part]).reshape(-1, 4)
+            z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
+            excess.append(np.nanmedian(z2) / 0.4549)  # the median of a squared standard normal
+        self.stretch = float(max(1.0, np.mean(excess)))
+        self.floor = learned.fill_error
+        self.report |= {"stretch": self.stretch, "floor": np.sqrt(np.diag(self.floor)).tolist()}
 
     def read(self, frames: np.ndarray) -> AffineReadings:
         """Find the affine map of each of the frames.
@@ -203,14 +222,26 @@ class StrainAutoencoder:
         sd = np.where(known[:, None], sd, max(base.shape))
         return AffineReadings(transform, cov, centre, sd, dose, flagged.astype(str))
 
-    @staticmethod
-    def _encoded(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
+        """What the encoder needs for maps (n, 2, 2), and which rotation each has, (n,); kept for the next frames."""
+        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
+        new = np.array([s for s in steps if s not in self._information])
+        if len(new):
+            c, s = np.cos(new * TURN), np.sin(new * TURN)
+            turned = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+            known = known_information(base, turned)
+            for i, step in enumerate(new):
+                self._information[step] = tuple(getattr(known, f.name)[i] for f in fields(known))
+        columns = zip(*(self._information[step] for step in steps), strict=True)
+        return KnownInformation(*(np.stack(column) for column in columns)), which
+
+    def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6) and misfit (n,) of frames, all processors at work."""
         parts = np.array_split(np.arange(len(frames)), min(_threads(), len(frames)))
         with ThreadPoolExecutor(len(parts)) as pool:
             found = list(pool.map(lambda part: search(base, frames[part]), parts))
             transform, centre = (np.concatenate(column) for column in zip(*found, strict=True))
-            known, which = known_information(base, transform)
+            known, which = self._known(base, transform)
             codes = np.zeros((len(frames), len(base.fills)))
             background, misfit = np.zeros(len(frames)), np.zeros(len(frames))
             covariance = np.zeros((len(frames), 6, 6))
