@@ -1,5 +1,6 @@
 """`edgestem run` as a user meets it: real IOCs, real DFT, a real catalog; and Ctrl-C."""
 
+import contextlib
 import os
 import re
 import signal
@@ -83,6 +84,13 @@ def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_pa
     )
     assert found.returncode == 0, found.stderr
     assert report.stem[:8] in found.stdout
+    report.unlink()
+    again = subprocess.run(
+        edgestem("report", "--folder", str(tmp_path / "data"), report.stem[:8]),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert report.read_text() == page
     none = subprocess.run(
         edgestem("catalog", "search", "--folder", str(tmp_path / "data"), "target_sd>1"),
         capture_output=True,
@@ -137,6 +145,32 @@ def test_a_run_that_is_told_to_end_ends_with_everything_that_it_started(experime
         timeout=60,
     )
     assert "abort" in found.stdout
+
+
+def serves_the_catalog(process):
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        return "bluesky_edgestem.catalog.serving" in process.cmdline()
+
+
+def test_ctrl_c_while_it_starts_is_answered_and_leaves_nothing(experiment):
+    process = subprocess.Popen(
+        edgestem("run", str(experiment(4))),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    started: list[psutil.Process] = []
+    while not any(serves_the_catalog(child) for child in started):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+        started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-2:] == ["ending what was started ...", "interrupted"]
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
 
 
 @pytest.mark.parametrize(
