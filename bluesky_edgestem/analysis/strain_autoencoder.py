@@ -28,7 +28,7 @@ from .lattice_discovery import find_lattice
 from .pixel_defects import good_pixels
 
 #: Frames that are learned from, in blocks of neighbours.
-_FRAMES, _BLOCK = 1024, 16
+_FRAMES, _BLOCK = 768, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Standard deviation of the map's entries where nothing is known.
