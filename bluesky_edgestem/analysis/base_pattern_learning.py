@@ -220,7 +220,10 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
     )  # fmt: skip
     dose = frames.sum((1, 2), dtype=float)
     transform, centre = search(base, frames)
-    base = replace(base, beam=np.median(centre, 0))
+    places = centre[:, None] + np.einsum("nij,gj->ngi", transform, base.reflections)
+    reached = (np.abs(places - (np.array(shape[::-1]) - 1) / 2) < np.array(shape[::-1]) / 2 + lattice.radius).all(2)
+    index = index[reached.any(0)]
+    base = replace(base, beam=np.median(centre, 0), index=index, fills=base.fills[:, reached.any(0)])
     at = Estimates(transform, centre, base.background.share * dose, dose)
     background, amount = _background(base, frames, at)
     base, at = replace(base, background=background), replace(at, background=amount)

@@ -8,9 +8,6 @@ uncertainties can be trusted.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import strain_weights
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
 from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
@@ -27,11 +25,10 @@ from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
 from .lattice_discovery import find_lattice
+from .pixel_defects import good_pixels
 
-MAGIC = b"EDGESTEM-STRAIN"
-FORMAT = 1
 #: Frames that are learned from, in blocks of neighbours.
-_FRAMES, _BLOCK = 1024, 16
+_FRAMES, _BLOCK = 768, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Standard deviation of the map's entries where nothing is known.
@@ -124,7 +121,8 @@ class StrainAutoencoder:
         if len(drawn) < _LEAST:
             network.why = f"{len(drawn)} frames hold electrons and are not saturated; {_LEAST} or more are needed"
             return network
-        lattice = find_lattice(drawn)
+        good = good_pixels(drawn)
+        lattice = find_lattice(drawn * good)
         if lattice is None:
             network.why = (
                 "no lattice of separate disks was found in half of the frames: they may overlap, hold too few "
@@ -132,7 +130,7 @@ class StrainAutoencoder:
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
-        learned = learn(drawn, lattice, np.ones(drawn.shape[1:], np.float32), tell)
+        learned = learn(drawn, lattice, good.astype(np.float32), tell)
         network._take(learned)
         network._calibrate(learned, rng)
         tell(f"counting noise makes {np.sqrt(network.stretch):.2f} times the error that it should")
@@ -150,6 +148,7 @@ class StrainAutoencoder:
             "reflections": len(base.index),
             "modes": len(base.fills) - 1,
             "background_share": base.background.share,
+            "bad_pixels": int((base.good == 0).sum()),
             "misfit": misfit,
             "misfit_spread": float(np.median(np.abs(learned.misfit - misfit)) / 0.6745),
             "restless": learned.restless,
@@ -289,21 +288,14 @@ class StrainAutoencoder:
 
     def save(self, path: Path) -> None:
         """Write what was learned, under a checksum."""
-        payload = io.BytesIO()
-        known: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}
-        known |= {"stretch": self.stretch, "floor": self.floor.tolist()}
+        facts: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}
+        facts |= {"stretch": self.stretch, "floor": self.floor.tolist()}
         arrays: dict[str, np.ndarray] = {}
-        if self.base is not None:
-            base = self.base
-            known |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
-            arrays = {"vectors": base.vectors, "index": base.index, "beam": base.beam, "fills": base.fills}
-            arrays["good"] = base.good
-        np.savez_compressed(payload, known=np.array(json.dumps(known)), **arrays)  # pyright: ignore[reportArgumentType]
-        data = payload.getvalue()
-        header = b"%s %d %s\n" % (MAGIC, FORMAT, hashlib.sha256(data).hexdigest().encode())
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header + data)
+        if (base := self.base) is not None:
+            facts |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
+            names = ("vectors", "index", "beam", "fills", "good")
+            arrays = {name: getattr(base, name) for name in names}
+        strain_weights.write(path, facts, arrays)
 
     @classmethod
     def load(cls, path: Path) -> StrainAutoencoder:
@@ -314,30 +306,12 @@ class StrainAutoencoder:
         ValueError
             If the file is missing, cut short, altered or of another version; the message names it.
         """
-
-        def refuse(why: str) -> ValueError:
-            return ValueError(f"strain autoencoder weights {path}: {why}; write it anew with `edgestem train strain`")
-
-        try:
-            header, _, data = Path(path).read_bytes().partition(b"\n")
-        except OSError as error:
-            raise refuse(error.strerror or "cannot be read") from None
-        words = header.split()
-        if len(words) != 3 or words[0] != MAGIC:
-            raise refuse("not a weights file of the strain autoencoder")
-        if words[1] != b"%d" % FORMAT:
-            raise refuse(f"format {words[1].decode(errors='replace')}, this version reads format {FORMAT}")
-        if hashlib.sha256(data).hexdigest().encode() != words[2]:
-            raise refuse("cut short or altered (its checksum does not match)")
-        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-            known = json.loads(str(kept["known"]))
-            network = cls()
-            network.converged, network.why, network.report = known["converged"], known["why"], known["report"]
-            network.stretch, network.floor = known["stretch"], np.array(known["floor"])
-            if "vectors" in kept:
-                good = kept["good"]
-                network.base = BasePattern(
-                    (good.shape[0], good.shape[1]), kept["vectors"], kept["index"], kept["beam"],
-                    Aperture(**known["aperture"]), Background(**known["background"]), kept["fills"], good,
-                )  # fmt: skip
+        facts, arrays = strain_weights.read(path)
+        network = cls()
+        network.converged, network.why, network.report = facts["converged"], facts["why"], facts["report"]
+        network.stretch, network.floor = facts["stretch"], np.array(facts["floor"])
+        if arrays:
+            ny, nx = arrays["good"].shape
+            aperture, background = Aperture(**facts["aperture"]), Background(**facts["background"])
+            network.base = BasePattern((ny, nx), aperture=aperture, background=background, **arrays)
         return network

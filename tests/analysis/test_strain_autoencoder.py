@@ -34,7 +34,7 @@ def patterns(table, count, seed):
 
 @pytest.fixture(scope="module")
 def scan(table):
-    return patterns(table, 192, seed=0)
+    return patterns(table, 144, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_turned_grain_is_read_without_retraining(network, table):
 
 
 def test_the_same_seed_gives_the_same_weights(scan):
-    counts = np.random.default_rng(1).poisson(5e4 * scan[0][:64]).astype(np.uint16)
+    counts = np.random.default_rng(1).poisson(5e4 * scan[0][:40]).astype(np.uint16)
     one, other = (StrainAutoencoder.train(counts, seed=3) for _ in range(2))
     assert np.array_equal(one.base.fills, other.base.fills)
     assert np.array_equal(one.base_vectors, other.base_vectors)
