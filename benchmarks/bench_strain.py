@@ -182,7 +182,7 @@ def run_case(name: str, seeds: Sequence[int], folder: Path, wanted: Sequence[str
         network = None
         if "ours" in wanted:
             began = time.perf_counter()
-            network = StrainAutoencoder.train(case.frames(TRAINED_AT, 0), seed=seed)
+            network = StrainAutoencoder.train(case.frames(TRAINED_AT, 0), seed=seed, progress=print)
             seconds = round(time.perf_counter() - began, 1)
             training.append({"s": seconds, "converged": network.converged, "why": network.why})
         for label, dose in DOSES.items():

@@ -41,11 +41,13 @@ def unstrained(lattice: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def in_the_reference(lattice: np.ndarray, case: StrainCase) -> np.ndarray:
     """The same lattices (n, 2, 2), described by the vectors that the truth is described by; NaN where they are others.
 
-    Any two vectors that span a lattice are as good as another two: which of them are meant is told by the truth.
+    Vectors between other points of a lattice are as good, such as those of the reflections that are not forbidden:
+    which points are meant is told by the truth.
     """
     relative = lattice @ np.linalg.inv(case.lattice)
     index = np.round(np.nan_to_num(relative))
-    same = (np.abs(np.abs(np.linalg.det(index)) - 1) < 1e-9) & (np.abs(relative - index).max((1, 2)) < 0.25)
+    cells = np.round(np.abs(np.linalg.det(index)))
+    same = ((cells == 1) | (cells == 2)) & (np.abs(relative - index).max((1, 2)) < 0.25)
     out = np.full_like(lattice, np.nan)
     out[same] = np.linalg.solve(index[same], lattice[same])
     return out
@@ -122,9 +124,9 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
     dict
         By component: `rms`, `mae`, `offset` (mean error over the scan), `bias` (root mean square over positions of what
         all draws share), `scatter` (what they do not), `worst`, and, if known, `bound` (Cramér–Rao) and `ratio` to it.
-        Over strains: `grain_bias`, largest mean error in a grain, where there are several; `coverage` of the 95 %
-        intervals, where they are stated. `place_px`; `lost`, the fraction in which no lattice, or another one, was
-        found; left out.
+        Over strains: `ratio_worst`; `grain_bias`, largest mean error in a grain, where there are several; `coverage` of
+        the 95 % intervals, where they are stated. `place_px`; `lost`, the fraction in which no lattice, or another one,
+        was found; left out.
     """
     found = np.array([errors(reading, case) for reading in readings])  # (r, n, 4)
     offset = np.nanmean(found, (0, 1))
@@ -149,6 +151,8 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
         name: {c: float(f"{v:.3g}") for c, v in zip(COMPONENTS, values, strict=True)}
         for name, values in by_component.items()
     }
+    if "ratio" in out:
+        out["ratio_worst"] = max(out["ratio"][c] for c in COMPONENTS[:3])
     grain = case.specimen.grain
     if grain.max():
         by_grain = np.array([np.nanmean(found[:, grain == g, :3], (0, 1)) for g in np.unique(grain)])

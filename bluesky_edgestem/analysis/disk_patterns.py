@@ -120,11 +120,23 @@ def _between(layers: np.ndarray, wanted: float) -> tuple[int, np.ndarray]:
 def _fills(table: DiskTable, depth: float, strain: np.ndarray, which: np.ndarray) -> np.ndarray:
     """Intensities (g, k, k) of reflections `which` at a thickness [layers] and a strain (3,) in the crystal's axes."""
     first, weights = _between(table.layers, depth)
-    part = slice(first, first + len(weights))
-    fills = np.tensordot(weights, table.intensity[part, which], 1)
+    fills = np.zeros((len(which), *table.intensity.shape[2:]), np.float32)
+    _add(fills, table.intensity[first:], weights, which)
     if table.by_strain is not None:
-        fills += np.tensordot(np.outer(strain, weights), table.by_strain[:, part, which], 2)
+        for component, slope in zip(strain, table.by_strain, strict=True):
+            _add(fills, slope[first:], component * weights, which)
     return fills
+
+
+@kernel(fastmath=True)
+def _add(fills, tables, weights, which):  # pragma: no cover - compiled
+    """Add the tables (t, g, k, k) of reflections `which` to `fills`, weighted over the first thicknesses."""
+    for i in range(which.shape[0]):
+        for t in range(weights.shape[0]):
+            weight = np.float32(weights[t])
+            for y in range(fills.shape[1]):
+                for x in range(fills.shape[2]):
+                    fills[i, y, x] += weight * tables[t, which[i], y, x]
 
 
 def compose(

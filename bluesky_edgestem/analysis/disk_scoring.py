@@ -1,8 +1,8 @@
 """Fisher scoring of patterns by the base pattern: the encoder's step, and that of fills which are not known yet.
 
 Unknown are the map M, the beam's place c, the background β, and what fills the disks: each disk its own polynomial
-(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information of
-Poisson counts; what the fill explains is not counted as displacement.
+(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information
+of Poisson counts; what the fill explains is not counted as displacement.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .base_pattern import MARGIN, BasePattern
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
-#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the frame's mean.
+#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the mean.
 _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
 
 
@@ -178,3 +178,43 @@ def coded_step(
     step = step * part[:, None]
     moved = replace(moved, background=np.maximum(at.background + step[:, 6], 0))
     return moved, codes + step[:, 7:], covariance, scores
+
+
+@dataclass(frozen=True)
+class KnownInformation:
+    """Fisher information of the mean pattern of one electron, in each of t rotations."""
+
+    fills: np.ndarray  #: (t, g, K + 1, b) float32
+    local: np.ndarray  #: (t, g, 3 + K + 1, 3 + K + 1) of each disk's place x, y, the background and the codes
+    place: np.ndarray  #: (t, g) of x and y together
+    level: np.ndarray  #: (t, g) of the disk's first function
+    background: np.ndarray  #: (t,)
+
+
+def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation:
+    """What the encoder needs to know of patterns in rotations (t, 2, 2), all different."""
+    fills, which = base.turned(turned)
+    fills = fills[which]
+    electrons = 1e6
+    count = len(base.fills)
+    mean = np.zeros((len(fills), count))
+    mean[:, 0] = electrons
+    beam = np.broadcast_to(base.beam, (len(fills), 2)).copy()
+    background = np.full(len(fills), base.background.share * electrons)
+    drawn = np.clip(np.rint(base.draw(turned, beam, mean, background)), 0, 65535).astype(np.uint16)
+    at = Estimates(turned, beam, background, np.full(len(fills), electrons))
+    scores = evaluate(base, drawn, at, base.coefficients(turned, mean))
+    a = fills.astype(float)
+    local = np.zeros((*scores.place_score.shape[:2], 3 + count, 3 + count))
+    local[:, :, :2, :2] = _place_information(scores) / electrons
+    local[:, :, :2, 2] = scores.place_info[..., 3:5]
+    local[:, :, :2, 3:] = np.einsum("tgib,tkgb->tgik", scores.cross[:, :, :2], a)
+    local[:, :, 2, 3:] = np.einsum("tgb,tkgb->tgk", scores.cross[:, :, 2], a) * electrons
+    local[:, :, 3:, 3:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
+    lower = np.tril_indices(3 + count, -1)
+    local[:, :, lower[0], lower[1]] = local[:, :, lower[1], lower[0]]
+    return KnownInformation(
+        np.ascontiguousarray(fills.transpose(0, 2, 1, 3)), local,
+        (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
+        scores.back_info * electrons,
+    )  # fmt: skip

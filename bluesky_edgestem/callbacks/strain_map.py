@@ -58,8 +58,8 @@ class StrainMap(FrameRouter["_Progress"]):
     Raises
     ------
     ValueError
-        The weights cannot be read, or the material is unknown. From a call: the run lacks what is needed, or the
-        lattice that the network knows is not that of the material.
+        The weights cannot be read, the network knows no lattice, or the material is unknown. From a call: the run lacks
+        what is needed, or the lattice that the network knows is not that of the material.
     """
 
     def __init__(
@@ -75,6 +75,9 @@ class StrainMap(FrameRouter["_Progress"]):
         detector: str = "detector",
     ) -> None:
         self._network = StrainAutoencoder.load(Path(network)) if isinstance(network, str | Path) else network
+        if not np.any(self._network.base_vectors):
+            # Refused before a scan, at whose end it would be too late.
+            raise ValueError(f"the network knows no lattice: {self._network.why}. Train it on another scan")
         self._reference = as_reference(reference)
         self._rotation, self._mirrored = rotation, mirrored
         self._measure: Measure = measure
@@ -123,19 +126,25 @@ class StrainMap(FrameRouter["_Progress"]):
         return _Progress(scan, self.stream)
 
     def _derive(self, now: _Progress, frames: CompleteFrames) -> None:
+        for start in range(frames.start, frames.stop, BATCH):
+            numbers, positions, images = self._load(now.scan, frames, slice(start, min(start + BATCH, frames.stop)))
+            if len(images):
+                self._take(now, (numbers, positions, self._network.read(images)))
+
+    def _load(
+        self, scan: ScanMetadata, frames: CompleteFrames, part: slice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers, positions and images of the frames that came, and not on the probe's way back."""
         import h5py
         import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
 
+        # Closed before the network reads, which takes long: the recorder may want to add to the file at its end.
         with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
             dataset, *where = (file[name] for name in frames.datasets)
-            for start in range(frames.start, frames.stop, BATCH):
-                part = slice(start, min(start + BATCH, frames.stop))
-                numbers = frames.first + np.arange(part.start, part.stop)
-                positions = positions_of(where, now.scan, numbers, part)
-                counts = frames_there(dataset, part.start, part.stop) & ~now.scan.way_back(numbers)
-                if counts.any():
-                    readings = self._network.read(dataset[part][counts])
-                    self._take(now, (numbers[counts], positions[counts], readings))
+            numbers = frames.first + np.arange(part.start, part.stop)
+            positions = positions_of(where, scan, numbers, part)
+            counts = frames_there(dataset, part.start, part.stop) & ~scan.way_back(numbers)
+            return numbers[counts], positions[counts], dataset[part][counts]
 
     def _take(self, now: _Progress, part: _Part) -> None:
         with self._lock:

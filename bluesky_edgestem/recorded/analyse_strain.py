@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference",
         type=_reference,
         metavar="X0,Y0,WIDTH,HEIGHT | MATERIAL",
-        help="region of the scan [nm], or material, that strain is relative to (the median of the scan)",
+        help="what strain is relative to: region of the scan [nm] (--reference=-5,-5,2,2 if it begins with a minus) or "
+        "material; the median of the scan without it",
     )
     parser.add_argument(
         "--rotation",

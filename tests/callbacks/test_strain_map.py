@@ -11,6 +11,7 @@ import pytest
 from bluesky_edgestem.analysis.affine_readings import AffineReadings
 from bluesky_edgestem.analysis.crystals import deformation
 from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 from bluesky_edgestem.analysis.strain_frame import strain_maps
 from bluesky_edgestem.callbacks import StrainMap
 from bluesky_edgestem.callbacks.frame_rows import ROW
@@ -187,6 +188,8 @@ def test_what_cannot_be_is_refused_when_the_run_begins(tmp_path):
         StrainMap(Reader(), reference="Si")(*next(documents(path, metadata={})))
     with pytest.raises(ValueError, match="unknown material 'unobtainium'"):
         StrainMap(Reader(), reference="unobtainium")
+    with pytest.raises(ValueError, match=r"knows no lattice: not trained\. Train it on another scan"):
+        StrainMap(StrainAutoencoder())
     with pytest.raises(ValueError, match="no frame has been read yet"):
         StrainMap(Reader()).strain()
 
