@@ -1,0 +1,194 @@
+"""The layers of the crystal network: what each disk's window shows, what all disks show together, and where they are.
+
+A window around each expected disk is turned into the crystal's axes and scaled so that a disk has always the same
+radius. A small convolutional network, the same for all, describes it; attention between the disks of a pattern tells
+what only all of them know (thickness, mistilt, whether this is the supposed crystal); then each disk says where it is
+and how sure it is of that, and least squares (`lattice_view.solve`) joins what they say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .lattice_view import Beams, Lattice, solve
+
+#: Samples along each side of a window, and of a disk's radius.
+SIDE, RADIUS = 24, 8.0
+#: What the pattern as a whole says, in this order.
+WHOLE = ("thickness", "thickness_log_sd", "tilt_x", "tilt_y", "tilt_log_sd", "genuine", "evidence", "stretch_affine",
+         "stretch_centre")  # fmt: skip
+#: Units of the network's thickness [nm] and tilt [mrad].
+THICKNESS, TILT = 10.0, 3.0
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one pass of the network says of `b` patterns, seen from a lattice."""
+
+    unknowns: Tensor  #: (b, 6) by which the lattice should move, as of `lattice_view.solve`
+    covariance: Tensor  #: (b, 6, 6) of them
+    displacement: Tensor  #: (b, g, 2) of each disk, turned back [pixels]
+    precision: Tensor  #: (b, g, 2, 2)
+    measured: Tensor  #: (b, g) bool
+    whole: Tensor  #: (b, len(WHOLE))
+
+    def says(self, name: str) -> Tensor:
+        """One of `WHOLE`, (b,)."""
+        return self.whole[:, WHOLE.index(name)]
+
+
+def windows(counts: Tensor, beams: Beams, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Counts per pixel around each disk, in the crystal's axes, and which of them are on the detector.
+
+    Parameters
+    ----------
+    counts : Tensor (b, n, n)
+
+    Returns
+    -------
+    Tensor (b, g, SIDE, SIDE), Tensor (b, g, SIDE, SIDE)
+    """
+    b, n = counts.shape[:2]
+    axis = (torch.arange(2 * SIDE, device=counts.device) - SIDE + 0.5) / (2 * RADIUS)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
+    step = beams.distortion @ lattice.turn * beams.radius[:, None, None]
+    offsets = grid @ step.transpose(1, 2)
+    points = lattice.places(beams)[:, :, None] + offsets[:, None]
+    normal = (points * 2 + 1) / n - 1
+    sampled = functional.grid_sample(counts[:, None], normal, align_corners=False)[:, 0]
+    inside = (normal.abs() < 1).all(-1).to(counts.dtype)
+    stacked = torch.stack((sampled, inside), 2).reshape(b, -1, 2 * SIDE, 2 * SIDE)
+    return functional.avg_pool2d(stacked, 2).reshape(b, -1, 2, SIDE, SIDE).unbind(2)
+
+
+class Block(nn.Module):
+    """Attention between the disks of a pattern, then a perceptron on each (Vaswani et al., 2017)."""
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.each = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+
+    def forward(self, tokens: Tensor, shown: Tensor) -> Tensor:
+        """Tokens (b, g, width), of which attention sees those `shown` (b, g)."""
+        b, g, width = tokens.shape
+        mixed = self.mix(self.before(tokens)).reshape(b, g, 3, self.heads, width // self.heads)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=shown[:, None, None])
+        tokens = tokens + self.out(seen.transpose(1, 2).reshape(b, g, width))
+        return tokens + self.each(self.between(tokens))
+
+
+class DiskNetwork(nn.Module):
+    """One pass: counts around the expected disks to where they are, and what the crystal is like."""
+
+    def __init__(self, materials: int, width: int = 128, blocks: int = 4) -> None:
+        super().__init__()
+        self.window = nn.Sequential(
+            nn.Conv2d(4, 24, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(32, 32, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(32, 48, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(48 * (SIDE // 4) ** 2, width),
+        )  # fmt: skip
+        self.facts = nn.Sequential(nn.Linear(4 + 16 + 2 + 7 + 16, width), nn.SiLU(), nn.Linear(width, width))
+        self.material = nn.Embedding(materials, 16)
+        self.summary = nn.Linear(7 + 16, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
+        self.normal = nn.LayerNorm(width)
+        self.disk = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 5))
+        self.whole = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, len(WHOLE)))
+        for head in (self.disk, self.whole):
+            nn.init.normal_(head[-1].weight, std=1e-2)
+            nn.init.zeros_(head[-1].bias)
+        axis = (torch.arange(SIDE) - (SIDE - 1) / 2) / RADIUS
+        expected = ((1 - torch.hypot(axis[:, None], axis[None, :])) * RADIUS + 0.5).clamp(0, 1)
+        self.register_buffer("expected", expected, persistent=False)
+        self.register_buffer("waves", 2 * torch.pi * torch.tensor([0.5, 1.0, 2.0, 4.0]), persistent=False)
+
+    def forward(self, counts: Tensor, beams: Beams, lattice: Lattice) -> Opinion:
+        """One pass over counts (b, n, n), free of hot pixels."""
+        n = counts.shape[-1]
+        places = lattice.places(beams)
+        measured = beams.listed & ((places > 0) & (places < n - 1)).all(-1)
+        b, g = measured.shape
+        with torch.autocast(counts.device.type, enabled=False):
+            seen, inside = windows(counts, beams, lattice)
+            disk = self.expected * inside
+            share = disk.sum((2, 3)).clamp(min=1)
+            level = (seen * disk).sum((2, 3)) / share
+            ring = (1 - self.expected) * inside
+            around = (seen * ring).sum((2, 3)) / ring.sum((2, 3)).clamp(min=1)
+            rate = level[..., None, None]
+            picture = torch.stack(
+                (
+                    seen / (rate + 1),
+                    (seen + 0.375).sqrt() - (rate + 0.375).sqrt(),
+                    inside,
+                    self.expected.expand_as(inside),
+                ),
+                2,
+            ).clamp(-8, 8)
+            area = torch.pi * beams.radius[:, None] ** 2
+            spots = beams.spots
+            waved = spots[..., None] * self.waves
+            beam = torch.stack(
+                (
+                    (counts.sum((1, 2)).clamp(min=1).log() - 10) / 3,
+                    beams.radius.log() - 1.6,
+                    beams.psf_px / beams.radius * 4,
+                    (beams.energy_keV / 180).log(),
+                    (beams.semiangle_mrad / 2).log(),
+                    beams.semiangle_mrad / 3,
+                    beams.pixel * 50,
+                ),
+                -1,
+            )
+            own = torch.stack(
+                (
+                    (level * area + 1).log() / 3 - 1.5,
+                    (around * area + 1).log() / 3 - 1.5,
+                    share / disk.new_tensor(200.0) - 1,
+                    spots.norm(dim=-1),
+                ),
+                -1,
+            )
+        beam = torch.cat((beam, self.material(beams.material)), -1)
+        facts = torch.cat(
+            (own, waved.sin().flatten(2), waved.cos().flatten(2), spots, beam[:, None].expand(-1, g, -1)), -1
+        )
+        described = self.window(picture[measured])
+        shape = described.new_zeros(b, g, described.shape[-1])
+        shape[measured] = described
+        tokens = shape + self.facts(facts)
+        tokens = torch.cat((self.summary(beam)[:, None], tokens), 1)
+        shown = torch.cat((torch.ones_like(measured[:, :1]), measured), 1)
+        for block in self.blocks:
+            tokens = block(tokens, shown)
+        tokens = self.normal(tokens)
+        said = self.disk(torch.cat((tokens[:, 1:], shape), -1))
+        whole = self.whole(tokens[:, 0])
+        with torch.autocast(counts.device.type, enabled=False):
+            return self._joined(beams, lattice, said.float(), whole.float(), measured)
+
+    @staticmethod
+    def _joined(beams: Beams, lattice: Lattice, said: Tensor, whole: Tensor, measured: Tensor) -> Opinion:
+        """Least squares over what the disks say, (b, g, 5)."""
+        radius = beams.radius[:, None]
+        displacement = said[..., :2] * radius[..., None]
+        # The precision's Cholesky factor; between a disk that is not there and one known to a thousandth of a pixel.
+        first, second = (said[..., 2:4].clamp(-7, 9)).exp().unbind(-1)
+        lower = torch.stack((first, torch.zeros_like(first), said[..., 4] * first, second), -1)
+        lower = lower.reshape(*first.shape, 2, 2) * (measured / radius)[..., None, None]
+        precision = lower @ lower.transpose(-1, -2)
+        unknowns, covariance = solve(beams, lattice, displacement, precision)
+        stretch = whole[:, [WHOLE.index("stretch_affine")] * 4 + [WHOLE.index("stretch_centre")] * 2]
+        stretch = (0.5 * stretch.clamp(-4, 6)).exp()
+        covariance = covariance * stretch[:, :, None] * stretch[:, None, :]
+        return Opinion(unknowns, covariance, displacement, precision, measured, whole)
