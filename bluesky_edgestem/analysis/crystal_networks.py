@@ -279,7 +279,7 @@ class CrystalNetwork(nn.Module):
         if hashlib.sha256(data).hexdigest().encode() != words[2]:
             raise refuse("cut short or altered (its checksum does not match)")
         try:
-            kept = torch.load(io.BytesIO(data), weights_only=True)
+            kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             network = cls(kept["materials"])
             network.load_state_dict(kept["weights"])
         except Exception as error:

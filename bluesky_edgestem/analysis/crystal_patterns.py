@@ -19,13 +19,15 @@ from .lattice_search import without_hot_pixels
 from .lattice_view import SPOTS, Beams, Lattice, rotations, supposed
 from .materials import material
 from .optics import Optics
-from .projected_lattice import first_order, symmetry, wrapped
+from .projected_lattice import first_order, symmetry
 
 N_PIXELS = 128
 STRAIN = (0.03, 0.03, 0.02)  #: exx, eyy, exy up to
 SHIFT_PX, MISTILT, ELLIPTICITY = 3.0, 5.0, 0.02
 THICKNESS = (5.0, 40.0)  #: of crystals that are not sheets [nm]
 SEMIANGLE = (0.8, 5.0)  #: [mrad]
+EDGE = (0.55, 1.12)  #: distance of the frame's edge from its centre [1/Å]
+LEAST_RADIUS_PX = 1.7  #: of disks
 #: Disks' radius over the distance of the nearest; at 0.5 they touch.
 RATIO = (0.06, 0.42)
 DOSE, BACKGROUND, PSF = (1e3, 1e6), 0.7, (0.4, 1.0)
@@ -83,14 +85,6 @@ def _banded(rng: np.random.Generator, low: float, high: float, period: float, wh
     return kept[:n]
 
 
-def _split_thickness(rng, name: str, split: str, n: int) -> np.ndarray:
-    """Thicknesses in layers (n,)."""
-    crystal = material(name)
-    if crystal.max_layers <= 3:
-        return rng.integers(1, crystal.max_layers + 1, n).astype(float)
-    return _banded(rng, *THICKNESS, 8.0, 0, split, n) * 10 / crystal.spacing
-
-
 def lorentzian(centre: Tensor, width: Tensor, n: int) -> Tensor:
     """The diffuse background (b, n, n) around `centre` (b, 2) [pixels from the first]; sums to one."""
     axis = torch.arange(n, device=centre.device)
@@ -110,6 +104,134 @@ def blurred(images: Tensor, sd: Tensor) -> Tensor:
     return out[0]
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What settles `b` patterns of one material at one energy, but for their noise."""
+
+    strain: Tensor  #: (b, 3)
+    rotation: Tensor  #: (b,) [rad]
+    layers: Tensor  #: (b,)
+    shift_px: Tensor  #: (b, 2) [pixels]
+    tilt: Tensor  #: (b, 2) [1/Å]
+    distortion: Tensor  #: (b, 2, 2)
+    cutoff: Tensor  #: (b,) [1/Å]
+    pixel: Tensor  #: (b,) [1/Å]
+    psf_px: Tensor  #: (b,)
+    background: Tensor  #: (b,) share of the electrons
+    width: Tensor  #: (b,) of the background [pixels]
+    lattice: Tensor | None = None  #: (b, 2, 2), as of `disk_rendering.render`
+
+    @property
+    def deformation(self) -> Tensor:
+        """F, (b, 2, 2)."""
+        exx, eyy, exy = self.strain.unbind(-1)
+        stretch = torch.stack((1 + exx, exy, exy, 1 + eyy), -1).reshape(-1, 2, 2)
+        return stretch @ rotations(self.rotation)
+
+    def expected(self, table: DeviceTable) -> Tensor:
+        """Counts without noise and defects of an electron in all, (b, N_PIXELS, N_PIXELS)."""
+        sharp = render(
+            table, N_PIXELS, self.deformation, self.layers, self.shift_px, self.tilt, self.distortion, self.cutoff,
+            self.pixel, self.lattice,
+        )  # fmt: skip
+        share, centre = self.background[:, None, None], self.shift_px + (N_PIXELS - 1) / 2
+        return (1 - share) * blurred(sharp, self.psf_px) + share * lorentzian(centre, self.width, N_PIXELS)
+
+
+def conditions(
+    table: DeviceTable, count: int, rng: np.random.Generator, split: str = "training", *, foreign: bool = False
+) -> Conditions:
+    """Conditions of one material at one energy.
+
+    Parameters
+    ----------
+    table : DeviceTable
+    count : int
+    rng : Generator
+    split : str
+        "training", "calibration" or "held out".
+    foreign : bool
+        Crystals that do not exist, of other lattices with the disks of this.
+    """
+    crystal, g1 = material(table.name), first_order(material(table.name))
+    wavelength = Optics(table.energy_keV).wavelength
+    pixel = rng.uniform(max(2.1 * g1, EDGE[0]), EDGE[1], count) / (N_PIXELS / 2)
+    narrow, wide = (np.array(SEMIANGLE) * 1e-3 / wavelength / g1).clip(*RATIO)
+    narrow = max(narrow, LEAST_RADIUS_PX * EDGE[1] / (N_PIXELS / 2) / g1)
+    ratio = _banded(rng, narrow, min(wide, 0.36) if foreign else wide, 0.1, 1, split, count)
+    cutoff = ratio * g1
+    if crystal.max_layers <= 3:
+        layers = rng.integers(1, crystal.max_layers + 1, count).astype(float)
+    else:
+        layers = _banded(rng, *THICKNESS, 8.0, 0, split, count) * 10 / crystal.spacing
+    tilt = MISTILT * 1e-3 / wavelength * np.sqrt(rng.uniform(0, 1, count))
+    tilt = np.minimum(tilt, table.reach / 1.04 - cutoff - pixel)
+    azimuth = rng.uniform(0, 2 * np.pi, count)
+    axis = crystals.rotation_matrix(rng.uniform(0, np.pi, count))
+    stretch = np.eye(2) + np.array([[1, 0], [0, -1]]) * rng.uniform(0, ELLIPTICITY / 2, count)[:, None, None]
+    other = None
+    if foreign:
+        scale = np.where(rng.uniform(size=count) < 0.8, rng.uniform(0.72, 0.92, count), rng.uniform(1.07, 1.15, count))
+        other = scale[:, None, None] * (np.eye(2) + crystals.strain_tensor(rng.uniform(-0.08, 0.08, (count, 3))))
+    drawn = (
+        rng.uniform(-1, 1, (count, 3)) * STRAIN,
+        rng.uniform(-np.pi, np.pi, count),
+        layers,
+        rng.uniform(-SHIFT_PX, SHIFT_PX, (count, 2)),
+        tilt[:, None] * np.stack((np.cos(azimuth), np.sin(azimuth)), -1),
+        axis @ stretch @ np.swapaxes(axis, 1, 2),
+        cutoff,
+        pixel,
+        rng.uniform(*PSF, count),
+        np.where(rng.uniform(size=count) < 0.15, 0.0, rng.uniform(0, BACKGROUND, count)),
+        N_PIXELS / 4 * np.exp(rng.normal(0, 0.2, count)),
+    )
+    return Conditions(*(_tensor(v, table) for v in drawn), lattice=None if other is None else _tensor(other, table))
+
+
+def _tensor(values: np.ndarray, table: DeviceTable) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=table.intensity.device)
+
+
+def count_electrons(
+    table: DeviceTable,
+    materials: Sequence[str],
+    under: Conditions,
+    dose: Tensor,
+    generator: torch.Generator,
+) -> Drawn:
+    """Patterns of given conditions at doses (b,), half of them on detectors with defects.
+
+    `materials` are the network's, whose numbers `Beams.material` are; a table of none of them is a foreign crystal's,
+    and its beams suppose nothing yet.
+    """
+    crystal, wavelength = material(table.name), Optics(table.energy_keV).wavelength
+    expected = under.expected(table)
+    counts = torch.poisson(expected * dose[:, None, None], generator)
+    b, device = len(dose), dose.device
+    counts = _defective(counts, torch.rand(b, generator=generator, device=device) < 0.5, generator)
+    beams = Beams(
+        torch.zeros(b, dtype=torch.int64, device=device),
+        torch.zeros(b, SPOTS, 2, device=device),
+        torch.zeros(b, SPOTS, dtype=torch.bool, device=device),
+        torch.full((b,), table.energy_keV, device=device),
+        under.cutoff * wavelength * 1e3,
+        under.pixel,
+        under.cutoff / under.pixel,
+        under.psf_px,
+        under.distortion,
+    )
+    if table.name in materials:
+        beams = supposed(beams, materials.index(table.name), table.name)
+    period = 2 * torch.pi / symmetry(crystal)
+    rotation = under.rotation - period * torch.ceil(under.rotation / period - 0.5)
+    return Drawn(
+        counts, beams, replace(under, rotation=rotation).deformation, under.strain, rotation,
+        under.shift_px + (N_PIXELS - 1) / 2, under.layers * crystal.spacing / 10, under.tilt * wavelength * 1e3, dose,
+        expected,
+    )  # fmt: skip
+
+
 def draw(
     table: DeviceTable,
     materials: Sequence[str],
@@ -121,84 +243,10 @@ def draw(
     foreign: bool = False,
     dose: float | None = None,
 ) -> Drawn:
-    """Patterns of one material at one energy.
-
-    Parameters
-    ----------
-    table : DeviceTable
-    materials : sequence of str
-        The network's, whose numbers `Beams.material` are.
-    count : int
-        Patterns.
-    rng, generator
-        Settle the conditions, and the noise on the device.
-    split : str
-        "training", "calibration" or "held out".
-    foreign : bool
-        Make crystals of other lattices that do not exist, of the disks of this.
-    dose : float, optional
-        Of all patterns [electrons]; drawn if not given.
-    """
-    name, device = table.name, table.intensity.device
-    crystal, g1, wavelength = material(name), first_order(material(name)), Optics(table.energy_keV).wavelength
-    edge = rng.uniform(max(2.1 * g1, 0.55), 1.12, count)
-    pixel = edge / (N_PIXELS / 2)
-    narrow, wide = (np.array([a * 1e-3 / wavelength / g1 for a in SEMIANGLE])).clip(*RATIO)
-    narrow = max(narrow, 1.7 * 1.12 / (N_PIXELS / 2) / g1)
-    ratio = _banded(rng, narrow, min(wide, 0.36) if foreign else wide, 0.1, 1, split, count)
-    cutoff = ratio * g1
-    layers = _split_thickness(rng, name, split, count)
-    strain = rng.uniform(-1, 1, (count, 3)) * STRAIN
-    rotation = rng.uniform(-np.pi, np.pi, count)
-    deformation = crystals.deformation(strain, rotation)
-    tilt = MISTILT * np.sqrt(rng.uniform(0, 1, count))
-    tilt = np.minimum(tilt, (table.reach / 1.04 - cutoff - pixel) * wavelength * 1e3)
-    azimuth = rng.uniform(0, 2 * np.pi, count)
-    tilt = tilt[:, None] * np.stack((np.cos(azimuth), np.sin(azimuth)), -1)
-    shift = rng.uniform(-SHIFT_PX, SHIFT_PX, (count, 2))
-    long, axis = rng.uniform(0, ELLIPTICITY / 2, count), rng.uniform(0, np.pi, count)
-    turn = crystals.rotation_matrix(axis)
-    stretch = np.zeros((count, 2, 2))
-    stretch[:, 0, 0], stretch[:, 1, 1] = 1 + long, 1 - long
-    distortion = turn @ stretch @ np.swapaxes(turn, 1, 2)
-    psf = rng.uniform(*PSF, count)
-    background = np.where(rng.uniform(size=count) < 0.15, 0.0, rng.uniform(0, BACKGROUND, count))
-    width = N_PIXELS / 4 * np.exp(rng.normal(0, 0.2, count))
+    """Patterns of `conditions`, at a dose of [electrons] or, if it is not given, doses drawn from `DOSE`."""
+    under = conditions(table, count, rng, split, foreign=foreign)
     electrons = 10 ** rng.uniform(*np.log10(DOSE), count) if dose is None else np.full(count, dose)
-    other = None
-    if foreign:
-        scale = np.where(rng.uniform(size=count) < 0.8, rng.uniform(0.72, 0.92, count), rng.uniform(1.07, 1.15, count))
-        other = scale[:, None, None] * (np.eye(2) + crystals.strain_tensor(rng.uniform(-0.08, 0.08, (count, 3))))
-
-    def tensor(values) -> Tensor:
-        return torch.tensor(np.asarray(values), dtype=torch.float32, device=device)
-
-    sharp = render(
-        table, N_PIXELS, tensor(deformation), tensor(layers), tensor(shift), tensor(tilt * 1e-3 / wavelength),
-        tensor(distortion), tensor(cutoff), tensor(pixel), None if other is None else tensor(other),
-    )  # fmt: skip
-    share, centre = tensor(background)[:, None, None], tensor(shift) + (N_PIXELS - 1) / 2
-    expected = (1 - share) * blurred(sharp, tensor(psf)) + share * lorentzian(centre, tensor(width), N_PIXELS)
-    counts = torch.poisson(expected * tensor(electrons)[:, None, None], generator)
-    counts = _defective(counts, tensor(rng.uniform(size=count) < 0.5), generator)
-    beams = Beams(
-        torch.zeros(count, dtype=torch.int64, device=device),
-        torch.zeros(count, SPOTS, 2, device=device),
-        torch.zeros(count, SPOTS, dtype=torch.bool, device=device),
-        tensor(np.full(count, table.energy_keV)),
-        tensor(cutoff * wavelength * 1e3),
-        tensor(pixel),
-        tensor(cutoff / pixel),
-        tensor(psf),
-        tensor(distortion),
-    )
-    if name in materials:
-        beams = supposed(beams, materials.index(name), name)
-    known = wrapped(rotation, symmetry(crystal))
-    return Drawn(
-        counts, beams, tensor(crystals.deformation(strain, known)), tensor(strain), tensor(known), centre,
-        tensor(layers * crystal.spacing / 10), tensor(tilt), tensor(electrons), expected,
-    )  # fmt: skip
+    return count_electrons(table, materials, under, _tensor(electrons, table), generator)
 
 
 def _defective(counts: Tensor, worn: Tensor, generator: torch.Generator) -> Tensor:

@@ -22,16 +22,24 @@ def precision(device: torch.device, half: bool | None = None):
 
 
 def look(
-    network: DiskNetwork, counts: Tensor, beams: Beams, lattice: Lattice, passes: int = PASSES
+    network: DiskNetwork,
+    counts: Tensor,
+    beams: Beams,
+    lattice: Lattice,
+    passes: int = PASSES,
+    half: bool | None = None,
 ) -> tuple[Lattice, Opinion]:
     """Passes of the network from a first guess of the lattice: the last lattice, and the opinion that led to it.
 
     `counts` (b, n, n) are free of hot pixels.
     """
-    for _ in range(passes - 1):
-        lattice = moved(beams, lattice, network(counts, beams, lattice).unknowns)
-    opinion = network(counts, beams, lattice)
-    return moved(beams, lattice, opinion.unknowns), opinion
+    opinion = None
+    for _ in range(passes):
+        with precision(counts.device, half):
+            opinion = network(counts, beams, lattice)
+        lattice = moved(beams, lattice, opinion.unknowns)
+    assert opinion is not None
+    return lattice, opinion
 
 
 @torch.no_grad()
@@ -41,6 +49,5 @@ def read(
     """The supposed material's lattice in counts (b, n, n), the network's opinion, and the search's contrast (b,)."""
     counts = without_hot_pixels(counts)
     found, contrast = search(counts, beams, fold)
-    with precision(counts.device, half):
-        lattice, opinion = look(network, counts, beams, found, passes)
+    lattice, opinion = look(network, counts, beams, found, passes, half)
     return lattice, opinion, contrast

@@ -16,7 +16,7 @@ from . import crystal_card, crystal_scoring, disk_library
 from .crystal_losses import crystal_loss, disk_loss, genuine_loss, lattice_loss
 from .crystal_networks import DOSES, CrystalNetwork
 from .crystal_patterns import Drawn, draw
-from .crystal_reading import precision
+from .crystal_reading import look, precision
 from .disk_library import TableSpec
 from .disk_network import DiskNetwork
 from .disk_rendering import DeviceTable
@@ -72,7 +72,7 @@ def first_guesses(drawn: Drawn, generator: torch.Generator) -> Lattice:
 
 
 def positive_loss(network: DiskNetwork, drawn: Drawn, generator: torch.Generator, half: bool | None):
-    """Loss (b,) of patterns supposed to be what they are, over two passes; of the last its lattice's part and evidence."""
+    """Loss (b,) of patterns supposed to be what they are, over two passes; of the last the lattice and the evidence."""
     lattice = first_guesses(drawn, generator)
     angle = torch.atan2(lattice.turn[:, 1, 0], lattice.turn[:, 0, 0])
     truth = drawn.lattice(angle)
@@ -93,9 +93,9 @@ def positive_loss(network: DiskNetwork, drawn: Drawn, generator: torch.Generator
 
 
 def _opinion_of_wrong(network: DiskNetwork, counts, beams, lattice: Lattice, half: bool | None):
+    with torch.no_grad():
+        lattice, _ = look(network, counts, beams, lattice, 1, half)
     with precision(counts.device, half):
-        with torch.no_grad():
-            lattice = moved(beams, lattice, network(counts, beams, lattice).unknowns)
         return network(counts, beams, lattice)
 
 
@@ -214,16 +214,18 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
     generator = torch.Generator(where).manual_seed(seed + 1)
-    if where.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     network = CrystalNetwork(names)
     disks = network.disks.to(where)
+    if where.type == "cuda":
+        # Patterns are rendered in single precision, not in what a GPU takes for it by default.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        disks.window.to(memory_format=torch.channels_last)
     average = AveragedModel(disks, multi_avg_fn=get_ema_multi_avg_fn(0.998))
     optimiser = torch.optim.AdamW(disks.parameters(), lr=RATE, weight_decay=1e-3, fused=where.type == "cuda")
     share = max(1, batch // len(names))
     twice = averaging in ("noise", "both")
     history: list[float] = []
-    skipped = 0
+    skipped = taken = 0
     started = time.monotonic()
     for step in range(steps):
         done = step / steps
@@ -262,6 +264,7 @@ def train(
             average.update_parameters(disks)
         else:
             skipped += 1
+        taken += 1
         if step % 50 == 0 or step == steps - 1:
             history.append(float(total.detach()))
             report(
@@ -271,6 +274,8 @@ def train(
             )
     trained = time.monotonic() - started
     disks.eval()
+    # Judging takes minutes: what was trained is kept before.
+    network.save(out, {})
     scores = {}
     for kind, judged in (("last weights", disks), ("averaged weights", average.module.eval())):
         scores[kind] = _scores(judged, tables, held_out_patterns, seed, where, network, report)
@@ -284,7 +289,7 @@ def train(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seed": seed,
         "materials": names,
-        "steps": step + 1,
+        "steps": taken,
         "batch": batch,
         "averaging": averaging,
         "device": torch.cuda.get_device_name() if where.type == "cuda" else platform.machine(),

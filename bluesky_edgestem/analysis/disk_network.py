@@ -115,10 +115,11 @@ class DiskNetwork(nn.Module):
     def forward(self, counts: Tensor, beams: Beams, lattice: Lattice) -> Opinion:
         """One pass over counts (b, n, n), free of hot pixels."""
         n = counts.shape[-1]
-        places = lattice.places(beams)
-        measured = beams.listed & ((places > 0) & (places < n - 1)).all(-1)
-        b, g = measured.shape
+        # Places are wanted to a thousandth of a pixel: half precision is for the layers alone.
         with torch.autocast(counts.device.type, enabled=False):
+            places = lattice.places(beams)
+            measured = beams.listed & ((places > 0) & (places < n - 1)).all(-1)
+            b, g = measured.shape
             seen, inside = windows(counts, beams, lattice)
             disk = self.expected * inside
             share = disk.sum((2, 3)).clamp(min=1)
@@ -172,10 +173,10 @@ class DiskNetwork(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, shown)
         tokens = self.normal(tokens)
-        said = self.disk(torch.cat((tokens[:, 1:], shape), -1))
-        whole = self.whole(tokens[:, 0])
         with torch.autocast(counts.device.type, enabled=False):
-            return self._joined(beams, lattice, said.float(), whole.float(), measured)
+            tokens, shape = tokens.float(), shape.float()
+            said = self.disk(torch.cat((tokens[:, 1:], shape), -1))
+            return self._joined(beams, lattice, said, self.whole(tokens[:, 0]), measured)
 
     @staticmethod
     def _joined(beams: Beams, lattice: Lattice, said: Tensor, whole: Tensor, measured: Tensor) -> Opinion:

@@ -18,7 +18,7 @@ def primitive(crystal: Material) -> np.ndarray:
     sites = [(site.symbol, site.x, site.y) for site in crystal.sites]
 
     def moved(shift: np.ndarray) -> Counter:
-        return Counter((s, *np.round(np.mod(np.round(shift + (x, y), 6), 1.0), 4)) for s, x, y in sites)
+        return Counter((s, *np.round(np.mod(np.round(np.add(shift, (x, y)), 6), 1.0), 4)) for s, x, y in sites)
 
     still = moved(np.zeros(2))
     between = {tuple(np.subtract(a[1:], b[1:])) for a in sites for b in sites if a[0] == b[0]}
