@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
-from .materials import Material
+from .materials import Material, Site
 
 
 def primitive(crystal: Material) -> np.ndarray:
@@ -15,7 +16,13 @@ def primitive(crystal: Material) -> np.ndarray:
     A cell that is centred in projection (silicon's along [110]) shows only the reflections of the smaller lattice;
     what a surface adds between them is fainter by orders of magnitude.
     """
-    sites = [(site.symbol, site.x, site.y) for site in crystal.sites]
+    return np.array(_shortest(crystal.cell, crystal.sites))
+
+
+@cache
+def _shortest(cell: tuple[tuple[float, float], ...], atoms: tuple[Site, ...]) -> tuple[tuple[float, ...], ...]:
+    """The vectors of `primitive`, kept: training asks for them many times a second."""
+    sites = [(site.symbol, site.x, site.y) for site in atoms]
 
     def moved(shift: np.ndarray) -> Counter:
         return Counter((s, *np.round(np.mod(np.round(np.add(shift, (x, y)), 6), 1.0), 4)) for s, x, y in sites)
@@ -24,11 +31,11 @@ def primitive(crystal: Material) -> np.ndarray:
     between = {tuple(np.subtract(a[1:], b[1:])) for a in sites for b in sites if a[0] == b[0]}
     shifts = [np.array(t) for t in between if moved(np.array(t)) == still]
     cells = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), -1).reshape(-1, 2)
-    points = np.unique(np.round(np.concatenate([cells + t for t in shifts]), 9), axis=0) @ crystal.vectors
+    points = np.unique(np.round(np.concatenate([cells + t for t in shifts]), 9), axis=0) @ np.array(cell)
     points = points[np.argsort(np.round(np.linalg.norm(points, axis=1), 6), kind="stable")][1:]
     first = points[0]
     crossed = first[0] * points[:, 1] - first[1] * points[:, 0]
-    return np.stack((first, points[np.argmax(crossed > 1e-6)]))
+    return tuple(first.tolist()), tuple(points[np.argmax(crossed > 1e-6)].tolist())
 
 
 def reciprocal(vectors: np.ndarray) -> np.ndarray:
