@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from .crystal_patterns import Drawn
 from .disk_network import THICKNESS, TILT, Opinion
-from .lattice_view import Lattice, difference
+from .lattice_view import Lattice, difference, inverse
 
 #: Squared errors, in units of their variance, beyond which the loss grows with the error and not its square: a lattice
 #: that was put down wrongly must not outweigh all others.
@@ -31,7 +31,7 @@ def lattice_loss(opinion: Opinion, drawn: Drawn, seen_from: Lattice, truth: Latt
 def disk_loss(opinion: Opinion, drawn: Drawn, seen_from: Lattice, truth: Lattice) -> Tensor:
     """Of each disk's displacement by itself, mean over a pattern's disks (b,)."""
     beams = drawn.beams
-    back = torch.linalg.inv(beams.distortion @ seen_from.turn).transpose(1, 2)
+    back = inverse(beams.distortion @ seen_from.turn).transpose(1, 2)
     error = opinion.displacement - (truth.places(beams) - seen_from.places(beams)) @ back
     square = torch.einsum("bgi,bgij,bgj->bg", error, opinion.precision, error)
     (xx, xy), (_, yy) = (row.unbind(-1) for row in opinion.precision.unbind(-2))
@@ -51,7 +51,7 @@ def crystal_loss(opinion: Opinion, drawn: Drawn, seen_from: Lattice) -> Tensor:
     return thickness + 0.5 * (0.5 * _robust(off2 / (2 * log_sd).exp()) + 2 * log_sd)
 
 
-def genuine_loss(opinion: Opinion, genuine: bool) -> Tensor:
-    """Of whether the pattern is one of the supposed crystal, and was seen from its lattice, (b,)."""
+def genuine_loss(opinion: Opinion, genuine: Tensor) -> Tensor:
+    """Of whether (b,) the pattern is one of the supposed crystal, and was seen from its lattice, (b,)."""
     said = opinion.says("genuine").clamp(-15, 15)
-    return functional.softplus(-said if genuine else said)
+    return functional.binary_cross_entropy_with_logits(said, genuine.to(said.dtype), reduction="none")

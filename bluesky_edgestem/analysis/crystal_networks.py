@@ -84,6 +84,7 @@ class CrystalNetwork(nn.Module):
             torch.zeros(count, dtype=torch.int64, device=device),
             torch.zeros(count, SPOTS, 2, device=device),
             torch.zeros(count, SPOTS, dtype=torch.bool, device=device),
+            torch.eye(2, device=device).expand(count, 2, 2),
             full(optics.energy_keV),
             full(optics.semiangle_mrad),
             full(optics.pixel_reciprocal),

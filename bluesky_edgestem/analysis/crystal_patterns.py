@@ -45,6 +45,7 @@ class Drawn:
     deformation: Tensor  #: (b, 2, 2) with the rotation below, not the symmetrically equivalent one that was drawn
     strain: Tensor  #: (b, 3)
     rotation: Tensor  #: (b,) [rad]
+    period: Tensor  #: (b,) after which rotations are equivalent [rad]
     centre: Tensor  #: (b, 2) of the beam [pixels from the frame's first]
     thickness: Tensor  #: (b,) [nm]
     tilt: Tensor  #: (b, 2) [mrad]
@@ -69,8 +70,9 @@ class Drawn:
         return replace(self, counts=torch.poisson(self.expected * self.dose[:, None, None], generator))
 
     def lattice(self, angle: Tensor) -> Lattice:
-        """The true lattice, seen from a rotation by `angle` (b,) [rad] that is equivalent to nearly the true one."""
-        return Lattice.of(self.deformation, rotations(angle), self.centre)
+        """The true lattice, seen from a rotation by `angle` (b,) [rad]; of the equivalent ones that nearest to it."""
+        turns = torch.round((angle - self.rotation) / self.period) * self.period
+        return Lattice.of(self.deformation @ rotations(turns), rotations(angle), self.centre)
 
 
 def _banded(rng: np.random.Generator, low: float, high: float, period: float, which: int, split: str, n: int):
@@ -214,6 +216,7 @@ def count_electrons(
         torch.zeros(b, dtype=torch.int64, device=device),
         torch.zeros(b, SPOTS, 2, device=device),
         torch.zeros(b, SPOTS, dtype=torch.bool, device=device),
+        torch.eye(2, device=device).expand(b, 2, 2),
         torch.full((b,), table.energy_keV, device=device),
         under.cutoff * wavelength * 1e3,
         under.pixel,
@@ -227,6 +230,7 @@ def count_electrons(
     rotation = under.rotation - period * torch.ceil(under.rotation / period - 0.5)
     return Drawn(
         counts, beams, replace(under, rotation=rotation).deformation, under.strain, rotation,
+        torch.full_like(rotation, period),
         under.shift_px + (N_PIXELS - 1) / 2, under.layers * crystal.spacing / 10, under.tilt * wavelength * 1e3, dose,
         expected,
     )  # fmt: skip
@@ -242,10 +246,11 @@ def draw(
     *,
     foreign: bool = False,
     dose: float | None = None,
+    lowest: float = DOSE[0],
 ) -> Drawn:
-    """Patterns of `conditions`, at a dose of [electrons] or, if it is not given, doses drawn from `DOSE`."""
+    """Patterns of `conditions`, at a dose of [electrons] or, if it is not given, doses drawn from `lowest` on."""
     under = conditions(table, count, rng, split, foreign=foreign)
-    electrons = 10 ** rng.uniform(*np.log10(DOSE), count) if dose is None else np.full(count, dose)
+    electrons = 10 ** rng.uniform(np.log10(lowest), np.log10(DOSE[1]), count) if dose is None else np.full(count, dose)
     return count_electrons(table, materials, under, _tensor(electrons, table), generator)
 
 

@@ -10,24 +10,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import crystal_card, crystal_scoring, disk_library
 from .crystal_losses import crystal_loss, disk_loss, genuine_loss, lattice_loss
 from .crystal_networks import DOSES, CrystalNetwork
-from .crystal_patterns import Drawn, draw
-from .crystal_reading import look, precision
+from .crystal_reading import precision
+from .crystal_supply import Batch, supply, true_lattice
 from .disk_library import TableSpec
 from .disk_network import DiskNetwork
 from .disk_rendering import DeviceTable
-from .lattice_search import search
-from .lattice_view import SCALE, Lattice, moved, rotations, supposed
 from .materials import material
-from .projected_lattice import symmetry
 
 ENERGIES = (80.0, 200.0, 300.0)
 RATE = 1e-3
 WARM_UP = 200
+#: Steps that patterns are drawn for ahead, on a CPU and a GPU, and how often each is used in them.
+AHEAD, USES = (8, 64), 2
+#: Steps from one to the next of which the weights' average takes note.
+AVERAGED = 10
 AVERAGING = ("none", "weights", "noise", "both")
 #: Largest semiangle and mistilt together of the tables of thick crystals, by energy [mrad]; disks may not overlap.
 _WIDEST = {("Si", 200.0): 8.9, ("SrTiO3", 200.0): 8.2, ("Si", 300.0): 8.1, ("SrTiO3", 300.0): 7.6}
@@ -55,95 +57,34 @@ def load_tables(path: Path, materials: Sequence[str], device: torch.device) -> d
     }
 
 
-def first_guesses(drawn: Drawn, generator: torch.Generator) -> Lattice:
-    """Lattices about as wrong as those that `lattice_search` finds, some of them less."""
-    device, b = drawn.counts.device, len(drawn.dose)
+def batch_loss(network: DiskNetwork, batch: Batch, half: bool | None) -> dict[str, torch.Tensor]:
+    """Losses of one pass over a batch, numbers that are to be added.
 
-    def normal(*shape: int):
-        return torch.randn(b, *shape, generator=generator, device=device)
-
-    wide = 10 ** (-1.5 * torch.rand(b, generator=generator, device=device))
-    truth = drawn.lattice(drawn.rotation + 0.01 * wide * normal())
-    affine = truth.affine + (0.6 * wide)[:, None, None] * normal(2, 2) / SCALE
-    # A search that sees little leaves the lattice unstrained.
-    lost = (torch.rand(b, generator=generator, device=device) < 0.3)[:, None, None]
-    affine = torch.where(lost, torch.eye(2, device=device) + 0.2 * (affine - truth.affine), affine)
-    return Lattice(truth.turn, affine, truth.centre + (0.4 * wide)[:, None] * normal(2))
-
-
-def positive_loss(network: DiskNetwork, drawn: Drawn, generator: torch.Generator, half: bool | None):
-    """Loss (b,) of patterns supposed to be what they are, over two passes; of the last the lattice and the evidence."""
-    lattice = first_guesses(drawn, generator)
-    angle = torch.atan2(lattice.turn[:, 1, 0], lattice.turn[:, 0, 0])
-    truth = drawn.lattice(angle)
-    total, of_lattice, opinion = 0.0, None, None
-    for weight in (0.5, 1.0):
-        with precision(drawn.counts.device, half):
-            opinion = network(drawn.counts, drawn.beams, lattice)
-        of_lattice = lattice_loss(opinion, drawn, lattice, truth)
-        total = total + weight * (
-            of_lattice
-            + 0.1 * disk_loss(opinion, drawn, lattice, truth)
-            + 0.5 * crystal_loss(opinion, drawn, lattice)
-            + genuine_loss(opinion, True)
-        )
-        with torch.no_grad():
-            lattice = moved(drawn.beams, lattice, opinion.unknowns)
-    return total, of_lattice, opinion.says("evidence")
-
-
-def _opinion_of_wrong(network: DiskNetwork, counts, beams, lattice: Lattice, half: bool | None):
-    with torch.no_grad():
-        lattice, _ = look(network, counts, beams, lattice, 1, half)
-    with precision(counts.device, half):
-        return network(counts, beams, lattice)
-
-
-def negative_loss(
-    network: DiskNetwork,
-    drawn: Drawn,
-    strange: Drawn,
-    evidence,
-    names: Sequence[str],
-    rng: np.random.Generator,
-    generator: torch.Generator,
-    half: bool | None,
-):
-    """Loss of patterns that are not of the supposed crystal, or not seen from its lattice; a number.
-
-    `evidence` (b,) is what the network said of `drawn` supposed to be what they are: it has to be more.
+    The evidence for what a pattern is has to be more than that for what it is not.
     """
-    device = drawn.counts.device
-    index = drawn.beams.material
-    number = int(rng.integers(len(names)))
-    fold = symmetry(material(names[number]))
-    others = torch.nonzero(index != number)[:, 0]
-    others = others[torch.randperm(len(others), generator=generator, device=device)][: max(1, len(index) // 4)]
-    crowd = Drawn.joined([drawn[others], strange])
-    beams = supposed(crowd.beams, number, names[number])
-    with torch.no_grad():
-        found, _ = search(crowd.counts, beams, fold)
-    opinion = _opinion_of_wrong(network, crowd.counts, beams, found, half)
-    loss = genuine_loss(opinion, False).mean()
-    ahead = evidence[others] - opinion.says("evidence")[: len(others)]
-    parts = [torch.nn.functional.softplus(-ahead)]
+    with precision(batch.counts.device, half):
+        opinion = network(batch.counts, batch.beams, batch.lattice)
+    right = batch.right
+    p, w = len(right.dose), batch.wrong
+    own, seen_from = opinion[:p], batch.lattice[:p]
+    truth = true_lattice(right, seen_from)
+    # Of a pattern whose lattice was not found there is nothing to learn but that.
+    found = batch.genuine[:p]
 
-    # Materials of one family differ by their disks' brightness alone.
-    for i, name in enumerate(names):
-        for j, twin in enumerate(names):
-            if i != j and material(name).family == material(twin).family:
-                own = torch.nonzero(index == i)[:, 0]
-                beams = supposed(drawn[own].beams, j, twin)
-                guess = first_guesses(drawn[own], generator)
-                opinion = _opinion_of_wrong(network, drawn[own].counts, beams, guess, half)
-                parts.append(torch.nn.functional.softplus(opinion.says("evidence") - evidence[own]))
+    def mean(loss: torch.Tensor) -> torch.Tensor:
+        return torch.where(found > 0, loss, 0.0).sum() / found.sum().clamp(min=1)
 
-    turned = drawn[torch.randperm(len(index), generator=generator, device=device)[: max(1, len(index) // 8)]]
-    guess = first_guesses(turned, generator)
-    off = 0.08 + 0.35 * torch.rand(len(turned.dose), generator=generator, device=device)
-    guess = Lattice(rotations(off) @ guess.turn, guess.affine, guess.centre)
-    opinion = _opinion_of_wrong(network, turned.counts, turned.beams, guess, half)
-    return loss + 0.5 * genuine_loss(opinion, False).mean() + 2 * torch.cat(parts).mean()
+    told = ~torch.isnan(batch.genuine)
+    genuine = genuine_loss(opinion, torch.nan_to_num(batch.genuine))
+    ahead = own.says("evidence")[:w] - opinion[p : p + w].says("evidence")
+    return {
+        "lattice": 0.25 * mean(lattice_loss(own, right, seen_from, truth)),
+        "disks": 0.25 * mean(disk_loss(own, right, seen_from, truth)),
+        "crystal": mean(crystal_loss(own, right, seen_from)),
+        "genuine": 2 * torch.where(told, genuine, 0.0).sum() / told.sum(),
+        "evidence": 2 * torch.where(found[:w] > 0, functional.softplus(-ahead), 0.0).sum()
+        / found[:w].sum().clamp(min=1),
+    }
 
 
 def train(
@@ -220,10 +161,12 @@ def train(
         # Patterns are rendered in single precision, not in what a GPU takes for it by default.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         disks.window.to(memory_format=torch.channels_last)
-    average = AveragedModel(disks, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    average = AveragedModel(disks, multi_avg_fn=get_ema_multi_avg_fn(0.98))
     optimiser = torch.optim.AdamW(disks.parameters(), lr=RATE, weight_decay=1e-3, fused=where.type == "cuda")
-    share = max(1, batch // len(names))
     twice = averaging in ("noise", "both")
+    ahead = AHEAD[where.type == "cuda"]
+    count = max(2, round(batch * ahead / USES / len(names) / len(ENERGIES)))
+    stock = None
     history: list[float] = []
     skipped = taken = 0
     started = time.monotonic()
@@ -236,41 +179,29 @@ def train(
         rate = RATE * min(1.0, (step + 1) / WARM_UP) * (0.5 * (1 + np.cos(np.pi * done)) + 1e-3)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.no_grad():
-            parts = [
-                draw(
-                    tables[n][int(rng.integers(len(ENERGIES)))],
-                    names,
-                    share // (2 if twice else 1) or 1,
-                    rng,
-                    generator,
-                )
-                for n in names
-            ]
-            if twice:
-                parts += [p.noisy_again(generator) for p in parts]
-            drawn = Drawn.joined([p.cleaned() for p in parts])
-            which = tables[names[int(rng.integers(len(names)))]][int(rng.integers(len(ENERGIES)))]
-            strange = draw(which, names, max(1, share // 2), rng, generator, foreign=True).cleaned()
-        loss, of_lattice, evidence = positive_loss(disks, drawn, generator, None)
-        wrong = negative_loss(disks, drawn, strange, evidence, names, rng, generator, None)
-        total = loss.mean() + wrong
+        if stock is None or step % ahead == 0:
+            # Faint patterns teach little before bright ones are understood.
+            lowest = 10 ** (3 + 1.5 * max(0.0, 1 - 3 * done))
+            stock = supply(tables, disks, count, lowest, rng, generator, twice=twice)
+        losses = batch_loss(disks, stock.batch(batch, generator), None)
+        total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         # One pattern that cannot be read must not undo what the others have taught.
         norm = torch.nn.utils.clip_grad_norm_(disks.parameters(), 2.0)
         if torch.isfinite(norm):
             optimiser.step()
-            average.update_parameters(disks)
+            if step % AVERAGED == 0:
+                average.update_parameters(disks)
         else:
             skipped += 1
         taken += 1
-        if step % 50 == 0 or step == steps - 1:
+        if step % 100 == 0 or step == steps - 1:
             history.append(float(total.detach()))
+            parts = ", ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
             report(
-                f"step {step}, {time.monotonic() - started:.0f} s: loss {history[-1]:.3f}, of the lattices "
-                f"{float(of_lattice.detach().mean()):.3f}, of wrong suppositions {float(wrong.detach()):.3f}, "
-                f"{skipped} steps skipped"
+                f"step {step}, {time.monotonic() - started:.0f} s: loss {history[-1]:.3f}; {parts}; "
+                f"gradient {float(norm):.2f}; {skipped} steps skipped"
             )
     trained = time.monotonic() - started
     disks.eval()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .disk_patterns import EDGE_SAMPLES
 from .disk_tables import DiskTable
+from .lattice_view import inverse
 from .materials import material
 from .projected_lattice import primitive
 
@@ -136,8 +137,8 @@ def render(
     size, half = disks.shape[-1], disks.shape[-1] // 2
     to_table = deformation.transpose(1, 2)
     to_cell = (to_table if lattice is None else (lattice @ deformation).transpose(1, 2)).contiguous()
-    from_cell = torch.linalg.inv(to_cell)
-    to_kappa = torch.linalg.inv(distortion) * pixel[:, None, None]
+    from_cell = inverse(to_cell)
+    to_kappa = inverse(distortion) * pixel[:, None, None]
     area = torch.linalg.det(to_kappa).abs()
 
     axis = torch.arange(n_pixels, device=device) - (n_pixels - 1) / 2
@@ -145,7 +146,7 @@ def render(
     place = torch.stack((x, y), -1).reshape(1, -1, 2) - shift_px[:, None]
     q = place @ to_kappa.transpose(1, 2)
     index = torch.round((q @ to_cell.transpose(1, 2)) @ table.vectors.T)
-    middle = (index @ torch.linalg.inv(table.vectors).T) @ from_cell.transpose(1, 2)
+    middle = (index @ inverse(table.vectors).T) @ from_cell.transpose(1, 2)
     kappa = q - middle
     reach = table.number.shape[0] // 2
     inside = (index.abs() <= reach).all(-1)
@@ -163,18 +164,20 @@ def render(
     value = torch.zeros(len(pattern), device=device)
     for corner in ((-0.5, -0.5), (0.0, -0.5), (-0.5, 0.0), (0.0, 0.0)):
         offsets = fine + torch.tensor(corner, device=device)
-        points = kappa[pattern, spot][:, None] + offsets @ bent.transpose(1, 2)
+        points = offsets[:, :1] * bent[:, None, :, 0] + offsets[:, 1:] * bent[:, None, :, 1]
+        points = kappa[pattern, spot][:, None] + points
         covered = (0.5 + (radius[:, None] - points.norm(dim=-1)) / soft[:, None]).clamp(0, 1)
         total = covered.sum(1)
         centre = (points * covered[..., None]).sum(1) / total.clamp(min=1e-6)[:, None] - tilt[pattern]
-        at = torch.einsum("mij,mj->mi", turn, centre) / table.step + half
+        at = (turn * centre[:, None]).sum(-1) / table.step + half
         at = at.clamp(1, size - 2.001)
         whole = at.floor()
         wx, wy = _cubic(at[:, 0] - whole[:, 0]), _cubic(at[:, 1] - whole[:, 1])
         ix, iy = whole.long().unbind(-1)
         steps4 = torch.arange(-1, 3, device=device)
         taps = base[:, None, None] + (iy[:, None] + steps4)[:, :, None] * size + (ix[:, None] + steps4)[:, None, :]
-        looked = torch.einsum("mij,mi,mj->m", disks.reshape(-1)[taps.clamp(0, disks.numel() - 1)], wy, wx)
+        looked = disks.reshape(-1)[taps.clamp(0, disks.numel() - 1)]
+        looked = ((looked * wx[:, None]).sum(2) * wy).sum(1)
         value += looked.clamp(min=0) * total / EDGE_SAMPLES**2
     out[pattern * n_pixels**2 + spot] = value * (area / (torch.pi * cutoff**2))[pattern]
     return out.reshape(b, n_pixels, n_pixels)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .lattice_view import Beams, Lattice, moved, rotations, solve
+from .lattice_view import Beams, Lattice, inverse, moved, rotations, solve
 
 #: How far from the detector's centre the beam is looked for [pixels].
 REACH_PX = 4.0
@@ -90,20 +90,23 @@ def search(counts: Tensor, beams: Beams, fold: int) -> tuple[Lattice, Tensor]:
     step = float((0.8 * beams.radius / within).min())
     angles = torch.arange(0, 2 * math.pi / fold, step, device=device)
     turned = torch.einsum("bij,tjk,bgk->btgi", inner.distortion, rotations(angles), inner.spots)
-    turned = turned / inner.pixel[:, None, None, None] + (n - 1) / 2
-    reach = max(1, math.ceil(REACH_PX / max(1.0, 0.7 * float(beams.radius.min()))))
-    axis = torch.linspace(-REACH_PX, REACH_PX, 2 * reach + 1, device=device)
-    best = torch.full((len(counts),), -torch.inf, device=device)
-    angle = torch.zeros_like(best)
-    centre = torch.zeros(len(counts), 2, device=device)
-    for y in axis:
-        for x in axis:
-            offset = torch.stack((x, y))
-            score, which = ((_looked_up(contrast, turned + offset)) * inner.listed[:, None]).sum(-1).max(1)
-            better = score > best
-            best = torch.where(better, score, best)
-            angle = torch.where(better, angles[which], angle)
-            centre = torch.where(better[:, None], offset, centre)
+    turned = torch.round(turned / inner.pixel[:, None, None, None] + (n - 1) / 2).long()
+    spacing = max(1, int(0.7 * float(beams.radius.min())))
+    reach = math.ceil(REACH_PX / spacing)
+    # A pixel's row holds the contrast at all offsets of the beam from it: one look-up a disk serves them all.
+    side = 2 * reach + 1
+    margin = spacing * reach
+    rows = torch.nn.functional.unfold(contrast[:, None], side, dilation=spacing, padding=margin)
+    rows = rows.transpose(1, 2).reshape(-1, side * side)
+    inside = ((turned >= 0) & (turned < n)).all(-1) & inner.listed[:, None]
+    turned = turned.clamp(0, n - 1)
+    index = turned[..., 1] * n + turned[..., 0] + n * n * torch.arange(len(counts), device=device)[:, None, None]
+    scores = torch.nn.functional.embedding_bag(
+        index.flatten(0, 1), rows, mode="sum", per_sample_weights=inside.flatten(0, 1).to(rows.dtype)
+    ).reshape(len(counts), -1)
+    best = scores.argmax(1)
+    angle, offset = angles[best // (side * side)], best % (side * side)
+    centre = spacing * (torch.stack((offset % side, offset // side), -1) - reach)
     eye = torch.eye(2, device=device).expand(len(counts), 2, 2)
     lattice = Lattice(rotations(angle), eye, centre + (n - 1) / 2)
     grid = torch.linspace(-1, 1, 9, device=device)
@@ -118,7 +121,7 @@ def search(counts: Tensor, beams: Beams, fold: int) -> tuple[Lattice, Tensor]:
         total = weight.sum(-1, keepdim=True)
         there = torch.round(places) - lattice.places(near)[:, :, None]
         displacement = (weight[..., None] * there).sum(2) / total.clamp(min=1e-9)
-        bent = torch.linalg.inv(near.distortion @ lattice.turn)
+        bent = inverse(near.distortion @ lattice.turn)
         displacement = displacement @ bent.transpose(1, 2)
         # The contrast's noise is half a root of a count over the root of the disk's area.
         certain = most[..., 0] * 2 * math.sqrt(math.pi) * beams.radius[:, None]

@@ -9,12 +9,13 @@ and their covariance.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from .materials import material
-from .projected_lattice import spots
+from .projected_lattice import primitive, reciprocal, spots
 
 #: Reflections of a pattern that the network looks at, at most, and how far out [1/Å].
 SPOTS, G_MAX = 48, 1.15
@@ -31,6 +32,7 @@ class Beams:
     material: Tensor  #: (b,) int64, index of the supposed material
     spots: Tensor  #: (b, g, 2) its reflections, the direct beam first [1/Å]
     listed: Tensor  #: (b, g) bool, false where `spots` is only filled up
+    cell: Tensor  #: (b, 2, 2) the two vectors, as rows, whose sums the reflections are [1/Å]
     energy_keV: Tensor  #: (b,)
     semiangle_mrad: Tensor  #: (b,)
     pixel: Tensor  #: (b,) [1/Å]
@@ -58,15 +60,30 @@ class Lattice:
     def __getitem__(self, which) -> Lattice:
         return Lattice(self.turn[which], self.affine[which], self.centre[which])
 
+    @staticmethod
+    def joined(parts: list[Lattice]) -> Lattice:
+        """Several as one."""
+        return Lattice(*(torch.cat([getattr(p, n) for p in parts]) for n in Lattice.__dataclass_fields__))
+
+    def to_pixels(self, beams: Beams) -> Tensor:
+        """What takes reflections [1/Å] to pixels from the centre, (b, 2, 2)."""
+        return beams.distortion @ self.turn @ self.affine / beams.pixel[:, None, None]
+
     def places(self, beams: Beams) -> Tensor:
         """Where the disks are (b, g, 2) [pixels]."""
-        to_pixels = beams.distortion @ self.turn @ self.affine / beams.pixel[:, None, None]
-        return self.centre[:, None] + beams.spots @ to_pixels.transpose(1, 2)
+        return self.centre[:, None] + beams.spots @ self.to_pixels(beams).transpose(1, 2)
 
     @staticmethod
     def of(deformation: Tensor, turn: Tensor, centre: Tensor) -> Lattice:
         """The lattice of crystals deformed by F (b, 2, 2), seen from the rotation `turn`."""
-        return Lattice(turn, turn.transpose(1, 2) @ torch.linalg.inv(deformation).transpose(1, 2), centre)
+        return Lattice(turn, turn.transpose(1, 2) @ inverse(deformation).transpose(1, 2), centre)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """Of matrices (..., 2, 2), in closed form: a GPU need not wait for a factorisation's verdict."""
+    (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
+    adjugate = torch.stack((torch.stack((d, -b), -1), torch.stack((-c, a), -1)), -2)
+    return adjugate / (a * d - b * c)[..., None, None]
 
 
 def rotations(angle: Tensor) -> Tensor:
@@ -75,17 +92,20 @@ def rotations(angle: Tensor) -> Tensor:
     return torch.stack((torch.stack((c, -s), -1), torch.stack((s, c), -1)), -2)
 
 
-def listed_spots(name: str, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Reflections of a material that the network looks at, (SPOTS, 2) [1/Å], and which of the list are some."""
-    g = spots(material(name), G_MAX)[:SPOTS]
+@cache
+def listed_spots(name: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Reflections of a material that the network looks at, (SPOTS, 2) [1/Å], which of the list are some, their cell."""
+    crystal = material(name)
+    g = spots(crystal, G_MAX)[:SPOTS]
+    cell = torch.tensor(reciprocal(primitive(crystal)), dtype=torch.float32)
     filled = torch.zeros(SPOTS, 2)
     filled[: len(g)] = torch.tensor(g, dtype=torch.float32)
-    return filled.to(device), (torch.arange(SPOTS) < len(g)).to(device)
+    return filled.to(device), (torch.arange(SPOTS) < len(g)).to(device), cell.to(device)
 
 
 def supposed(beams: Beams, index: int, name: str) -> Beams:
     """The same beams with another material supposed, number `index` of the network's."""
-    g, listed = listed_spots(name, beams.pixel.device)
+    g, listed, cell = listed_spots(name, beams.pixel.device)
     b = len(beams.pixel)
     return Beams(
         **{
@@ -93,6 +113,7 @@ def supposed(beams: Beams, index: int, name: str) -> Beams:
             "material": torch.full_like(beams.material, index),
             "spots": g.expand(b, -1, -1),
             "listed": listed.expand(b, -1),
+            "cell": cell.expand(b, -1, -1),
         }
     )
 
@@ -105,17 +126,18 @@ def _design(beams: Beams) -> Tensor:
     return torch.stack((torch.cat((g, zero, one, nought), -1), torch.cat((zero, g, nought, one), -1)), -2)
 
 
-def _beforehand(like: Tensor) -> tuple[Tensor, Tensor]:
+@cache
+def _beforehand(device: torch.device) -> tuple[Tensor, Tensor]:
     """Precision (6, 6) of the unknowns before anything was measured, and the symmetric unknowns' projector."""
     strain, turn, centre = PRIOR_SD
-    modes = like.new_tensor([[1, 0, 0, 0], [0, 0, 0, 1], [0, 0.5, 0.5, 0], [0, -0.5, 0.5, 0]])
-    sd = like.new_tensor([strain, strain, strain, turn]) * SCALE
-    precision = torch.zeros(6, 6, device=like.device, dtype=like.dtype)
+    modes = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 1], [0, 0.5, 0.5, 0], [0, -0.5, 0.5, 0]])
+    sd = torch.tensor([strain, strain, strain, turn]) * SCALE
+    precision = torch.zeros(6, 6)
     precision[:4, :4] = (modes / sd[:, None]).T @ (modes / sd[:, None])
-    precision[4:, 4:] = torch.eye(2, device=like.device) / centre**2
-    keep = torch.zeros(6, 6, device=like.device, dtype=like.dtype)
+    precision[4:, 4:] = torch.eye(2) / centre**2
+    keep = torch.zeros(6, 6)
     keep[:4, :4] = torch.linalg.inv(modes)[:, :3] @ modes[:3]
-    return precision, keep
+    return precision.to(device), keep.to(device)
 
 
 def solve(beams: Beams, lattice: Lattice, displacement: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +160,7 @@ def solve(beams: Beams, lattice: Lattice, displacement: Tensor, precision: Tenso
     covariance : Tensor (b, 6, 6)
     """
     design = _design(beams)
-    beforehand, symmetric = _beforehand(displacement)
+    beforehand, symmetric = _beforehand(displacement.device)
     # Only the strain is known beforehand to be near zero, wherever the search has put the lattice.
     off = (lattice.affine - torch.eye(2, device=displacement.device)).reshape(-1, 4) * SCALE
     off = torch.cat((off, torch.zeros_like(off[:, :2])), 1) @ symmetric.T
@@ -148,6 +170,11 @@ def solve(beams: Beams, lattice: Lattice, displacement: Tensor, precision: Tenso
     covariance = torch.linalg.inv_ex(information).inverse
     covariance = (covariance + covariance.transpose(1, 2)) / 2
     return (covariance @ pull[..., None])[..., 0], covariance
+
+
+def residuals(beams: Beams, displacement: Tensor, unknowns: Tensor) -> Tensor:
+    """What displacements (b, g, 2) of disks leave unexplained by `unknowns` (b, 6) of `solve` [pixels]."""
+    return displacement - torch.einsum("bgij,bj->bgi", _design(beams), unknowns)
 
 
 def moved(beams: Beams, lattice: Lattice, unknowns: Tensor) -> Lattice:
@@ -161,7 +188,7 @@ def difference(beams: Beams, lattice: Lattice, other: Lattice) -> Tensor:
     """What `moved` would have to put in, (b, 6), to make `other` of `lattice`; both have the same rotation."""
     affine = (other.affine - lattice.affine).reshape(-1, 4) * SCALE
     bent = beams.distortion @ lattice.turn
-    shift = torch.linalg.solve(bent, (other.centre - lattice.centre)[..., None])[..., 0]
+    shift = (inverse(bent) @ (other.centre - lattice.centre)[..., None])[..., 0]
     return torch.cat((affine, shift), 1)
 
 

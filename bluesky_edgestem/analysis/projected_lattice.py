@@ -50,13 +50,20 @@ def first_order(crystal: Material) -> float:
 
 def spots(crystal: Material, g_max: float) -> np.ndarray:
     """Reflections (g, 2) [1/Å] up to `g_max`, the direct beam first, then by length."""
-    rows = reciprocal(primitive(crystal))
-    reach = int(np.ceil(g_max * np.linalg.norm(primitive(crystal), axis=1).max())) + 1
+    return _spots(tuple(map(tuple, primitive(crystal).tolist())), g_max)
+
+
+@cache
+def _spots(vectors: tuple[tuple[float, ...], ...], g_max: float) -> np.ndarray:
+    rows = reciprocal(np.array(vectors))
+    reach = int(np.ceil(g_max * np.linalg.norm(vectors, axis=1).max())) + 1
     index = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
     g = index @ rows
     length = np.linalg.norm(g, axis=1)
     g, length = g[length <= g_max], length[length <= g_max]
-    return g[np.lexsort((g[:, 1], g[:, 0], np.round(length, 6)))]
+    found = g[np.lexsort((g[:, 1], g[:, 0], np.round(length, 6)))]
+    found.flags.writeable = False
+    return found
 
 
 def symmetry(crystal: Material) -> int:
