@@ -82,7 +82,8 @@ def batch_loss(network: DiskNetwork, batch: Batch, half: bool | None) -> dict[st
         "disks": 0.25 * mean(disk_loss(own, right, seen_from, truth)),
         "crystal": mean(crystal_loss(own, right, seen_from)),
         "genuine": 2 * torch.where(told, genuine, 0.0).sum() / told.sum(),
-        "evidence": 2 * torch.where(found[:w] > 0, functional.softplus(-ahead), 0.0).sum()
+        "evidence": 2
+        * torch.where(found[:w] > 0, functional.softplus(-ahead), 0.0).sum()
         / found[:w].sum().clamp(min=1),
     }
 

@@ -66,7 +66,9 @@ def between(counts: Tensor, beams: Beams, lattice: Lattice) -> Tensor:
     smooth = functional.avg_pool2d(counts[:, None], 3, stride=1, padding=1).flatten(1)
     # The background falls off from the beam: each pixel is held against its surroundings that are between disks too.
     mask = beyond.reshape(-1, 1, n, n)
-    local = functional.avg_pool2d(torch.cat((smooth.reshape(-1, 1, n, n) * mask, mask), 1), 25, 1, 12)
+    local = torch.cat((smooth.reshape(-1, 1, n, n) * mask, mask), 1)
+    for size, margin in (((25, 1), (12, 0)), ((1, 25), (0, 12))):
+        local = functional.avg_pool2d(local, size, 1, margin)
     local = (local[:, 0] / local[:, 1].clamp(min=1e-3)).flatten(1)
     z = (smooth - local) / (local / 9 + 0.01).sqrt() * beyond
     area = beyond.sum(1).clamp(min=1)
