@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import crystals
 from .disk_rendering import DeviceTable, render
-from .lattice_search import without_hot_pixels
+from .crystal_search import without_hot_pixels
 from .lattice_view import SPOTS, Beams, Lattice, rotations, supposed
 from .materials import material
 from .optics import Optics

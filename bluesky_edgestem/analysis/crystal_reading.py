@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .disk_network import DiskNetwork, Opinion
-from .lattice_search import search, without_hot_pixels
+from .crystal_search import search, without_hot_pixels
 from .lattice_view import Beams, Lattice, moved
 
 PASSES = 3

@@ -16,7 +16,7 @@ from .crystal_patterns import Drawn, draw
 from .crystal_reading import look
 from .disk_network import DiskNetwork
 from .disk_rendering import DeviceTable
-from .lattice_search import search
+from .crystal_search import search
 from .lattice_view import SCALE, Beams, Lattice, rotations, supposed
 from .materials import material
 from .projected_lattice import symmetry
@@ -105,7 +105,7 @@ def near(drawn: Drawn, lattice: Lattice) -> Tensor:
 
 
 def first_guesses(drawn: Drawn, generator: torch.Generator) -> Lattice:
-    """Lattices as wrong as those that `lattice_search` finds, or less, down to those of a last pass."""
+    """Lattices as wrong as those that `crystal_search` finds, or less, down to those of a last pass."""
     device, b = drawn.counts.device, len(drawn.dose)
 
     def normal(*shape: int) -> Tensor:

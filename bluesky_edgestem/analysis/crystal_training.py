@@ -24,10 +24,10 @@ from .disk_rendering import DeviceTable
 from .materials import material
 
 ENERGIES = (80.0, 200.0, 300.0)
-RATE = 1e-3
+RATE = 1.5e-3
 WARM_UP = 200
 #: Steps that patterns are drawn for ahead, on a CPU and a GPU, and how often each is used in them.
-AHEAD, USES = (8, 64), 2
+AHEAD, USES = (8, 64), 3
 #: Steps from one to the next of which the weights' average takes note.
 AVERAGED = 10
 AVERAGING = ("none", "weights", "noise", "both")
