@@ -1,4 +1,4 @@
-"""The command line: `edgestem demo | run | resume | catalog | sim | train | stream`.
+"""The command line: `edgestem demo | run | resume | catalog | sim | train | analyse | stream`.
 
 Nothing heavy is imported before the command is known, so that `edgestem --help` answers at once.
 """
@@ -19,6 +19,10 @@ DELEGATED = {
     "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
     "sim simplon": ("bluesky_edgestem.sim.simplon", "a simulated DECTRIS detector"),
     "train": ("bluesky_edgestem.analysis.training", "train a network"),
+    "train library": ("bluesky_edgestem.analysis.disk_library", "compute the disks that training patterns are made of"),
+    "train patterns": ("bluesky_edgestem.analysis.pattern_sets", "draw training patterns of thick crystals"),
+    "train strain": ("bluesky_edgestem.recorded.train_strain", "the strain autoencoder, on a scan of your own"),
+    "analyse strain": ("bluesky_edgestem.recorded.analyse_strain", "strain maps of a recorded scan"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
     "stream mend": ("bluesky_edgestem.stream.mend", "close a file whose receiver was killed"),
 }
@@ -84,8 +88,10 @@ def _parser() -> argparse.ArgumentParser:
 
     catalog = commands.add_parser("catalog", help="search, serve and repair the catalog of runs")
     actions = catalog.add_subparsers(required=True, metavar="ACTION")
-    search = actions.add_parser("search", help='find runs, for example "sample=MoS2" "target_sd<0.02"')
-    search.add_argument("terms", nargs="*", help="key=value, key<number, key>=number ..., or words to look for")
+    search = actions.add_parser("search", help='find runs, for example "sample~MoS2" "target_sd<0.02"')
+    search.add_argument(
+        "terms", nargs="*", help="key=value, key~text (contains), key<number, key>=number ..., or words to look for"
+    )
     _folder(search)
     search.set_defaults(command=_search)
     replay = actions.add_parser("replay", help="bring in runs that were kept on disk while the server was down")

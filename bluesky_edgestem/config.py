@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Sequence
 from datetime import date, time
 from importlib.resources import files
 from pathlib import Path
@@ -74,7 +75,7 @@ class StopTable(_Table):
         description="largest posterior standard deviation of the energy wanted anywhere [eV per formula unit]",
     )
     max_positions: int = Field(400, ge=1, description="budget of probe positions")
-    max_time_s: float = Field(3600.0, gt=0, description="budget of time [s]")
+    max_time_s: float = Field(3600.0, gt=0, description="budget of time [s]; no batch begins that would end after it")
     max_dose_electrons: float | None = Field(
         None, gt=0, description="budget of dose for the whole run [electrons]; none if left out"
     )
@@ -139,6 +140,12 @@ class Experiment(_Table):
     metadata: dict[str, Any] = Field(default_factory=dict, description="kept with the run as it is, searchable")
 
 
+def hint(key: str, known: Sequence[str]) -> str:
+    """What to write in place of the unknown `key`: the known one that is near, or a list of them."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
 def _keys_at(location: tuple) -> list[str]:
     """The keys that the table at `location` of an experiment file allows."""
     model: Any = Experiment
@@ -152,10 +159,7 @@ def _explain(error: dict[str, Any]) -> str:
     *table, key = error["loc"]
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        known = _keys_at(tuple(table))
-        close = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-        return f"unknown key {name!r}; {hint}"
+        return f"unknown key {name!r}; {hint(str(key), _keys_at(tuple(table)))}"
     return f"{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

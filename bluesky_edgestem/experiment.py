@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -90,8 +91,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         Exit status: 0 if the run ended by itself, 1 if it failed, 130 if it was interrupted.
     """
     began = time.monotonic()
-    for formula in experiment.phases:
-        crystals.monolayer(formula)
+    crystals.monolayers(experiment.phases)
     folder = experiment.catalog.folder.expanduser().absolute()
     folders = {name: folder / name for name in ("catalog", "frames", "journals", "reports")}
     for each in folders.values():
@@ -134,7 +134,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             max_positions=experiment.stop.max_positions,
             max_time=experiment.stop.max_time_s,
             max_dose=experiment.stop.max_dose_per_position_electrons,
-            max_total_dose=experiment.stop.max_dose_electrons or math.inf,
+            max_total_dose=experiment.stop.max_dose_electrons,
             phases=experiment.phases,
             seed=experiment.loop.seed,
             descriptors=network,
@@ -145,13 +145,25 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         status, uid = _run(engine, plan)
         if not writer.flush(60):
             print(
-                f"the catalog has not taken everything; nothing is lost: `edgestem catalog replay --folder {folder}`",
+                "the catalog has not taken everything; nothing is lost: "
+                f"`{command_line('catalog', 'replay', '--folder', folder)}`",
                 file=sys.stderr,
             )
             status = status or 1
         elif uid is not None:
             _report(experiment, client, uid, folders["reports"], server.directory)
     return status
+
+
+def command_line(*words: object) -> str:
+    """What to type, in this shell, for ``edgestem`` with `words`: it need not be on the path, as after `make demo`."""
+    program = Path(sys.executable).with_name("edgestem")
+    found = shutil.which("edgestem")
+    if found and program.exists() and os.path.samefile(found, program):
+        own = ["edgestem"]
+    else:
+        own = [str(program)] if program.exists() else [sys.executable, "-m", "bluesky_edgestem"]
+    return shlex.join([*own, *map(str, words)])
 
 
 def _make(folder: Path) -> None:
@@ -167,11 +179,14 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     """Start the server, the workers and the simulated microscope, all at once since each takes seconds."""
     from .analysis.networks import DescriptorNetwork
     from .catalog.server import CatalogServer
+    from .energetics.cache import EnergyCache
     from .energetics.cluster import DFTCluster
 
     weights = experiment.network.weights
+    cache = experiment.energetics.cache.expanduser()
     # Refused before anything is started.
     network = DescriptorNetwork.pretrained(weights)
+    EnergyCache(cache).close()
 
     with ThreadPoolExecutor(2) as pool:
         serving = pool.submit(CatalogServer(folders["catalog"], frames=[folders["frames"]]).start)
@@ -179,7 +194,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
             DFTCluster,
             experiment.energetics.scheduler,
             workers=experiment.energetics.workers,
-            cache=experiment.energetics.cache.expanduser(),
+            cache=cache,
         )
         try:
             # In this thread: the process ends with the thread that started it.
@@ -276,7 +291,7 @@ def _documents(client, uid: str) -> list[tuple[str, dict]]:
 
 
 def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Path) -> None:
-    from .report import RunRecord, figures, write_report
+    from .report import RunRecord, described, figures, write_report
 
     record = RunRecord.read(client[uid])
     if not record.optimization:
@@ -292,10 +307,11 @@ def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Pat
     )
     path = write_report(record, folder / f"{uid}.html", query, truth)
     print()
-    for name, (value, unit) in figures(record, truth).items():
-        print(f"  {name}: {value if isinstance(value, str) else f'{value:.4g}'} {unit}")
+    for name, value in described(figures(record, truth)).items():
+        print(f"  {name}: {value}")
     print(f"\nreport: {path}")
-    print(f'find it again: edgestem catalog search --folder {catalog.parent} "sample={experiment.sample}"')
+    sought = f"sample={experiment.sample}" if experiment.sample else f"uid={uid}"
+    print(f"find it again: {command_line('catalog', 'search', '--folder', catalog.parent, sought)}")
     print(f"read it back:\n{query}")
 
 

@@ -105,6 +105,15 @@ def figures(record: RunRecord, score: Score | None = None) -> dict[str, tuple[fl
     return out
 
 
+def described(figures: dict[str, tuple[float | str, str]]) -> dict[str, str]:
+    """Figures as text: numbers to four digits, counts whole."""
+
+    def text(value: float | str) -> str:
+        return str(value) if isinstance(value, str | int) else f"{value:.4g}"
+
+    return {name: f"{text(value)} {unit}".strip() for name, (value, unit) in figures.items()}
+
+
 def _median(record: RunRecord, converged: np.ndarray) -> float:
     computed = converged & (record.energetics["cached"] == 0)
     return float(np.median(record.energetics["wall_s"][computed])) if computed.any() else float("nan")
@@ -141,8 +150,8 @@ def write_report(record: RunRecord, path: str | Path, how_to_query: str, score: 
         ("Patterns, and what the network read from them", _patterns(record)),
     ]
     rows = "".join(
-        f"<tr><td>{html.escape(k)}</td><td>{html.escape(v if isinstance(v, str) else f'{v:.4g}')} {u}</td></tr>"
-        for k, (v, u) in figures(record, score).items()
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+        for name, value in described(figures(record, score)).items()
     )
     template = Template(files("bluesky_edgestem").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.substitute(

@@ -10,7 +10,7 @@ def test_help_lists_every_command(capsys):
         main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert all(command in said for command in ("demo", "run", "resume", "catalog", "sim", "train", "stream"))
+    assert all(command in said for command in ("demo", "run", "resume", "catalog", "sim", "train", "analyse", "stream"))
 
 
 @pytest.mark.parametrize("command", DELEGATED)
@@ -24,6 +24,12 @@ def test_commands_with_their_own_command_line_explain_themselves(command, capsys
 def test_half_a_command_is_answered_with_those_there_are(capsys):
     assert main(["stream"]) == 1
     assert "`edgestem stream record`" in capsys.readouterr().err
+
+
+def test_two_words_are_a_command_of_their_own_beside_one(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "strain", "--help"])
+    assert "usage: edgestem train strain" in capsys.readouterr().out
 
 
 def test_a_file_that_is_not_there_is_one_line(capsys):

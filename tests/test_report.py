@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bluesky_edgestem.report import RunRecord, Score, figures, overhead, write_report
+from bluesky_edgestem.report import RunRecord, Score, described, figures, overhead, write_report
 
 N = 12
 
@@ -74,6 +74,13 @@ def test_figures_are_the_numbers_of_the_run(record):
     # Computed, not cached: 0, 2, 4, 6, 8, 10 s.
     assert found["DFT time a calculation, median"] == (5.0, "s")
     assert "map RMSE against the true structure" not in found
+
+
+def test_counts_are_shown_as_counts(record):
+    shown = described(figures(record))
+    assert shown["positions of the Nyquist raster"] == "25281"
+    assert shown["ended because"] == "target reached"
+    assert shown["share of the Nyquist raster"] == "0.04747 %"
 
 
 def test_overhead_is_what_no_part_accounts_for(record):

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from .kernels import kernel
 
 WORD = 64
 """Pixels whose bits are in a word."""
@@ -71,7 +73,7 @@ def _count(typingctx, word):
 _population: Any = intrinsic(_count)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def add_planes(block, words, first, planes, rows, columns, wrapped, masks, nx, found, counted):  # pragma: no cover
     """Add what a block holds to the sums of its frame.
 

@@ -47,6 +47,23 @@ def monolayer(formula: str) -> Monolayer:
         raise ValueError(f"unknown material {formula!r}; known are {', '.join(MONOLAYERS)}") from None
 
 
+def monolayers(phases: Sequence[str]) -> tuple[Monolayer, ...]:
+    """The monolayers that may occur, by their formulas.
+
+    Raises
+    ------
+    ValueError
+        If `phases` is one text in place of a list, names none or one of them twice, or a material is unknown.
+    """
+    if isinstance(phases, str):
+        raise ValueError(f"phases is the text {phases!r}; give a list of formulas, for example [{phases!r}]")
+    if not phases:
+        raise ValueError(f"phases is empty; name those that may occur, of {', '.join(MONOLAYERS)}")
+    if twice := [phase for index, phase in enumerate(phases) if phase in phases[:index]]:
+        raise ValueError(f"phases is {list(phases)}: {twice[0]} is in it twice; name each once")
+    return tuple(monolayer(phase) for phase in phases)
+
+
 def strain_tensor(strain: np.ndarray) -> np.ndarray:
     """Vectors (..., 3) of exx, eyy, exy as symmetric tensors (..., 2, 2)."""
     exx, eyy, exy = np.moveaxis(np.asarray(strain, float), -1, 0)

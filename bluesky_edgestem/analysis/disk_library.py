@@ -6,6 +6,7 @@ parameters that each table keeps beside it settle it.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from .disk_tables import DiskTable
 from .materials import material
 
 FORMAT = 1
+ARRAYS = ("intensity", "diffuse", "by_strain")
 _PATIENCE = 60.0  # [s] for a scheduler and a first worker
 
 
@@ -32,6 +34,7 @@ class TableSpec:
     angle_mrad: float = 10.0
     step_mrad: float = 0.25
     g_max: float = 1.2
+    strained: bool = False
 
     @property
     def name(self) -> str:
@@ -41,20 +44,51 @@ class TableSpec:
     def compute(self) -> DiskTable:
         """The table."""
         return disk_tables.compute(
-            self.material, self.energy_keV, self.layers, self.angle_mrad, self.step_mrad, self.g_max
+            self.material,
+            self.energy_keV,
+            self.layers,
+            self.angle_mrad,
+            self.step_mrad,
+            self.g_max,
+            strained=self.strained,
         )
 
 
-def standard(energies: Sequence[float] = (80.0, 200.0, 300.0), step_nm: float = 1.0) -> list[TableSpec]:
-    """Every material at the usual energies: sheets of each number of layers, bulk crystals of 4 to 42 nm."""
+MATERIALS = ("MoS2", "WS2", "graphene", "Si", "SrTiO3")
+ENERGIES = (80.0, 200.0, 300.0)
+
+
+def standard(
+    materials: Sequence[str] = MATERIALS,
+    energies: Sequence[float] = ENERGIES,
+    step_nm: float = 1.0,
+    angle_mrad: float = 10.0,
+    step_mrad: float = 0.25,
+) -> list[TableSpec]:
+    """The materials at the usual energies: sheets of each number of layers, bulk crystals of 4 to 42 nm.
+
+    Parameters
+    ----------
+    materials : sequence of str
+        See `materials`.
+    energies : sequence of float
+        [keV].
+    step_nm : float
+        Between thicknesses of bulk crystals [nm].
+    angle_mrad, step_mrad : float
+        As in `disk_tables.compute`.
+    """
     specs = []
-    for name in ("MoS2", "WS2", "graphene", "Si", "SrTiO3"):
+    for name in materials:
         crystal = material(name)
         if crystal.max_layers <= 3:
             layers = tuple(range(1, crystal.max_layers + 1))
         else:
-            layers = tuple(crystal.layers(t) for t in np.arange(4.0, 42.0 + step_nm, step_nm))
-        specs += [TableSpec(name, energy, layers) for energy in energies]
+            # Whole periods: a layer left over shows forbidden reflections, faintly, where no crystal is that flat.
+            period = crystal.period * crystal.spacing / 10
+            wanted = np.arange(4.0, 42.0 + step_nm, step_nm)
+            layers = tuple(dict.fromkeys(crystal.period * round(t / period) for t in wanted))
+        specs += [TableSpec(name, energy, layers, angle_mrad, step_mrad, strained=True) for energy in energies]
     return specs
 
 
@@ -67,7 +101,8 @@ def _attributes(spec: TableSpec) -> dict[str, Any]:
 
 
 def _agree(kept: Any, spec: TableSpec) -> bool:
-    return all(key in kept and np.array_equal(kept[key], value) for key, value in _attributes(spec).items())
+    # What is not there counts as False: a table of before derivatives could be kept has none.
+    return all(np.array_equal(kept.get(key, False), value) for key, value in _attributes(spec).items())
 
 
 def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
@@ -75,7 +110,7 @@ def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
     group = file.create_group("unfinished")
     group.attrs.update(_attributes(spec) | {"step": table.step})
     group.create_dataset("reflections", data=table.reflections)
-    for name in ("intensity", "diffuse"):
+    for name in ARRAYS if spec.strained else ARRAYS[:2]:
         # Half precision is 5e-4 of each value, a tenth of what the crystals' parameters leave open.
         group.create_dataset(name, data=getattr(table, name).astype(np.float16), compression="gzip", shuffle=True)
     file.move("unfinished", spec.name)
@@ -83,7 +118,8 @@ def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
 
 
 @contextlib.contextmanager
-def _client(scheduler: str, workers: int):
+def client(scheduler: str, workers: int):
+    """A Dask client of `workers` local processes, or of the scheduler at an address."""
     from distributed import Client, LocalCluster
 
     with contextlib.ExitStack() as stack:
@@ -94,9 +130,9 @@ def _client(scheduler: str, workers: int):
             )
             stack.callback(cluster.close)
             address = cluster.scheduler_address
-        client = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
-        client.wait_for_workers(1, timeout=_PATIENCE)
-        yield client
+        found = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
+        found.wait_for_workers(1, timeout=_PATIENCE)
+        yield found
 
 
 def generate(
@@ -151,18 +187,38 @@ def generate(
         missing = [spec for spec in specs if spec.name not in file]
         if not missing:
             return 0
-        with _client(scheduler, workers) as client:
+        with client(scheduler, workers) as dask:
             from distributed import as_completed
 
-            tasks = {client.submit(TableSpec.compute, spec, pure=False): spec for spec in missing}
+            tasks = {dask.submit(TableSpec.compute, spec, pure=False): spec for spec in missing}
             done = len(specs) - len(missing)
-            for task in as_completed(list(tasks), loop=client.loop):
+            for task in as_completed(list(tasks), loop=dask.loop):
                 _write(file, tasks.pop(task), task.result())
                 task.release()
                 done += 1
                 if progress is not None:
                     progress(done, len(specs))
     return len(missing)
+
+
+def contents(path: Path) -> list[tuple[str, float]]:
+    """Materials and energies [keV] of the tables in a file, in order.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, it has no table, or is of another format.
+    """
+    import h5py
+
+    if not Path(path).exists():
+        raise ValueError(f"there is no library of disks {path}: make it with `edgestem train library`")
+    with h5py.File(path, "r") as file:
+        kept = [file[name].attrs for name in sorted(file) if name != "unfinished"]
+        found = [(str(of["material"]), float(of["energy_keV"])) for of in kept]
+        if file.attrs.get("format") != FORMAT or not found:
+            raise ValueError(f"{path} is no library of disks of format {FORMAT}: make it with `edgestem train library`")
+    return found
 
 
 def read(path: Path, name: str, energy_keV: float) -> DiskTable:
@@ -188,6 +244,41 @@ def read(path: Path, name: str, energy_keV: float) -> DiskTable:
             group.attrs["layers"],
             group["reflections"][()],
             float(group.attrs["step"]),
-            group["intensity"][()].astype(np.float32),
-            group["diffuse"][()].astype(np.float32),
+            *(group[array][()].astype(np.float32) for array in ARRAYS if array in group),
         )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """The options ``--scheduler`` and ``--workers``."""
+    parser.add_argument(
+        "--scheduler", default="local", help="address of a Dask scheduler, for example tcp://host:8786, or local"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine, if local")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``edgestem train library``."""
+    parser = argparse.ArgumentParser(
+        prog="edgestem train library",
+        description=(
+            "Computes the Bragg disks of crystals by multislice, once for all strains, tilts and apertures: minutes to"
+            " an hour of one core for a bulk material and energy. Interrupted, it goes on where it was when repeated."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("edgestem_data/disks.h5"), help="HDF5 file to write")
+    parser.add_argument("--materials", nargs="+", default=MATERIALS, metavar="NAME", help="crystals")
+    parser.add_argument("--energies", nargs="+", type=float, default=ENERGIES, metavar="KEV", help="of the beam [keV]")
+    parser.add_argument("--step-nm", type=float, default=1.0, help="between thicknesses of bulk crystals [nm]")
+    parser.add_argument("--angle-mrad", type=float, default=10.0, help="largest semiangle and mistilt together [mrad]")
+    parser.add_argument("--step-mrad", type=float, default=0.25, help="between directions of the beam [mrad]")
+    add_workers(parser)
+    options = parser.parse_args(arguments)
+    specs = standard(options.materials, options.energies, options.step_nm, options.angle_mrad, options.step_mrad)
+
+    def progress(done: int, wanted: int) -> None:
+        print(f"table {done} of {wanted}", flush=True)
+
+    made = generate(options.out, specs, options.scheduler, options.workers, progress)
+    print(f"{options.out}: {len(specs)} tables, {made} of them computed now")
+    return 0

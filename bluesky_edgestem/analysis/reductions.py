@@ -14,9 +14,9 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from numba import njit
 
 from .bit_planes import Words, fits
+from .kernels import kernel
 from .sparse_masks import SparseMasks
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
@@ -232,7 +232,7 @@ def check_pixels(dtype: np.dtype, shape: tuple[int, int]) -> None:
         )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _reduce(frames, columns, rows, begins, ends, owners, total, moments, counted):  # pragma: no cover
     """Sums of counts, of columns and of rows; then, with the frame in the core's cache, of the stretches of masks.
 
@@ -267,7 +267,7 @@ def _reduce(frames, columns, rows, begins, ends, owners, total, moments, counted
             counted[i, owners[k]] += np.uint64(part)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@kernel(fastmath={"reassoc", "contract"})
 def _weigh(frames, rows, begins, ends, owners, offsets, values, weighted):  # pragma: no cover
     """Weighted sums over stretches of rows."""
     for i in range(frames.shape[0]):

@@ -1,7 +1,8 @@
 """Values of a scan as images: each where the probe was, none moved by what is missing; and what CoM images tell.
 
 Detector axes that are turned against those of the scan by `rotation` (counter-clockwise, from the scan's to the
-detector's) see a deflection v as R(-rotation) v; here it is turned back before divergence and curl are taken.
+detector's) see a deflection v as R(-rotation) v, a mirrored detector with the sign of y changed besides; here it is
+turned back before divergence and curl are taken.
 """
 
 from __future__ import annotations
@@ -87,10 +88,23 @@ def raster_positions(grid: ScanGrid, numbers: np.ndarray, flyback: int = 0) -> n
     return positions
 
 
-def turned(com: np.ndarray, rotation: float) -> np.ndarray:
-    """Deflections (..., 2) in the axes of the scan, from those in the axes of a detector turned by `rotation` [rad]."""
+def detector_to_scan(rotation: float, mirrored: bool = False) -> np.ndarray:
+    """The orthogonal matrix (2, 2) that takes vectors in the axes of the detector to those of the scan.
+
+    Parameters
+    ----------
+    rotation : float
+        From the axes of the scan to those of the detector, counter-clockwise [rad].
+    mirrored : bool
+        The rows of a frame run the other way: the sign of y is changed before the rotation is taken out.
+    """
     c, s = np.cos(rotation), np.sin(rotation)
-    return com @ np.array([[c, s], [-s, c]])
+    return np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if mirrored else 1.0])
+
+
+def turned(com: np.ndarray, rotation: float, mirrored: bool = False) -> np.ndarray:
+    """Deflections (..., 2) in the axes of the scan, from those in the axes of the detector."""
+    return com @ detector_to_scan(rotation, mirrored).T
 
 
 def polar(deflections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +141,8 @@ class ScanImages:
         Of a raster; without it `positions` is a list.
     rotation : float
         From the axes of the scan to those of the detector, counter-clockwise [rad].
+    mirrored : bool
+        See `detector_to_scan`.
     frames, lost, empty, outside, flyback : int
         Frames that the detector announced; of these not there, without a count, not on the grid, and taken on the
         probe's way back.
@@ -137,6 +153,7 @@ class ScanImages:
     com_unit: str = "mrad"
     grid: ScanGrid | None = None
     rotation: float = 0.0
+    mirrored: bool = False
     frames: int = 0
     lost: int = 0
     empty: int = 0
@@ -171,7 +188,7 @@ class ScanImages:
 
     @cached_property
     def _derived(self) -> dict[str, np.ndarray]:
-        com = turned(np.column_stack([self.values["com_x"], self.values["com_y"]]), self.rotation)
+        com = turned(np.column_stack([self.values["com_x"], self.values["com_y"]]), self.rotation, self.mirrored)
         x, y = self._shaped(com[:, 0]), self._shaped(com[:, 1])
         magnitude, direction = (self._shaped(values) for values in polar(com))
         derived = {"dpc_x": x, "dpc_y": y, "magnitude": magnitude, "direction": direction}

@@ -80,7 +80,7 @@ class EnergyMap:
         if min(map_shape) < 64:
             raise ValueError(f"the target is checked on a map of at least 64 x 64 points, got map_shape={map_shape}")
         self.field_of_view, self.target_sd, self.resolution = field_of_view, float(target_sd), float(resolution)
-        self.phases = tuple(crystals.monolayer(phase).formula for phase in phases)
+        self.phases = tuple(phase.formula for phase in crystals.monolayers(phases))
         self.map_grid = ScanGrid(field_of_view, map_shape[1], map_shape[0])
         nyquist = ScanGrid.with_step(field_of_view, resolution / 2)
         self._candidates = ScanGrid(field_of_view, min(nyquist.nx, _CANDIDATES), min(nyquist.ny, _CANDIDATES))
@@ -299,5 +299,7 @@ class EnergyMap:
 
 def sobol_design(field_of_view: FieldOfView, count: int, rng: np.random.Generator) -> np.ndarray:
     """(count, 2) scrambled Sobol positions over the field [nm]."""
+    if count < 1:
+        raise ValueError(f"a Sobol design has 1 position or more, got {count}")
     unit = qmc.Sobol(2, scramble=True, seed=rng).random_base2(max(1, math.ceil(math.log2(count))))[:count]
     return np.array([field_of_view.x0, field_of_view.y0]) + unit * [field_of_view.width, field_of_view.height]

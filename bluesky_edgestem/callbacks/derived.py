@@ -52,6 +52,10 @@ class DerivedStream:
         with self._lock:
             self._rows.append((time.time(), row))
 
+    def __len__(self) -> int:
+        """How many rows wait."""
+        return len(self._rows)
+
     def describe_collect(self) -> dict[str, DataKey]:
         """The stream's data keys."""
         return self.columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -33,8 +34,8 @@ class Descriptors(DocumentRouter):
 
     Parameters
     ----------
-    source : DescriptorSource
-        For example `analysis.networks.DescriptorNetwork.pretrained()`.
+    network : DescriptorSource, str or Path, optional
+        What reads the frames, or the file of a network's weights; the network that ships with the package if left out.
     detector : str
         Data key of the frames; the positions are at ``<detector>_x`` and ``<detector>_y`` [nm].
     phases : sequence of str, optional
@@ -42,9 +43,16 @@ class Descriptors(DocumentRouter):
     """
 
     def __init__(
-        self, source: DescriptorSource, detector: str = "detector", phases: Sequence[str] | None = None
+        self,
+        network: DescriptorSource | str | Path | None = None,
+        detector: str = "detector",
+        phases: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        if network is None or isinstance(network, str | Path):
+            from ..analysis.networks import DescriptorNetwork
+
+            network = DescriptorNetwork.pretrained(None if network is None else Path(network))
         self.stream = DerivedStream(
             "descriptors",
             {
@@ -60,7 +68,7 @@ class Descriptors(DocumentRouter):
                 "flagged": text("why the network does not know; empty where it does"),
             },
         )
-        self._source = source
+        self.network: DescriptorSource = network
         self._phases = phases
         self._keys = (detector, f"{detector}_x", f"{detector}_y")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="descriptors")
@@ -101,7 +109,7 @@ class Descriptors(DocumentRouter):
             images, x, y = (file[dataset][frames.start : frames.stop] for dataset in frames.datasets)
         # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
         with threadpool_limits(1):
-            found = self._source.predict(images, self._optics)
+            found = self.network.predict(images, self._optics)
         if self._phases is not None:
             found = found.among(self._phases)
         sd, phase = found.strain_sd, found.phase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Protocol
@@ -89,30 +90,31 @@ class Energetics(DocumentRouter):
         return doc
 
     def finished(self) -> Future[None]:
-        """Done once each position received so far has its row."""
-        asked, self._asked = self._asked, []
+        """Done once each position received so far has its row; they come as the calculations end, in order."""
+        waiting, self._asked = deque(self._asked), []
+        futures = [future for _, _, future in waiting]
         settled: Future[None] = Future()
-        left, lock = len(asked), threading.Lock()
+        lock = threading.Lock()
 
-        # No thread waits: whichever calculation ends last, in whatever thread, writes the rows, in order.
+        # No thread waits: whichever calculation ends, in whatever thread, writes the rows that are due.
         def ended(_: Future[EnergyResult]) -> None:
-            nonlocal left
             with lock:
-                left -= 1
-                if left:
+                if settled.done():
                     return
-            try:
-                for row, own, future in asked:
-                    self._put(row, own, future.result())
-                settled.set_result(None)
-            except CancelledError:
-                settled.cancel()
-            except BaseException as error:
-                settled.set_exception(error)
+                try:
+                    while waiting and waiting[0][2].done():
+                        row, own, future = waiting.popleft()
+                        self._put(row, own, future.result())
+                    if not waiting:
+                        settled.set_result(None)
+                except CancelledError:
+                    settled.cancel()
+                except BaseException as error:
+                    settled.set_exception(error)
 
-        for _, _, future in asked:
+        for future in futures:
             future.add_done_callback(ended)
-        if not asked:
+        if not futures:
             settled.set_result(None)
         return settled
 

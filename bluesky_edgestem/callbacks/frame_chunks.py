@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ..analysis.reductions import Reducer, Reduction
 from ..stream import blobs
-from ..stream.series import Chunk
+from ..stream.frames import gathered
+from ..stream.series import Chunk, Frame
 
 BITSHUFFLE, LZ4 = 32008, 32004
 BITSHUFFLE_LZ4 = 2
@@ -16,11 +18,24 @@ GROUP = 64
 """Chunks that are read before they are reduced."""
 
 
+def frames_there(dataset: Any, start: int, stop: int) -> np.ndarray:
+    """Which of the frames `start` to `stop` of an open h5py dataset (n, ny, nx) are there, (stop - start,) bool.
+
+    A lost frame leaves a chunk of its own that was never written. In files with other chunks all count as there.
+    """
+    if dataset.chunks != (1, *dataset.shape[1:]):
+        return np.ones(stop - start, bool)
+    return np.array([_came(dataset, number) for number in range(start, stop)], bool)
+
+
+def _came(dataset: Any, number: int) -> bool:
+    return dataset.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
+
+
 def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tuple[Reduction, np.ndarray]:
     """Reduce frames `start` to `stop` of an open h5py dataset (n, ny, nx).
 
-    A lost frame leaves a chunk of its own that was never written: the file knows it from one without counts. In files
-    with other chunks every frame counts as there.
+    Lost frames are told from those without counts, as by `frames_there`.
 
     Returns
     -------
@@ -38,39 +53,36 @@ def reduce_chunks(dataset: Any, start: int, stop: int, reducer: Reducer) -> tupl
     single = dataset.chunks == (1, *reducer.shape)
     encoding = _encoding(dataset) if single else None
 
-    def came(number: int) -> bool:
-        return dataset.id.get_chunk_info_by_coord((number, 0, 0)).byte_offset is not None
-
     def read(number: int, frame: np.ndarray) -> None:
-        if single and not came(start + number):
+        if single and not _came(dataset, start + number):
             there[number] = False
         dataset.read_direct(frame, np.s_[start + number])
 
     if encoding is None:
         return reducer.reduce_read(stop - start, dataset.dtype, read), there
 
-    def chunk(number: int) -> Chunk | None:
+    def frame(number: int) -> Frame | None:
         try:
             skipped, data = dataset.id.read_direct_chunk((start + number, 0, 0))
         except (RuntimeError, OSError):
-            if came(start + number):  # asked only here: it takes HDF5 longer than to read the chunk
+            if _came(dataset, start + number):  # asked only here: it takes HDF5 longer than to read the chunk
                 raise
             there[number] = False
             return None
-        return Chunk("", reducer.shape, dataset.dtype, "none" if skipped else encoding, data)
+        chunk = Chunk("", reducer.shape, dataset.dtype, "none" if skipped else encoding, data)
+        return Frame(0, number, (chunk,), math.nan, math.nan, math.nan)
 
     out = Reduction.zeros(stop - start, reducer.masks)
 
     def work(part: slice) -> None:
         for begin in range(part.start, part.stop, GROUP):
             numbers = range(begin, min(begin + GROUP, part.stop))
-            chunks = {number: found for number in numbers if (found := chunk(number)) is not None}
-            reduced = Reduction.zeros(len(chunks), reducer.masks)
-            reasons = blobs.reduce(list(chunks.values()), reducer, reduced)
-            for number, reason in zip(chunks, reasons, strict=True):
-                if reason:
-                    raise ValueError(f"frame {start + number} of {dataset.file.filename} cannot be read: {reason}")
-            out[list(chunks)] = reduced
+            for frames in gathered(found for number in numbers if (found := frame(number)) is not None):
+                reduced = Reduction.zeros(len(frames), reducer.masks)
+                for number, reason in zip(frames.numbers, blobs.reduce(frames, reducer, reduced), strict=True):
+                    if reason:
+                        raise ValueError(f"frame {start + number} of {dataset.file.filename} cannot be read: {reason}")
+                out[frames.numbers] = reduced
 
     reducer.share(stop - start, work)
     return out, there

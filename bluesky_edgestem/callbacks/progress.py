@@ -19,7 +19,7 @@ class Progress(DocumentRouter):
     ----------
     jobs : callable, optional
         Gives how many energies are done and how many were submitted, now; without it, energies are counted as their
-        documents come, at the end of each batch.
+        documents come: each second, in the order of the positions.
     file : text file
         Where to print.
     period : float
@@ -98,20 +98,23 @@ class Progress(DocumentRouter):
 
     def _time_left(self) -> str:
         """Time to the target and the batch that confirms it, by how fast the maximum falls; at most the budget."""
-        budget = self._seconds - (time.monotonic() - self._began)
-        (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
-        if self._target and last < first:
+        now = time.monotonic()
+        budget = self._began + self._seconds - now
+        if self._target and len(self._maximum) > 1 and self._maximum[-1][1] < self._maximum[0][1]:
+            (t0, first), (t1, last) = self._maximum[0], self._maximum[-1]
             rate = math.log(first / last) / (t1 - t0)
             confirmation = t1 - self._maximum[-2][0]
-            return f"about {min(budget, max(math.log(last / self._target), 0.0) / rate + confirmation):.0f} s left"
-        return f"at most {budget:.0f} s left" if budget < math.inf else "time left unknown"
+            ends = t1 + max(math.log(last / self._target), 0.0) / rate + confirmation
+            return f"about {max(min(budget, ends - now), 0.0):.0f} s left"
+        return f"at most {max(budget, 0.0):.0f} s left" if budget < math.inf else "time left unknown"
 
     def _tick(self, ended: threading.Event) -> None:
         while not ended.wait(self._period):
             done, submitted = self._jobs() if self._jobs else (self._counts["energetics"], self._counts["descriptors"])
             line = (
                 f"batch {self._batch + 1}: {self._counts['frames']} patterns, {self._counts['descriptors']} read, "
-                f"DFT {done} of {submitted}{self._uncertainty()}, {time.monotonic() - self._began:.0f} s"
+                f"DFT {done} of {submitted}{self._uncertainty()}, {time.monotonic() - self._began:.0f} s, "
+                f"{self._time_left()}"
             )
             self._print(line, overwrite=self._terminal)
 

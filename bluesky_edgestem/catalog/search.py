@@ -1,8 +1,8 @@
 """Find runs by what their start documents say, whatever keys those hold.
 
-A term is `key=value`, or `!=`, `<`, `<=`, `>`, `>=` in place of `=`; or words, looked for in the text of all metadata.
-Keys go down by dots (`beam.energy_keV>=200`); without a prefix they are of the start document, and
-`stop.exit_status=fail` asks the stop document. What looks like a number is a number, `true` and `false` are booleans,
+A term is `key=value`, or `!=`, `<`, `<=`, `>`, `>=` in place of `=`; `key~text`, which finds a text or a list that
+contains `text`; or words, looked for in the text of all metadata. Keys go down by dots (`beam.energy_keV>=200`);
+without a prefix they are of the start document, and `stop.exit_status=fail` asks the stop document. What looks like a number is a number, `true` and `false` are booleans,
 anything else is text, and quotes make a text of it in any case (`sample="42"`). A run that lacks the key matches no
 comparison, not even `!=`.
 """
@@ -19,8 +19,11 @@ from bluesky_edgestem.catalog.errors import SearchError
 if TYPE_CHECKING:
     from tiled.client.container import Container
 
-_COMPARISON = re.compile(r"\s*(?P<key>[^\s=!<>\"']+)\s*(?P<operator>!=|<=|>=|==|=|<|>)(?P<value>.*)", re.DOTALL)
-_KEY = re.compile(r"[\w:\-]+(\.[\w:\-]+)*")
+_COMPARISON = re.compile(
+    r"\s*(?P<key>[^=!<>~\"']*[^\s=!<>~\"'])\s*(?P<operator>!=|<=|>=|==|=|<|>|~)(?P<value>.*)", re.DOTALL
+)
+_NAME = r"[\w:\-]+(?: +[\w:\-]+)*"
+_KEY = re.compile(rf"{_NAME}(\.{_NAME})*")
 _ORDERINGS = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 # SQLite puts every number before every text, so "> 5" alone would find texts, and "< 'b'" numbers.
 _LARGEST_NUMBER = 1.7e308
@@ -89,16 +92,19 @@ def find(client: "Container", *terms: str) -> "Container":
 
 
 def _queries(term: str) -> list[Any]:
-    from tiled.queries import Comparison, Eq, FullText, NotEq
+    from tiled.queries import Comparison, Contains, Eq, FullText, NotEq
 
     match = _COMPARISON.fullmatch(term)
     if match is None:
         return [FullText(_words(term))]
     key, operator = match["key"], match["operator"]
     if not _KEY.fullmatch(key):
-        raise _bad(term, f"{key!r} is not a key (letters, digits, _, - and :, with dots between levels)")
+        raise _bad(term, f"{key!r} is not a key (letters, digits, spaces, _, - and :, with dots between levels)")
     key = key if key.startswith(("start.", "stop.")) else f"start.{key}"
-    value = _value(term, match["value"].strip())
+    text = match["value"].strip()
+    if operator == "~":
+        return [Contains(key, _unquoted(term, text))]
+    value = _value(term, text)
     if operator in ("=", "=="):
         return [Eq(key, value)]
     if operator == "!=":
@@ -114,7 +120,7 @@ def _queries(term: str) -> list[Any]:
 
 
 def _words(term: str) -> str:
-    if re.search("[=<>]", term):
+    if re.search("[=<>~]", term):
         raise _bad(term, "there is no key before the comparison")
     if not re.search(r"\w", term):
         raise _bad(term, "there is no word to look for")
@@ -122,13 +128,19 @@ def _words(term: str) -> str:
     return " ".join('"' + word.replace('"', "") + '"' for word in term.split() if word.strip('"'))
 
 
-def _value(term: str, text: str) -> str | bool | int | float:
+def _unquoted(term: str, text: str) -> str:
     if not text:
         raise _bad(term, "there is no value after the comparison")
-    if text[0] in "\"'":
-        if len(text) < 2 or text[-1] != text[0]:
-            raise _bad(term, "a quote is not closed")
-        return text[1:-1]
+    if text[0] not in "\"'":
+        return text
+    if len(text) < 2 or text[-1] != text[0]:
+        raise _bad(term, "a quote is not closed")
+    return text[1:-1]
+
+
+def _value(term: str, text: str) -> str | bool | int | float:
+    if (unquoted := _unquoted(term, text)) != text:
+        return unquoted
     if text in ("true", "false"):
         return text == "true"
     try:
@@ -145,8 +157,8 @@ def _value(term: str, text: str) -> str | bool | int | float:
 
 def _bad(term: str, what: str) -> SearchError:
     return SearchError(
-        f"The search term {term!r} cannot be understood: {what}. Give key=value (or !=, <, <=, >, >=), for example "
-        "sample=MoS2, target_sd<0.02, beam.energy_keV>=200; or words to look for in all metadata."
+        f"The search term {term!r} cannot be understood: {what}. Give key=value (or !=, <, <=, >, >=, or ~ for "
+        '"contains"), for example sample~MoS2, target_sd<0.02, beam.energy_keV>=200; or words to look for in all metadata.'
     )
 
 

@@ -35,6 +35,8 @@ class Flight:
         self.coils, self.detector, self.n = coils, detector, n
         self.status = NamedStatus(f"flight over {n} positions")
         self.departure = NamedStatus(f"start {coils.fly.pvname}")
+        self.blanked = NamedStatus("blank the beam after the flight")
+        """Done when the beam is off the specimen again, which the microscope sees to as soon as `status` is done."""
         self.armed = False
         """Whether the detector takes triggers: the coils may be sent off."""
         self.started = False

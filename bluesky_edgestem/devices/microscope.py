@@ -22,7 +22,7 @@ from .beam import ELECTRON_PA_S, BeamBlanker
 from .detector import PixelatedDetector
 from .flight import Flight
 from .scan_coils import ScanCoils, as_positions
-from .signals import what_is_missing
+from .signals import signals_of, watch, what_is_missing
 from .statuses import NamedStatus, in_order, together
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,16 @@ class Microscope(Device):
                 raise TimeoutError(told) from None
             raise error
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[NamedStatus]:
+        """A status that fails as soon as a PV is lost, while the context lasts: for plans that wait otherwise."""
+        lost = NamedStatus(f"watch the connections of {self.name}")
+        watch(signals_of(self), lost)
+        try:
+            yield lost
+        finally:
+            lost.finish()
+
     # -- Bluesky's protocols --------------------------------------------------------------------------------------
 
     def stage(self) -> NamedStatus:
@@ -195,7 +205,7 @@ class Microscope(Device):
 
         started = in_order(f"kick off {self.name}", self.detector.kickoff, depart)
         started.add_callback(lambda status: None if status.success else flight.status.fail(status.exception()))
-        flight.status.add_callback(self._blank_after)
+        flight.status.add_callback(lambda _: self._blank_after(flight))
         return started
 
     def _depart(self, flight: Flight) -> None:
@@ -225,17 +235,31 @@ class Microscope(Device):
         else:
             flight.departure.fail(failure)
 
-    def _blank_after(self, flight: NamedStatus) -> None:
-        if not flight.success:
-            # in a thread of its own: it waits for monitors, and the failure may have been told by one
-            threading.Thread(target=self._make_safe, name="make safe").start()
+    def _blank_after(self, flight: Flight) -> None:
+        """Blank, whether or not anyone waits for the flight to be complete; and after a failure end all of it."""
+
+        def blank() -> None:
+            if not flight.status.success:
+                self._make_safe()
+            with self._safety:
+                if self._flight is not flight:  # the beam is on for another
+                    flight.blanked.finish()
+                    return
+                try:
+                    self.beam.set("Blanked").wait()
+                    flight.blanked.finish()
+                except Exception as error:
+                    flight.blanked.fail(error)
+
+        # in a thread of its own: it waits for monitors, and the end may have been told by one
+        threading.Thread(target=blank, name="blank after flight", daemon=True).start()
 
     def complete(self) -> NamedStatus:
         """Done once every frame is in the file and the beam is blanked again."""
-        if self._flight is None:
+        flight = self._flight
+        if flight is None:
             raise RuntimeError(f"{self.name} does not fly; kick it off first")
-        flight = self._flight.status
-        return in_order("complete the flight", lambda: flight, lambda: self.beam.set("Blanked"))
+        return in_order("complete the flight", lambda: flight.status, lambda: flight.blanked)
 
     def trigger(self) -> NamedStatus:
         """One pattern where the probe is, for step scans: unblanked only as long as it takes."""

@@ -178,9 +178,15 @@ def watch(signals: tuple[AnySignal, ...], status: NamedStatus) -> None:
         changed(connected=signal.connected, obj=signal)
 
 
+def signals_of(device: Device, include_lazy: bool = False) -> tuple[AnySignal, ...]:
+    """Every signal of `device` and its parts that is a PV."""
+    walked = (walk.item for walk in device.walk_signals(include_lazy=include_lazy))
+    return tuple(signal for signal in walked if isinstance(signal, AnySignal))
+
+
 def what_is_missing(device: Device, include_lazy: bool = False) -> str:
     """Which PVs of `device` do not answer, in one line that names up to `NAMED` of them; "" where all do."""
-    signals = [walk.item for walk in device.walk_signals(include_lazy=include_lazy) if isinstance(walk.item, AnySignal)]
+    signals = signals_of(device, include_lazy)
     missing = [name for signal in signals for name in signal.missing]
     if not missing:
         return ""

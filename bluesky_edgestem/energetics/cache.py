@@ -8,6 +8,7 @@ and waits. A claim lives by its owner's heartbeat and lapses with it: what a cra
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import sqlite3
@@ -83,13 +84,14 @@ class EnergyCache:
         self._owner = f"{self._host}:{os.getpid()}:{time.time_ns()}:{id(self)}"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-            # The schema exists already in an old file: only a write shows whether it can be written.
-            with self._writing():
-                self._db.execute("DELETE FROM claims WHERE beat < ?", (time.time() - 10 * lapse,))
+            with self._alone():
+                self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(_SCHEMA)
+                # The schema exists already in an old file: only a write shows whether it can be written.
+                with self._writing():
+                    self._db.execute("DELETE FROM claims WHERE beat < ?", (time.time() - 10 * lapse,))
         except OSError as error:
             raise OSError(
                 f"cannot make the folder of the energy cache {folder}: {error.strerror}; choose another one"
@@ -176,7 +178,11 @@ class EnergyCache:
         """End all claims of this process and close the file."""
         with contextlib.suppress(sqlite3.Error), self._writing():
             self._db.execute("DELETE FROM claims WHERE owner = ?", (self._owner,))
-        self._db.close()
+        try:
+            with self._alone():
+                self._db.close()
+        except OSError:  # the folder is gone
+            self._db.close()
 
     def _holds(self, owner: str, host: str, pid: int, beat: float) -> bool:
         if owner == self._owner:
@@ -192,6 +198,17 @@ class EnergyCache:
         except PermissionError:
             pass
         return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        # Neither the change to a log nor its removal by the last to close waits for another process as a write does:
+        # SQLite says "database is locked" at once.
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

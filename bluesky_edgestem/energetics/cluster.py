@@ -74,6 +74,7 @@ class DFTCluster:
         method: DFTMethod = STANDARD,
         time_limit: float = 120.0,
     ) -> None:
+        EnergyCache(Path(cache).expanduser()).close()  # one that cannot be written is refused before workers start
         self.method, self.time_limit = method, time_limit
         #: Energies asked for, and answered or given up, since the start.
         self.submitted = self.completed = 0

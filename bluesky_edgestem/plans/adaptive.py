@@ -1,23 +1,21 @@
 """The closed loop as a plan."""
 
-from __future__ import annotations
-
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.utils import MsgGenerator
 
+from ..analysis import crystals
 from ..analysis.optics import Optics
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..callbacks.energetics import Energetics, Energies
 from ..callbacks.recommender import Optimizer, Recommender
 from ..devices.microscope import Microscope
+from ..devices.statuses import NamedStatus
 from ..geometry import FieldOfView
 from .beam import check_resumable, checked_metadata, describe_beam, prepare_beam, set_dwell_time
 from .budget import Budget
@@ -37,7 +35,7 @@ def adaptive_map(
     max_positions: int = 400,
     max_time: float = 3600.0,
     max_dose: float = 1e7,
-    max_total_dose: float = math.inf,
+    max_total_dose: float | None = None,
     phases: Sequence[str] = ("MoS2", "WS2"),
     seed: int = 0,
     descriptors: DescriptorSource | str | None = None,
@@ -68,10 +66,10 @@ def adaptive_map(
     max_positions : int
         Budget of positions.
     max_time : float
-        Budget of time [s]; no batch begins after it.
+        Budget of time [s]; no batch begins that would end after it, going by how long the one before took.
     max_dose : float
         Largest dose that a position may receive [electrons]; above it the beam is never unblanked.
-    max_total_dose : float
+    max_total_dose : float, optional
         Budget of dose for the whole run [electrons]; no position is visited that would exceed it.
     phases : sequence of str
         Formulas of the phases that may occur.
@@ -100,17 +98,14 @@ def adaptive_map(
         Before anything moves, if the field lies outside the coils' range or a number is not allowed.
     """
     _check(target_sd=target_sd, initial=initial, batch=batch)
+    crystals.monolayers(phases)
     field, optics = prepare_beam(microscope, field_of_view, optics)
     if optimizer is None:
         from ..analysis.surrogate import EnergyMap
 
         optimizer = EnergyMap(field, target_sd, optics.resolution, phases, seed=seed)
-    if descriptors is None or isinstance(descriptors, str):
-        from ..analysis.networks import DescriptorNetwork
-
-        descriptors = DescriptorNetwork.pretrained(None if descriptors is None else Path(descriptors))
-    descriptors.check_optics(optics)
     describing = Descriptors(descriptors, phases=phases)
+    describing.network.check_optics(optics)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:
@@ -124,50 +119,53 @@ def adaptive_map(
         "target_sd": target_sd,
         "batch": batch,
         "seed": seed,
-        # JSON knows no infinity: a budget that is not set is left out.
         "budget": {"positions": max_positions, "time": max_time, "dose_per_position": max_dose}
-        | ({"dose": max_total_dose} if math.isfinite(max_total_dose) else {}),
+        | ({} if max_total_dose is None else {"dose": max_total_dose}),
         **({"resumes": earlier} if earlier else {}),
         **checked_metadata(md),
     }
 
     @bpp.stage_decorator([microscope])
     @bpp.run_decorator(md=metadata)
-    def measure() -> MsgGenerator[None]:
+    def measure(lost: NamedStatus) -> MsgGenerator[None]:
         yield from set_dwell_time(microscope, dwell_time)
         yield from declare_frames(microscope)
         yield from declare([describing.stream, energising.stream, recommending.stream])
         began = time.monotonic()
         measured = 0
         budget = Budget(max_positions, max_time, max_total_dose, microscope.dose_per_pattern)
-        choice = yield from wait_for(recommending.initial(min(initial, budget.positions)))
+        choice = yield from wait_for(recommending.initial(min(initial, budget.positions)), lost)
         while not choice.stop:
             marks = [time.monotonic()]
             yield from fly_positions(microscope, choice.positions, max_dose=max_dose)
             marks.append(time.monotonic())
-            yield from publish(describing.stream, describing.finished())
+            yield from publish(describing.stream, describing.finished(), lost)
             recommending.anticipate()
             marks.append(time.monotonic())
-            yield from publish(energising.stream, energising.finished())
+            yield from publish(energising.stream, energising.finished(), lost)
             marks.append(time.monotonic())
             measured += len(choice.positions)
-            spent = budget.spent(measured, time.monotonic() - began)
+            following = min(batch, budget.positions - measured)
+            takes = (marks[-1] - marks[0]) / len(choice.positions) * following
+            spent = budget.spent(measured, marks[-1] - began, takes)
             seconds: dict[str, float] = dict(
                 zip(("acquire_s", "descriptors_s", "energetics_s"), np.diff(marks), strict=True)
             )
             choice = yield from publish(
                 recommending.stream,
-                recommending.recommend(min(batch, budget.positions - measured), spent, seconds),
+                recommending.recommend(following, spent, seconds),
+                lost,
             )
 
     # Last of all that may be refused: whatever ends the plan from here on, a halt too, ends the workers.
-    with contextlib.ExitStack() as workers:
+    with contextlib.ExitStack() as ending:
         if energies is None or isinstance(energies, str):
             from ..energetics.cluster import DFTCluster
 
-            energies = workers.enter_context(DFTCluster(scheduler=energies or "local"))
+            energies = ending.enter_context(DFTCluster(scheduler=energies or "local"))
         energising = Energetics(energies)
-        return (yield from bpp.subs_wrapper(measure(), [describing, energising, recommending]))
+        lost = ending.enter_context(microscope.watched())
+        return (yield from bpp.subs_wrapper(measure(lost), [describing, energising, recommending]))
 
 
 def _check(**values: float) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from numbers import Real
 from typing import Any
 
 import bluesky.plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
 from ..analysis.optics import Optics
+from ..config import hint
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView, ScanGrid
 
@@ -17,8 +20,41 @@ CONNECTION_TIMEOUT = 5.0
 
 
 def as_field(field_of_view: FieldOfView | Sequence[float]) -> FieldOfView:
-    """A field of view, also from the (x0, y0, width, height) [nm] that a queue server sends."""
-    return field_of_view if isinstance(field_of_view, FieldOfView) else FieldOfView(*field_of_view)
+    """A field of view, also from the (x0, y0, width, height) [nm] that a queue server sends.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    if isinstance(field_of_view, FieldOfView):
+        return field_of_view
+    try:
+        x0, y0, width, height = (float(v) for v in field_of_view)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"field_of_view is {field_of_view!r}; give x0, y0, width and height [nm], for example (-50, -50, 100, 100)"
+        ) from None
+    return FieldOfView(x0, y0, width, height)
+
+
+def as_optics(optics: Optics | Mapping[str, Any]) -> Optics:
+    """Optics, also from a dict of some of their fields.
+
+    Raises
+    ------
+    ValueError
+        A key is unknown, or its value not allowed.
+    """
+    if isinstance(optics, Optics):
+        return optics
+    known = [field.name for field in fields(Optics)]
+    for key, value in optics.items():
+        if key not in known:
+            raise ValueError(f"optics has the unknown key {key!r}; {hint(str(key), known)}")
+        if not isinstance(value, Real):
+            raise ValueError(f"optics has {key} = {value!r}; give a number")
+    return Optics(**optics)
 
 
 def prepare_beam(
@@ -36,8 +72,8 @@ def prepare_beam(
         A number is not allowed.
     """
     field = as_field(field_of_view)
-    if isinstance(optics, dict):
-        optics = Optics(**optics)
+    if optics is not None:
+        optics = as_optics(optics)
     microscope.wait_for_connection(timeout=CONNECTION_TIMEOUT)
     microscope.check_value(ScanGrid(field, 2, 2).positions)
     return field, optics or microscope.optics

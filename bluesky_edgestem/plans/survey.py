@@ -1,10 +1,8 @@
 """Maps whose positions are known beforehand."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bluesky.preprocessors as bpp
 import numpy as np
@@ -13,14 +11,13 @@ from bluesky.utils import Msg, MsgGenerator
 from ..analysis.optics import Optics
 from ..callbacks.derived import DerivedStream
 from ..callbacks.descriptors import Descriptors, DescriptorSource
+from ..callbacks.imaging import Imaging
+from ..callbacks.strain_map import StrainMap
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView, ScanGrid
 from .beam import as_field, checked_metadata, describe_beam, prepare_beam, set_dwell_time
 from .publishing import declare, publish
 from .stubs import declare_frames, fly_positions
-
-if TYPE_CHECKING:
-    from ..callbacks.imaging import Imaging
 
 
 def raster_map(
@@ -32,8 +29,9 @@ def raster_map(
     optics: Optics | dict[str, Any] | None = None,
     dwell_time: float | None = None,
     max_dose: float = 1e7,
-    descriptors: DescriptorSource | None = None,
+    descriptors: DescriptorSource | str | None = None,
     imaging: Imaging | None = None,
+    strain: StrainMap | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator[None]:
     """Record a pattern at each of `nx` x `ny` positions, row by row from the lower left corner.
@@ -47,10 +45,12 @@ def raster_map(
     nx, ny : int
         Positions along x and y, 2 or more.
     optics, dwell_time, max_dose, descriptors, md
-        As for `adaptive_map`; without `descriptors` and `imaging` the run has frames only.
+        As for `adaptive_map`; without `descriptors`, `imaging` and `strain` the run has frames only.
     imaging : Imaging, optional
         Reduces the frames to images while the scan runs, and derives the stream ``imaging``; of a raster also
         ``imaging_maps``, once all frames are reduced.
+    strain : StrainMap, optional
+        Reads strain while the scan runs, and derives the streams ``strain`` and, of a raster, ``strain_maps``.
     """
     field = as_field(field_of_view)
     grid = ScanGrid(field, nx, ny)
@@ -59,7 +59,7 @@ def raster_map(
         "shape": [ny, nx],
         "extents": [list(field.extent[2:]), list(field.extent[:2])],
     }
-    survey = _Survey(optics, dwell_time, max_dose, descriptors, imaging)
+    survey = Survey(optics, dwell_time, max_dose, descriptors, imaging, strain)
     yield from survey.over(microscope, field, grid.positions, {**metadata, **(md or {})})
 
 
@@ -72,8 +72,9 @@ def sobol_map(
     optics: Optics | dict[str, Any] | None = None,
     dwell_time: float | None = None,
     max_dose: float = 1e7,
-    descriptors: DescriptorSource | None = None,
+    descriptors: DescriptorSource | str | None = None,
     imaging: Imaging | None = None,
+    strain: StrainMap | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator[None]:
     """Record a pattern at `num_points` positions of a scrambled Sobol sequence, in a short tour.
@@ -86,31 +87,41 @@ def sobol_map(
     field = as_field(field_of_view)
     positions = sobol_design(field, num_points, np.random.default_rng(seed))
     metadata = {"plan_name": "sobol_map", "num_points": num_points, "seed": seed}
-    survey = _Survey(optics, dwell_time, max_dose, descriptors, imaging)
+    survey = Survey(optics, dwell_time, max_dose, descriptors, imaging, strain)
     yield from survey.over(microscope, field, positions[travel_order(positions)], {**metadata, **(md or {})})
 
 
 @dataclass(frozen=True)
-class _Survey:
+class Survey:
     """How positions are measured, whatever chose them; the fields are the plans' parameters of these names."""
 
     optics: Optics | dict[str, Any] | None
     dwell_time: float | None
     max_dose: float
-    descriptors: DescriptorSource | None
-    imaging: Imaging | None
+    descriptors: DescriptorSource | str | None = None
+    imaging: Imaging | None = None
+    strain: StrainMap | None = None
 
     def over(
-        self, microscope: Microscope, field: FieldOfView, positions: np.ndarray, md: dict[str, Any]
+        self,
+        microscope: Microscope,
+        field: FieldOfView,
+        positions: np.ndarray,
+        md: dict[str, Any],
+        conclude: Callable[[], MsgGenerator[None]] | None = None,
     ) -> MsgGenerator[None]:
-        """Measure `positions` (n, 2) [nm] in `field`, in a run with the metadata `md`."""
+        """Measure `positions` (n, 2) [nm] in `field`, in a run with the metadata `md`.
+
+        Once all that is derived is in the run, `conclude` may add to it.
+        """
         field, optics = prepare_beam(microscope, field, self.optics)
-        if self.descriptors is not None:
-            self.descriptors.check_optics(optics)
         describing = None if self.descriptors is None else Descriptors(self.descriptors)
+        if describing is not None:
+            describing.network.check_optics(optics)
         metadata = {**describe_beam(field, optics), **checked_metadata(md)}
 
-        deriving = [callback for callback in (describing, self.imaging) if callback is not None]
+        scanning = [callback for callback in (self.imaging, self.strain) if callback is not None]
+        deriving = [*([] if describing is None else [describing]), *scanning]
 
         @bpp.subs_decorator(deriving)
         @bpp.stage_decorator([microscope])
@@ -119,25 +130,32 @@ class _Survey:
             yield from set_dwell_time(microscope, self.dwell_time)
             yield from declare_frames(microscope)
             yield from declare([callback.stream for callback in deriving])
-            maps = None if self.imaging is None else self.imaging.maps
-            if maps is not None:
-                yield from declare([maps])
+            all_maps = [callback.maps for callback in scanning if callback.maps is not None]
+            yield from declare(all_maps)
             flight = fly_positions(microscope, positions, max_dose=self.max_dose)
-            yield from flight if self.imaging is None else _collect_along(flight, microscope, self.imaging.stream)
+            yield from _collect_along(flight, microscope, [callback.stream for callback in scanning])
             for callback in deriving:
                 yield from publish(callback.stream, callback.finished())
-            if maps is not None:
+            for maps in all_maps:
                 yield Msg("collect", maps, name=maps.name)
+            if conclude is not None:
+                yield from conclude()
 
         yield from measure()
 
 
-def _collect_along(plan: MsgGenerator[Any], microscope: Microscope, stream: DerivedStream) -> MsgGenerator[Any]:
-    """Collect `stream` whenever `plan` collects frames: it grows while the scan runs, and survives an abort."""
+def _collect_along(
+    plan: MsgGenerator[Any], microscope: Microscope, streams: Sequence[DerivedStream]
+) -> MsgGenerator[Any]:
+    """Collect `streams` whenever `plan` collects frames: they grow while the scan runs, and survive an abort."""
+
+    def collect() -> MsgGenerator[None]:
+        for stream in streams:
+            yield Msg("collect", stream, name=stream.name)
 
     def follow(msg: Msg) -> tuple[None, MsgGenerator[Any] | None]:
-        if msg.command == "collect" and msg.obj is microscope:
-            return None, bpp.single_gen(Msg("collect", stream, name=stream.name))
+        if streams and msg.command == "collect" and msg.obj is microscope:
+            return None, collect()
         return None, None
 
     return (yield from bpp.plan_mutator(plan, follow))

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -177,8 +178,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
     parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
     parser.add_argument("--seed", type=_seed, default=0, help="draws the specimen and the noise (default: %(default)s)")
-    parser.add_argument("--field", type=float, default=100.0, help="size of the specimen's region [nm] (%(default)s)")
-    parser.add_argument("--scan-range", type=float, default=120.0, help="reach of the coils [nm] (%(default)s)")
+    parser.add_argument("--field", type=_length, default=100.0, help="size of the specimen's region [nm] (%(default)s)")
+    parser.add_argument("--scan-range", type=_length, default=120.0, help="reach of the coils [nm] (%(default)s)")
     parser.add_argument("--energy", type=float, default=default.energy_keV, help="beam energy [keV] (%(default)s)")
     parser.add_argument(
         "--semiangle",
@@ -216,6 +217,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
     )
+
+
+def _length(text: str) -> float:
+    try:
+        length = float(text)
+    except ValueError:
+        length = math.nan
+    if not 0 < length < math.inf:  # limits of 0 to 0 are none at all to an EPICS client
+        raise argparse.ArgumentTypeError(f"{text!r} is no length; a length is a number above 0 [nm]")
+    return length
 
 
 def _seed(text: str) -> int:

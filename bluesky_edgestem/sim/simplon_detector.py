@@ -8,12 +8,17 @@ from typing import Any
 
 import zmq
 
+from ..stream.messages import Messages
 from ..stream.series import frames_expected
 from .simplon_config import Parameter, Refused, detector_config, filewriter_config, stream_config
 from .simplon_faults import Faults
 from .simplon_frames import Frames, recoded
-from .simplon_messages import Messages, MessagesV1, MessagesV2
+from .simplon_messages import Messages as Protocol
+from .simplon_messages import MessagesV1, MessagesV2
+from .simplon_outbox import send
 
+BURST = 16
+"""Frames that are sent at once where nothing is waited for between them."""
 WAIT = 50
 """Time [ms] between two looks at whether the series was stopped, while the receiver takes nothing."""
 EXTERNAL = ("exte", "exts", "extg", "eies")
@@ -77,8 +82,10 @@ class Detector:
         self._change = threading.Condition()
         self.state, self.series, self.dropped = "idle", 0, 0
         self._pulses = self._done = 0
+        self._exposures: dict[int, float] = {}  # by the trigger that said them
         self._stop = ""
         self._closing = False
+        self._outgoing: list[list[bytes]] = []
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PUSH)
         self._socket.set_hwm(buffer)
@@ -88,6 +95,7 @@ class Detector:
         except zmq.ZMQError as error:
             self._context.destroy(0)
             raise OSError(f"cannot stream on {address}: {error}") from None
+        send(self._socket, Messages.of([]))  # loads the compiled code: before frames are due
         self.port = int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
         self._thread = threading.Thread(target=self._run, name="detector", daemon=True)
         self._thread.start()
@@ -138,19 +146,28 @@ class Detector:
                 )
             self.series += 1
             self._pulses = self._done = 0
+            self._exposures.clear()
             self._stop = ""
             self.state = "ready"
             self._change.notify_all()
             return self.series
 
-    def trigger(self) -> None:
+    def trigger(self, exposure: Any = None) -> None:
         """Trigger by software; returns once the frames of the trigger are sent.
+
+        Parameters
+        ----------
+        exposure : float, optional
+            Of the frame [s] in the mode ``inte``, and as long it takes then; by default ``count_time``, as fast as the
+            rate allows. Other modes take no notice of it.
 
         Raises
         ------
         Refused
         """
         with self._change:
+            if exposure is not None:
+                exposure = self.config["detector"]["count_time"].changed("the exposure", exposure).value
             mode = self.values()["trigger_mode"]
             if self.state not in ("ready", "acquire"):
                 raise Refused(f"the detector is in the state {self.state!r}; arm it before triggering")
@@ -158,6 +175,8 @@ class Detector:
                 raise Refused(f"trigger_mode is {mode!r}; triggers by software need inte or ints")
             self._pulses += 1
             mine = self._pulses
+            if mode == "inte" and exposure is not None:
+                self._exposures[mine - 1] = exposure
             self._change.notify_all()
             self._change.wait_for(lambda: self._done >= mine or self.state == "idle" or self._closing)
 
@@ -206,7 +225,7 @@ class Detector:
 
     def _series(self, series: int, config: dict[str, Any], stream: dict[str, Any]) -> None:
         enabled = stream["mode"] == "enabled"
-        messages: Messages = MessagesV2(self.names)
+        messages: Protocol = MessagesV2(self.names)
         if self.protocol == "v1":
             messages = MessagesV1(stream["image_appendix"])
         mode, nimages, ntrigger = config["trigger_mode"], config["nimages"], config["ntrigger"]
@@ -216,7 +235,7 @@ class Detector:
             announced = dict(config)
             if self.faults.wrong_header:
                 announced["y_pixels_in_detector"] *= 2
-            self._send(messages.start(series, stream["header_detail"], announced, expected))
+            self._send([messages.start(series, stream["header_detail"], announced, expected)])
         self._encoding = ENCODINGS[self.protocol][config["compression"]]
         by_itself = self._automatic and mode in EXTERNAL
         if by_itself:
@@ -236,15 +255,17 @@ class Detector:
                     self._frame(messages, series, number, config)
                 number += 1
             if not by_itself and trigger + 1 < ntrigger:
+                self._flush()
                 with self._change:
                     self._done = trigger + 1
                     self._change.notify_all()
+        self._flush()
         with self._change:
             # Before the end message: who has seen it may arm for the next series at once.
             self._done, self.state = ntrigger, "idle"
             self._change.notify_all()
         if enabled and not self.faults.no_end:
-            self._send(messages.end(series), even_if_stopped=True)
+            self._send([messages.end(series)], even_if_stopped=True)
 
     def _await_trigger(self, trigger: int) -> bool:
         with self._change:
@@ -254,34 +275,41 @@ class Detector:
         return not self._stop
 
     def _pace(self, began: float, number: int) -> None:
-        delay = self.faults.delay.get(number, 0.0)
+        delay = self.faults.delay.get(number, 0.0) + self._exposures.get(number, 0.0)
         if self._rate:
             delay = max(delay, began + number / self._rate - time.monotonic())
+        if delay > 5e-4:
+            self._flush()
         if delay > 0.05:
             with self._change:
                 self._change.wait_for(lambda: self._stop in ("abort", "close"), delay)
         elif delay > 5e-4:  # a shorter sleep takes longer than it says
             time.sleep(delay)
 
-    def _frame(self, messages: Messages, series: int, number: int, config: dict[str, Any]) -> None:
+    def _frame(self, messages: Protocol, series: int, number: int, config: dict[str, Any]) -> None:
         chunk = self.frames.chunk(number)
         if chunk is None:
             return
-        start = number * config["frame_time"]
+        start, exposure = number * config["frame_time"], self._exposures.get(number, config["count_time"])
         for sent in self.faults.sent(number, recoded(chunk, self._encoding)):
             chunks = [sent] + [sent for _ in self.names[1:]]
-            self._send(messages.frame(series, number, chunks, start, start + config["count_time"]), frame=True)
+            self._outgoing.append(messages.frame(series, number, chunks, start, start + exposure))
+        if len(self._outgoing) >= BURST:
+            self._flush()
 
-    def _send(self, parts: list[bytes], *, frame: bool = False, even_if_stopped: bool = False) -> None:
-        while True:
-            try:
-                self._socket.send_multipart(parts, zmq.NOBLOCK)
+    def _flush(self) -> None:
+        """Send the frames that wait for others to be sent with."""
+        outgoing, self._outgoing = self._outgoing, []
+        self._send(outgoing, frames=True)
+
+    def _send(self, outgoing: list[list[bytes]], *, frames: bool = False, even_if_stopped: bool = False) -> None:
+        messages, done = Messages.of(outgoing), 0
+        while (done := send(self._socket, messages, done)) < len(messages):
+            if frames and self._lossy:
+                self.dropped += 1
+                done += 1
+                continue
+            if self._closing or (self._stop == "abort" and not even_if_stopped):
                 return
-            except zmq.Again:
-                if frame and self._lossy:
-                    self.dropped += 1
-                    return
-                if self._closing or (self._stop and not even_if_stopped):
-                    return
-                if not self._socket.poll(WAIT, zmq.POLLOUT) and self._stop:
-                    return
+            if not self._socket.poll(WAIT, zmq.POLLOUT) and self._stop:
+                return

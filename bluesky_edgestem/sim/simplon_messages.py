@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -17,6 +18,12 @@ from ..stream.series import Chunk
 TAGS = {(dtype.kind, dtype.itemsize, dtype.byteorder): tag for tag, dtype in TYPED_ARRAYS.items() if tag != 68}
 CLOCK = 50_000_000
 """Ticks a second of the clock that stream v2 counts in."""
+OPEN = "\0open"
+"""Stands in a template of a message for what each message says for itself."""
+UINT64, BYTES32 = b"\x1b", b"\x5a"
+"""First bytes of CBOR's heads of a number of 8 bytes, and of bytes whose length is one of 4: of one size, whatever the
+value."""
+LENGTH = struct.Struct(">I")
 
 
 class Messages(Protocol):
@@ -105,6 +112,8 @@ class MessagesV2:
 
     def __init__(self, channels: Sequence[str] = ("threshold_1",)) -> None:
         self.channels = list(channels)
+        self._alike: list[Any] = []
+        self._template: tuple[struct.Struct, Sequence[bytes], Sequence[bytes], bytes]
 
     def start(self, series: int, detail: str, config: Mapping[str, Any], frames: int) -> list[bytes]:
         """See `Messages.start`."""
@@ -139,17 +148,14 @@ class MessagesV2:
     def frame(self, series: int, number: int, chunks: Sequence[Chunk], start: float, stop: float) -> list[bytes]:
         """See `Messages.frame`."""
         begin, end = round(start * CLOCK), round(stop * CLOCK)
-        message = {
-            "type": "image",
-            "series_id": series,
-            "series_unique_id": unique(series),
-            "image_id": number,
-            "start_time": [begin, CLOCK],
-            "stop_time": [end, CLOCK],
-            "real_time": [end - begin, CLOCK],
-            "data": {name: _array(chunk) for name, chunk in zip(self.channels, chunks, strict=True)},
-        }
-        return [_tagged(message)]
+        alike = [series, *self.channels, *[chunk[:4] + chunk[5:] for chunk in chunks]]
+        if alike != self._alike:
+            self._alike, self._template = alike, _template(series, self.channels, chunks)
+        numbers, (a, b, c, d), befores, after = self._template
+        parts = [numbers.pack(a, number, b, begin, c, end, d, end - begin)]
+        for chunk, before in zip(chunks, befores, strict=True):
+            parts += before, LENGTH.pack(len(chunk.data)), chunk.data
+        return [b"".join([*parts, after])]
 
     def end(self, series: int) -> list[bytes]:
         """See `Messages.end`."""
@@ -161,10 +167,33 @@ def unique(series: int) -> str:
     return f"01HBV3JPF9T4ZDPADX{series:08d}"
 
 
-def _array(chunk: Chunk) -> cbor2.CBORTag:
-    held: Any = chunk.data
+def _template(
+    series: int, channels: Sequence[str], chunks: Sequence[Chunk]
+) -> tuple[struct.Struct, Sequence[bytes], Sequence[bytes], bytes]:
+    """What is the same in a series' messages of such chunks, and what packs it together with what is not.
+
+    Four pieces have a number behind them each, further ones the length of a blob, and the blob; then comes the last. To
+    put them together takes a tenth of the time that the general encoder takes.
+    """
+    message = {
+        "type": "image",
+        "series_id": series,
+        "series_unique_id": unique(series),
+        "image_id": OPEN,
+        "start_time": [OPEN, CLOCK],
+        "stop_time": [OPEN, CLOCK],
+        "real_time": [OPEN, CLOCK],
+        "data": {name: _array(chunk, OPEN) for name, chunk in zip(channels, chunks, strict=True)},
+    }
+    *pieces, after = _tagged(message).split(cbor2.dumps(OPEN))
+    numbers, blobs = ([piece + head for piece in part] for part, head in ((pieces[:4], UINT64), (pieces[4:], BYTES32)))
+    return struct.Struct(">" + "".join(f"{len(piece)}sQ" for piece in numbers)), numbers, blobs, after
+
+
+def _array(chunk: Chunk, data: Any) -> cbor2.CBORTag:
+    held = data
     if chunk.encoding != "none":
-        held = cbor2.CBORTag(56500, [chunk.encoding, chunk.dtype.itemsize, chunk.data])
+        held = cbor2.CBORTag(56500, [chunk.encoding, chunk.dtype.itemsize, data])
     order = "|" if chunk.dtype.itemsize == 1 else ">" if chunk.dtype.byteorder == ">" else "<"
     tag = TAGS.get((chunk.dtype.kind, chunk.dtype.itemsize, order))
     if tag is None:

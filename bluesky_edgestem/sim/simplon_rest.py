@@ -116,7 +116,7 @@ class RestServer:
             raise Refused(f"{module} has no parameter {name!r}", 404)
         return _json(self._detector.put(module, name, await _value(request)))
 
-    def _known(self, module: str) -> dict[str, Callable[[], Any]]:
+    def _known(self, module: str) -> dict[str, Callable[..., Any]]:
         detector = self._detector
         if module != "detector":
             return {"initialize": lambda: None}
@@ -137,7 +137,8 @@ class RestServer:
         known = self._known(module)
         if name not in known:
             raise Refused(f"{module} has no command {name!r}; there are {', '.join(known)}", 404)
-        number = await run_in_threadpool(known[name])
+        given = [value["value"]] if name == "trigger" and "value" in (value := await _body(request)) else []
+        number = await run_in_threadpool(known[name], *given)
         return _json({} if number is None else {"sequence id": number})
 
     async def _pulse(self, request: Request) -> Response:
@@ -164,11 +165,16 @@ def _look_up(parameters: dict[str, Parameter], name: str) -> Response:
     return _json(parameters[name].described())
 
 
-async def _value(request: Request) -> Any:
+async def _body(request: Request) -> dict[str, Any]:
     try:
         body = orjson.loads(await request.body())
     except orjson.JSONDecodeError:
         body = None
-    if not isinstance(body, dict) or "value" not in body:
+    return body if isinstance(body, dict) else {}
+
+
+async def _value(request: Request) -> Any:
+    body = await _body(request)
+    if "value" not in body:
         raise Refused('the body must be JSON with a "value"')
     return body["value"]

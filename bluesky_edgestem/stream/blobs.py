@@ -8,22 +8,19 @@ one that cannot be decoded is refused in the words of `encoding.decompress`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
 from ..analysis.bit_planes import WORD, Words, add_planes
+from ..analysis.kernels import kernel
 from ..analysis.reductions import PIXEL_TYPES, Reducer, Reduction, check_pixels
 from .encoding import LZ4_DECOMPRESS, compress, decompress
-from .series import Chunk, ProtocolError
+from .foreign import call
+from .frames import Frames
+from .series import Frame, ProtocolError
 
-JOINED = 1 << 20
-"""Bytes of images that are handed to the compiled code at once; a larger one goes alone."""
 MAX_BLOCK = 1 << 16
 """Bytes of the largest block that is unpacked here; detectors and HDF5 make them of 8 KiB."""
 GROUP = 8
@@ -31,38 +28,40 @@ GROUP = 8
 NOWHERE = Words.of((1, WORD))
 
 
-def verify(chunks: Sequence[Chunk]) -> list[str]:
-    """For each chunk "", or why it cannot be decoded."""
-    reasons = [""] * len(chunks)
-    for place in _in_doubt(chunks, None, NOWHERE):
-        try:
-            decompress(chunks[place])
-        except ProtocolError as error:
-            reasons[place] = str(error)
+def verify(frames: Frames) -> list[str]:
+    """For each frame "", or why one of its images cannot be decoded."""
+    reasons = [""] * len(frames)
+    for channel in range(len(frames.layouts)):
+        for place in _in_doubt(frames, channel, None, NOWHERE):
+            try:
+                decompress(frames.chunk(place, channel))
+            except ProtocolError as error:
+                reasons[place] = reasons[place] or str(error)
     return reasons
 
 
-def reduce(chunks: Sequence[Chunk], reducer: Reducer, out: Reduction) -> list[str]:
-    """Reduce `chunks` into `out`, of the same length and all zeros; they stay zeros for what cannot be decoded.
+def reduce(frames: Frames, reducer: Reducer, out: Reduction) -> list[str]:
+    """Reduce the first channel into `out`, of the same length and all zeros; zeros stay for what cannot be decoded.
 
     Returns
     -------
     list of str
-        For each chunk "", or why it cannot be decoded.
+        For each frame "", or why it cannot be decoded.
 
     Raises
     ------
     TypeError, ValueError
         The pixels are none that `reducer` takes.
     """
-    reasons = [""] * len(chunks)
+    reasons = [""] * len(frames)
     words = reducer.words
-    places: Iterator[int] | range = range(len(chunks))
-    if words is not None and chunks and chunks[0].dtype in PIXEL_TYPES and chunks[0].shape == reducer.shape:
-        check_pixels(chunks[0].dtype, reducer.shape)
-        places = _in_doubt(chunks, out, words)
+    places: Sequence[int] = range(len(frames))
+    like = frames.layouts[0]
+    if words is not None and like.dtype in PIXEL_TYPES and like.shape == reducer.shape:
+        check_pixels(like.dtype, like.shape)
+        places = _in_doubt(frames, 0, out, words)
     for place in places:
-        chunk = chunks[place]
+        chunk = frames.chunk(place)
         try:
             image = decompress(chunk)
         except ProtocolError as error:
@@ -76,67 +75,29 @@ def reduce(chunks: Sequence[Chunk], reducer: Reducer, out: Reduction) -> list[st
 @cache
 def load() -> None:
     """Load the compiled code, which takes seconds where it has to be compiled: before frames come."""
-    verify([compress(np.zeros((1, WORD), np.uint16))])
+    verify(Frames.of([Frame(0, 0, (compress(np.zeros((1, WORD), np.uint16)),), 0.0, 0.0, 0.0)]))
 
 
-def _in_doubt(chunks: Sequence[Chunk], out: Reduction | None, words: Words) -> Iterator[int]:
-    """Unpack what can be, and reduce it where there is an `out`; gives the places of all other chunks."""
-    like = chunks[0] if chunks else None
-    group: list[int] = []
-    size = 0
-    for place, chunk in enumerate(chunks):
-        _, shape, dtype, encoding, data, column_major = chunk
-        assert like is not None
-        if encoding != "bslz4" or column_major or shape != like.shape or dtype != like.dtype:
-            yield place
-            continue
-        if group and size + len(data) > JOINED:
-            yield from _unpacked(chunks, group, out, words)
-            group, size = [], 0
-        group.append(place)
-        size += len(data)
-    if group:
-        yield from _unpacked(chunks, group, out, words)
-
-
-def _unpacked(chunks: Sequence[Chunk], group: list[int], out: Reduction | None, words: Words) -> list[int]:
-    """As `_in_doubt`, for chunks of one layout."""
-    blobs = [chunks[place].data for place in group]
-    ends = np.cumsum([len(blob) for blob in blobs], dtype=np.int64)
-    joined = np.frombuffer(b"".join(blobs), np.uint8)
-    like = chunks[group[0]]
-    item, pixels = like.dtype.itemsize, like.shape[0] * like.shape[1]
-    found = np.zeros((len(group), 3), np.uint64)
-    counted = np.zeros((len(group), len(words.masks)), np.uint64)
-    good = np.zeros(len(group), np.bool_)
+def _in_doubt(frames: Frames, channel: int, out: Reduction | None, words: Words) -> Sequence[int]:
+    """Unpack what can be, and reduce it where there is an `out`; gives the places of all other images."""
+    _, (ny, nx), dtype, encoding, column_major = frames.layouts[channel]
+    n = len(frames)
+    if encoding != "bslz4" or column_major:
+        return range(n)
+    item = dtype.itemsize
+    found = np.zeros((n, 3), np.uint64)
+    counted = np.zeros((n, len(words.masks)), np.uint64)
+    good = np.zeros(n, np.bool_)
     layout = (GROUP, 0) if out is None else (WORD, 8 * item)
     where = words.rows, words.columns, words.wrapped, words.masks, words.nx
-    _unpack(LZ4_DECOMPRESS, joined, ends, pixels, item, *layout, *where, found, counted, good)
-    places = np.array(group)
+    blobs = frames.data, frames.begins[channel], frames.ends[channel]
+    _unpack(LZ4_DECOMPRESS, *blobs, ny * nx, item, *layout, *where, found, counted, good)
     if out is not None:
-        there = places[good]
-        out.total[there], out.moments[there], out.counted[there] = found[good, 0], found[good, 1:], counted[good]
-    return [] if good.all() else places[~good].tolist()
+        out.total[good], out.moments[good], out.counted[good] = found[good, 0], found[good, 1:], counted[good]
+    return np.flatnonzero(~good).tolist()
 
 
-def _call(typingctx, function, source, target, length, room):
-    """``LZ4_decompress_safe`` at the address `function`; the other arguments are its own."""
-    signature = types.int32(types.uint64, types.uint64, types.uint64, types.int32, types.int32)
-
-    def generate(context, builder, signature, args):
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(number, [byte, byte, number, number]).as_pointer()
-        pointers = (builder.inttoptr(arg, t) for arg, t in zip(args, (kind, byte, byte), strict=False))
-        function, source, target = pointers
-        return builder.call(function, [source, target, *args[3:]])
-
-    return signature, generate
-
-
-_decompress: Any = intrinsic(_call)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _number(blobs, at, nbytes):  # pragma: no cover
     """The whole number in `nbytes` from `at` on, most significant byte first."""
     number = 0
@@ -145,11 +106,11 @@ def _number(blobs, at, nbytes):  # pragma: no cover
     return number
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _unpack(
-    lz4, blobs, ends, pixels, item, unit, planes, rows, columns, wrapped, masks, nx, found, counted, good
+    lz4, blobs, begins, ends, pixels, item, unit, planes, rows, columns, wrapped, masks, nx, found, counted, good
 ):  # pragma: no cover
-    """Unpack bitshuffled blobs, one behind the other in `blobs` up to their `ends`, and add up their first `planes`.
+    """Unpack bitshuffled blobs, which are in `blobs` from `begins` to `ends`, and add up their first `planes`.
 
     `good` says which could be: those whose lengths account for every byte, and whose blocks are of whole `unit` pixels.
     """
@@ -157,10 +118,8 @@ def _unpack(
     source, target = np.uint64(blobs.ctypes.data), np.uint64(block.ctypes.data)
     loose = pixels % GROUP * item
     shuffled = pixels * item - loose
-    begin = 0
     for i in range(ends.size):
-        at, end = begin + 12, ends[i] - loose
-        begin = ends[i]
+        at, end = begins[i] + 12, ends[i] - loose
         if at > end or _number(blobs, at - 12, 8) != pixels * item:
             continue
         room = _number(blobs, at - 4, 4)
@@ -173,7 +132,8 @@ def _unpack(
             at += 4
             if length > min(end - at, 2 * MAX_BLOCK):
                 break
-            if _decompress(lz4, source + np.uint64(at), target, np.int32(length), np.int32(here)) != here:
+            arguments = source + np.uint64(at), target, np.int32(length), np.int32(here)
+            if np.int32(call(lz4, arguments)) != here:
                 break
             if planes:
                 words, first = np.uint64(here // (item * WORD)), np.uint64(done // (item * WORD))

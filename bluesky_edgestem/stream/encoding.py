@@ -77,6 +77,32 @@ def check_header(chunk: Chunk) -> int:
     return block
 
 
+def headers_fit(
+    shape: tuple[int, int], dtype: np.dtype, encoding: str, data: np.ndarray, begins: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+    """Which of many blobs `check_header` would let pass, (n,) bool.
+
+    Parameters
+    ----------
+    shape, dtype, encoding
+        Of their images.
+    data : numpy.ndarray
+        (bytes,) uint8.
+    begins, ends : numpy.ndarray
+        (n,) int64, where they are in `data`.
+    """
+    lengths = ends - begins
+    size = shape[0] * shape[1] * dtype.itemsize
+    if encoding == "none":
+        return lengths == size
+    if encoding == "lz4-block":
+        return (size // MAX_RATIO <= lengths) & (lengths <= size + size // 255 + 16)
+    fit = (lengths >= _header.size) & (size <= MAX_RATIO * lengths)
+    heads = data[begins[fit, None] + np.arange(8)]
+    fit[fit] = heads.view(">u8")[:, 0] == size
+    return fit
+
+
 def check_layout(chunk: Chunk) -> None:
     """Check that headers and block lengths account for every byte: nothing behind the blob would ever be read.
 

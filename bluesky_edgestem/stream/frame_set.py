@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
+import numpy as np
+
 
 class FrameSet:
     """Numbers from 0, kept as runs ``[begin, end)`` in order."""
@@ -50,6 +52,20 @@ class FrameSet:
             ends.insert(at, number + 1)
         self._count += 1
         return True
+
+    def add_all(self, numbers: np.ndarray) -> np.ndarray:
+        """Add `numbers` (n,) int64 in their order; which of them are new, (n,) bool."""
+        n = len(numbers)
+        if n and self._ends and numbers[0] == self._ends[-1] and (np.diff(numbers) == 1).all():  # nearly always
+            self._ends[-1] += n
+            self._count += n
+            return np.ones(n, bool)
+        return np.array([self.add(number) for number in numbers.tolist()], bool)
+
+    def discard_all(self, numbers: np.ndarray) -> None:
+        """Take `numbers` (n,) int64 out again."""
+        for number in numbers.tolist():
+            self.discard(number)
 
     def discard(self, number: int) -> None:
         """Take `number` out again, where it is here."""

@@ -10,12 +10,13 @@ import numpy as np
 
 from .blobs import verify
 from .encoding import decompress
+from .frames import Frames, Layout
 from .series import Frame, ProtocolError, Series
 
-Reduce = Callable[[Series, Sequence[Frame]], Sequence[str]]
+Reduce = Callable[[Series, Frames], Sequence[str]]
 """Decodes frames of a series, all at once, and makes of them what it will; gives "" for each, or why it is refused.
 
-It is called by several threads at a time, so it should let go of the interpreter's lock; batches are up to 64 frames.
+It is called by several threads at a time, so it should let go of the interpreter's lock.
 """
 
 
@@ -47,37 +48,40 @@ class Gate:
         self._reduce = reduce
         self._lock = threading.Lock()
 
-    def admit(self, frames: Sequence[Frame]) -> list[Frame | Refusal]:
-        """Each frame, or why it is refused."""
-        checked: list[Frame | Refusal] = []
-        for frame in frames:
-            try:
-                self._check(frame)
-                checked.append(frame)
-            except ProtocolError as error:
-                checked.append(Refusal(str(error), frame.series, frame.number))
-        if self._reduce is None:
-            return checked
-        good = [frame for frame in checked if isinstance(frame, Frame)]
-        reasons = iter(self._reduce(self.series, good) if good else ())
-        return [self._judged(item, next(reasons)) if isinstance(item, Frame) else item for item in checked]
+    def admit(self, frames: Frames) -> tuple[Frames, list[Refusal]]:
+        """Those that belong to the series, and why the others are refused."""
+        refused: list[Refusal] = []
+        count = self.series.frames
+        if count is not None and frames.numbers.max(initial=-1) >= count:
+            good = frames.numbers < count
+            for number in frames.numbers[~good].tolist():
+                error = ProtocolError("frame number", number, f"below {count}, the count in the series' header")
+                refused.append(Refusal(str(error), frames.series, number))
+            frames = frames[good]
+        if not len(frames):
+            return frames, refused
+        try:
+            self._check(frames.layouts)
+        except ProtocolError as error:
+            refused += [Refusal(str(error), frames.series, number) for number in frames.numbers.tolist()]
+            return frames[:0], refused
+        reasons = self._reduce(self.series, frames) if self._reduce is not None else ()
+        if not any(reasons):
+            return frames, refused
+        for number, reason in zip(frames.numbers.tolist(), reasons, strict=True):
+            if reason:
+                refused.append(Refusal(reason, frames.series, number))
+        return frames[np.array([not reason for reason in reasons])], refused
 
-    def _judged(self, frame: Frame, reason: str) -> Frame | Refusal:
-        return Refusal(reason, frame.series, frame.number) if reason else frame
-
-    def _check(self, frame: Frame) -> None:
-        series = self.series
-        if series.frames is not None and frame.number >= series.frames:
-            raise ProtocolError("frame number", frame.number, f"below {series.frames}, the count in the series' header")
-        if len(frame.chunks) != len(self._channels) or any(c.channel not in self._channels for c in frame.chunks):
-            raise ProtocolError("channels", [c.channel for c in frame.chunks], ", ".join(series.channels))
-        for chunk in frame.chunks:
+    def _check(self, layouts: Sequence[Layout]) -> None:
+        names = [layout.channel for layout in layouts]
+        if len(names) != len(self._channels) or not self._channels.issuperset(names):
+            raise ProtocolError("channels", names, ", ".join(self.series.channels))
+        for _, shape, dtype, *_ in layouts:
             if self.shape is None or self.dtype is None:
-                self._settle(chunk.shape, chunk.dtype)
-            if chunk.shape != self.shape or (
-                chunk.dtype is not self.dtype and chunk.dtype.newbyteorder("=") != self.dtype
-            ):
-                given, allowed = (f"{x} x {y} {t}" for (y, x), t in ((chunk.shape, chunk.dtype), self._agreed()))
+                self._settle(shape, dtype)
+            if (shape, dtype.newbyteorder("=")) != (self.shape, self.dtype):
+                given, allowed = (f"{x} x {y} {t}" for (y, x), t in ((shape, dtype), self._agreed()))
                 raise ProtocolError("frame", given, f"{allowed}, as the series began")
 
     def _agreed(self) -> tuple[tuple[int, int], np.dtype]:
@@ -104,14 +108,10 @@ class Decoder:
         self._inspect = inspect
         self._scratch = threading.local()  # an image for each thread and channel
 
-    def __call__(self, series: Series, frames: Sequence[Frame]) -> list[str]:
+    def __call__(self, series: Series, frames: Frames) -> list[str]:
         """Decode; see `Reduce`."""
         if self._inspect is None:
-            reasons = verify([chunk for frame in frames for chunk in frame.chunks])
-            if not any(reasons):
-                return reasons[: len(frames)]
-            each = iter(reasons)
-            return [next(filter(None, [next(each) for _ in frame.chunks]), "") for frame in frames]
+            return verify(frames)
         reasons = []
         for frame in frames:
             try:

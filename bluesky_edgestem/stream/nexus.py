@@ -130,15 +130,18 @@ def _plain(value: Any) -> Any:
 
 
 def make_data(entry: h5py.Group, series: Series, chunk: Chunk) -> dict[str, h5py.Dataset]:
-    """An empty dataset for each channel of `series`, whose chunks are blobs like `chunk`."""
-    data = group(entry, "data", "NXdata")
-    data.attrs["signal"] = "data"
-    data.attrs["axes"] = [".", ".", "."]
-    names = {name: f"data_{name}" if k else "data" for k, name in enumerate(series.channels)}
+    """An empty dataset for each channel of `series`, whose chunks are blobs like `chunk`.
+
+    The first is `DATA`. Each further one is ``data`` of a group of its own, as readers take all that is in a group for
+    frames of one series.
+    """
     made = {}
-    for channel, name in names.items():
+    for k, channel in enumerate(series.channels):
+        data = group(entry, f"data_{channel}" if k else "data", "NXdata")
+        data.attrs["signal"] = "data"
+        data.attrs["axes"] = [".", ".", "."]
         made[channel] = data.create_dataset(
-            name,
+            "data",
             (0, *chunk.shape),
             chunk.dtype,
             maxshape=(None, *chunk.shape),
@@ -147,8 +150,6 @@ def make_data(entry: h5py.Group, series: Series, chunk: Chunk) -> dict[str, h5py
         )
         made[channel].attrs["channel"] = channel
         made[channel].attrs["interpretation"] = "image"
-    if len(names) > 1:
-        data.attrs["auxiliary_signals"] = list(names.values())[1:]
     return made
 
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from . import json_images, plain_images
 from .encoding import check_header, shuffled_header
+from .frames import Frames, Layout, gathered
+from .json_images import MAX_JSON
+from .messages import Messages
+from .plain_images import ENCODING, SHAPE, TYPE
 from .series import (
     PIXEL_TYPES,
     Chunk,
@@ -28,12 +33,11 @@ from .series import (
     shape_of,
 )
 
-MAX_JSON = 1 << 20
 KNOWN = 1024
 """Descriptions of images that are remembered: but for the size of the blob they are the same for all of a series."""
 KNOWN_BYTES = 4096
 """Size of the longest description that is remembered; a detector's are of some hundred bytes."""
-ENCODING = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
+NAMED = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
 EMPTY = bytes(12)
 """A header that was left empty, as libertem-dectris does in frames of its own: the blocks have the default size."""
 TABLES = ("dflatfield-1.0", "flatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
@@ -48,19 +52,22 @@ class ProtocolV1:
         self._announced: int | None = None
         self._config: dict[str, Any] | None = None
         self._known: dict[bytes, Image] = {}
+        json_images.read(Messages.of([[b""]]))  # loads the compiled code: before frames come
 
-    def all_events(self, messages: Sequence[Sequence[bytes]]) -> list[Event | ProtocolError]:
+    def all_events(self, messages: Messages) -> list[Series | Frames | End | ProtocolError]:
         """What messages say, or why they are refused."""
-        found: list[Event | ProtocolError] = []
-        for parts in messages:
+
+        def general(k: int) -> Iterator[Event | ProtocolError]:
             try:
-                found += self.events(parts)
+                yield from self.events(messages[k])
             except ProtocolError as error:
-                found.append(error)
-        return found
+                yield error
+
+        rows = json_images.read(messages)
+        return list(gathered(plain_images.events(rows, messages.data, _layout, general)))
 
     def events(self, parts: Sequence[bytes]) -> list[Event]:
-        """What a message says.
+        """What a message says, by the general decoder.
 
         Raises
         ------
@@ -168,6 +175,15 @@ def _series(number: int, config: dict[str, Any]) -> Series:
     return Series(number, shape, np.dtype(f"uint{depth}"), frames, trigger_mode=str(mode), config=config)
 
 
+def _layout(row: np.ndarray) -> Layout | None:
+    """That of a message that `json_images` could read; None where type and encoding do not go together."""
+    ny, nx = row[SHAPE : SHAPE + 2].tolist()
+    try:
+        return Layout("", *_pixels([nx, ny], json_images.PIXELS[row[TYPE]], json_images.ENCODINGS[row[ENCODING]]))
+    except ProtocolError:
+        return None
+
+
 class Image(NamedTuple):
     """What a part ``dimage_d`` says; the size is None where it says none."""
 
@@ -182,24 +198,25 @@ def _described(part: bytes) -> Image:
     about = _json(part, where)
     if about.get("htype") != where:
         raise ProtocolError("htype", about.get("htype"), where)
-    shape, kind, encoding = about.get("shape"), about.get("type"), about.get("encoding")
+    size = number_in(about, "size", where) if "size" in about else None
+    return Image(*_pixels(about.get("shape"), about.get("type"), about.get("encoding")), size)
+
+
+def _pixels(shape: object, kind: object, encoding: object) -> tuple[tuple[int, int], np.dtype, str]:
+    """Shape (ny, nx) and type of an image, and our name of its encoding, of what ``dimage_d`` says."""
+    where = "dimage_d-1.0"
     if not isinstance(shape, list) or len(shape) != 2:
         raise ProtocolError(f"{where}.shape", shape, "[x, y]")
     dtype = PIXEL_TYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
         raise ProtocolError(f"{where}.type", kind, " | ".join(PIXEL_TYPES))
-    match = ENCODING.fullmatch(encoding) if isinstance(encoding, str) else None
+    match = NAMED.fullmatch(encoding) if isinstance(encoding, str) else None
     if match is None or (match[1] and (not match[2] or int(match[1]) != 8 * dtype.itemsize)):
         bits = 8 * dtype.itemsize
         raise ProtocolError(f"{where}.encoding", encoding, f"bs{bits}-lz4< | lz4< | < (or >) for {kind}")
     name = "bslz4" if match[1] else "lz4-block" if match[2] else "none"
-    size = number_in(about, "size", where) if "size" in about else None
-    return Image(
-        shape_of(shape[0], shape[1], f"{where}.shape"),
-        dtype.newbyteorder(">") if match[3] == ">" else dtype,
-        name,
-        size,
-    )
+    ordered = dtype.newbyteorder(">") if match[3] == ">" else dtype
+    return shape_of(shape[0], shape[1], f"{where}.shape"), ordered, name
 
 
 def _chunk(image: Image, blob: bytes) -> Chunk:
@@ -219,4 +236,4 @@ def _seconds(times: dict[str, Any], name: str) -> float:
         return float("nan")
     if type(value) not in (int, float) or not 0 <= value < 2**63:
         raise ProtocolError(f"dconfig-1.0.{name}", value, "a time in ns, from 0")
-    return value * 1e-9
+    return value / json_images.TICKS

@@ -9,15 +9,18 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cbor2
 import numpy as np
 
-from . import cbor_images
+from . import cbor_images, plain_images
 from .encoding import check_header
-from .series import PIXEL_TYPES, Chunk, End, Event, Frame, ProtocolError, Series, number_in, raised, shape_of
+from .frames import Frames, Layout, gathered, raised
+from .messages import Messages
+from .plain_images import NAME
+from .series import PIXEL_TYPES, Chunk, End, Event, Frame, ProtocolError, Series, number_in, shape_of
 
 MAX_CHANNELS = 16
 MAX_DEPTH = 12
@@ -50,7 +53,7 @@ class ProtocolV2:
 
     def __init__(self) -> None:
         self._channels: dict[bytes, str] = {}  # names that were found to be well-formed
-        cbor_images.read([b""])  # loads the compiled code: before frames come
+        cbor_images.read(Messages.of([[b""]]))  # loads the compiled code: before frames come
 
     def events(self, parts: Sequence[bytes]) -> list[Event]:
         """What a message says.
@@ -59,39 +62,32 @@ class ProtocolV2:
         ------
         ProtocolError
         """
-        return raised(self.all_events([parts]))
+        return raised(self.all_events(Messages.of([parts])))
 
-    def all_events(self, messages: Sequence[Sequence[bytes]]) -> list[Event | ProtocolError]:
-        """What messages say, or why they are refused."""
-        whole = [part for parts in messages for part in parts]  # one; a sender that was busy may put several into one
-        found: list[Event | ProtocolError] = []
-        for part, row in zip(whole, cbor_images.read(whole), strict=True):
+    def all_events(self, messages: Messages) -> list[Series | Frames | End | ProtocolError]:
+        """What messages say, or why they are refused; a part is a message, of which a busy sender may join several."""
+
+        def layout(row: np.ndarray) -> Layout | None:
+            return self._layout(row, messages.data)
+
+        def general(k: int) -> Iterator[Event | ProtocolError]:
             try:
-                found.append((row[0] and self._plain_frame(part, row)) or event(part))
+                yield event(messages.part(k))
             except ProtocolError as error:
-                found.append(error)
-        return found
+                yield error
 
-    def _plain_frame(self, part: bytes, row: list[int]) -> Frame | None:
-        """The frame of a message that `cbor_images` could read; None where the rest of it is not so plain."""
-        _, series, number, start, ticks, stop, ticks_stop, real, ticks_real, name, name_end, *row = row
-        order, ny, nx, tag, algorithm, item, blob, blob_end = row
+        rows = cbor_images.read(messages)
+        return list(gathered(plain_images.events(rows, messages.data, layout, general)))
+
+    def _layout(self, row: np.ndarray, data: np.ndarray) -> Layout | None:
+        """That of a message that `cbor_images` could read; None where it is not so plain."""
+        name, name_end, order, ny, nx, tag, algorithm, item = row[NAME:].tolist()
         dtype = TYPED_ARRAYS.get(tag)
-        channel = self._channels.get(part[name:name_end]) or self._channel(part[name:name_end])
+        name = data[name:name_end].tobytes()
+        channel = self._channels.get(name) or self._channel(name)
         if dtype is None or channel is None or (item != dtype.itemsize and item != -1):
             return None
-        encoding = cbor_images.ALGORITHMS[algorithm]
-        chunk = Chunk(channel, (ny, nx), dtype, encoding, part[blob:blob_end], order == cbor_images.COLUMN_MAJOR)
-        try:
-            check_header(chunk)
-        except ProtocolError as error:
-            raise error.of(series, number) from None
-        times = (
-            start / ticks if ticks else math.nan,
-            stop / ticks_stop if ticks_stop else math.nan,
-            real / ticks_real if ticks_real else math.nan,
-        )
-        return Frame(series, number, (chunk,), *times)
+        return Layout(channel, (ny, nx), dtype, cbor_images.ALGORITHMS[algorithm], order == cbor_images.COLUMN_MAJOR)
 
     def _channel(self, name: bytes) -> str | None:
         if not CHANNEL.fullmatch(name.decode("ascii")):

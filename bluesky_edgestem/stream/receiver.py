@@ -7,23 +7,28 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import zmq
 
 from . import blobs
+from .frames import Frames
 from .gate import Decoder, Gate, Reduce, Refusal
+from .messages import Inbox
 from .protocol_v1 import ProtocolV1
 from .protocol_v2 import ProtocolV2
-from .series import Event, Frame, ProtocolError, Series
+from .series import End, ProtocolError, Series
 
 PROTOCOLS = {"v1": ProtocolV1, "v2": ProtocolV2}
 HIGH_WATER_MARK = 1000
 """Messages that a socket holds; the detector keeps the next ones, and drops frames once its own memory is full."""
 MAX_MESSAGE = 1 << 28
 """Bytes of the largest message part that is taken; a peer that sends a larger one is disconnected."""
-BATCH = 64
+BATCH = 128
 """Messages handed over at once where so many wait."""
+BATCH_BYTES = 1 << 20
+"""Bytes after which a batch takes no further message."""
 POLL = 100
 """Time [ms] between two looks at whether the receiver is to stop."""
 
@@ -34,12 +39,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Early:
-    """A frame that came before the header of its series, as it may with several workers: not checked yet."""
+    """Frames that came before the header of their series, as they may with several workers: not checked yet."""
 
-    frame: Frame
+    frames: Frames
 
 
-Item = Event | Early | Refusal
+Item = Series | Frames | End | Early | Refusal
 
 
 @dataclass
@@ -70,7 +75,7 @@ class Receiver:
     workers : int
         Sockets, each in a thread; the detector deals messages out to them in turn.
     queue_batches : int
-        Batches (of up to 64 messages) that wait for `get` before the workers do.
+        Batches (of up to 128 messages) that wait for `get` before the workers do.
     reduce : callable, optional
         Decodes the frames, in the workers, see `gate.Reduce`. By default they are decoded to be verified; None believes
         them as they are.
@@ -102,26 +107,28 @@ class Receiver:
         self._context = zmq.Context()
         self.address = address
         self._greeted: list[zmq.Socket] = []  # each tells once when its socket and the detector have greeted
-        sockets = [self._connect(address) for _ in range(workers)]
+        inboxes = [self._connect(address) for _ in range(workers)]
         self._threads = [
-            threading.Thread(target=self._work, args=(socket,), name=f"stream-{k}", daemon=True)
-            for k, socket in enumerate(sockets)
+            threading.Thread(target=self._work, args=(inbox,), name=f"stream-{k}", daemon=True)
+            for k, inbox in enumerate(inboxes)
         ]
         for thread in self._threads:
             thread.start()
 
-    def _connect(self, address: str) -> zmq.Socket:
+    def _connect(self, address: str) -> Inbox:
         socket = self._context.socket(zmq.PULL)
         socket.set_hwm(HIGH_WATER_MARK)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
         socket.setsockopt(zmq.LINGER, 0)
+        inbox = Inbox(socket, BATCH, BATCH_BYTES)
+        inbox.take()  # nothing: loads the compiled code, before frames come
         self._greeted.append(socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED))
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
             self._context.destroy(0)
             raise ValueError(f"address is {address!r}; allowed is tcp://HOST:PORT ({error})") from None
-        return socket
+        return inbox
 
     def connected(self) -> bool:
         """Whether every socket has been connected to the detector."""
@@ -172,37 +179,34 @@ class Receiver:
                 thread.join(0.05)
         self._context.destroy(0)
 
-    def _work(self, socket: zmq.Socket) -> None:
+    def _work(self, inbox: Inbox) -> None:
         try:
-            self._take_all(socket)
+            self._take_all(inbox)
         except Exception as error:
             self._failure = error
 
-    def _take_all(self, socket: zmq.Socket) -> None:
+    def _take_all(self, inbox: Inbox) -> None:
         while not self._stopping.is_set():
-            if not socket.poll(POLL):
-                continue
-            messages: list[list[bytes]] = []
-            with contextlib.suppress(zmq.Again):
-                while len(messages) < BATCH:
-                    messages.append(socket.recv_multipart(zmq.NOBLOCK))
-            self._hand_over(self._admitted([_item(event) for event in self._decoder.all_events(messages)]))
+            if inbox.socket.poll(POLL) and len(messages := inbox.take()):
+                self._hand_over([item for event in self._decoder.all_events(messages) for item in self._items(event)])
 
-    def _admitted(self, batch: list[Item]) -> list[Item]:
-        """`batch` with its frames checked, all of a series at once."""
-        by_series: dict[int, list[int]] = {}
-        for k, item in enumerate(batch):
-            if isinstance(item, Series):
-                self.gate(item)
-            elif isinstance(item, Frame):
-                by_series.setdefault(item.series, []).append(k)
-        for number, places in by_series.items():
-            frames: list[Frame] = [batch[k] for k in places]  # type: ignore[misc]
-            gate = self._gates.get(number)
-            admitted = [Early(frame) for frame in frames] if gate is None else gate.admit(frames)
-            for k, item in zip(places, admitted, strict=True):
-                batch[k] = item
-        return batch
+    def _items(self, event: Series | Frames | End | ProtocolError) -> Iterator[Item]:
+        """What is handed over of an event: frames are checked by the gate of their series."""
+        if isinstance(event, Frames):
+            gate = self._gates.get(event.series)
+            if gate is None:
+                yield from (Early(event[k : k + 1]) for k in range(len(event)))
+                return
+            admitted, refused = gate.admit(event)
+            yield from refused
+            if len(admitted):
+                yield admitted
+        elif isinstance(event, ProtocolError):
+            yield Refusal(str(event), event.series, event.number)
+        else:
+            if isinstance(event, Series):
+                self.gate(event)
+            yield event
 
     def _hand_over(self, batch: list[Item]) -> None:
         pressure = self.back_pressure
@@ -221,7 +225,3 @@ class Receiver:
                 continue
         with self._lock:
             pressure.waited_s += time.monotonic() - began
-
-
-def _item(event: Event | ProtocolError) -> Item:
-    return Refusal(str(event), event.series, event.number) if isinstance(event, ProtocolError) else event

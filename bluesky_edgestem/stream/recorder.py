@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import chunk_writes
 from .frame_set import FrameSet
+from .frames import Frames
 from .gate import Refusal
 from .nexus import Context
 from .receiver import BackPressure, Early, Item, Receiver
 from .recording import Recording
-from .series import End, Frame, Series
+from .series import End, Series
 from .series_file import DiskFull, SeriesFile
 
 EARLY = 4096
@@ -43,7 +45,9 @@ class Recorder:
     def __init__(self, receiver: Receiver, *, timeout: float = 10.0, grace: float = 1.0) -> None:
         self.receiver, self.timeout, self.grace = receiver, timeout, grace
         self._next: list[Item] = []  # what came for the series after the one under way
+        self._kept = 0
         self._last: int | None = None
+        chunk_writes.load()
 
     def record(
         self,
@@ -99,9 +103,11 @@ class Recorder:
 
     def keep(self, item: Item) -> bool:
         """Keep what belongs to a later series; False, and not kept, where there is too much of it."""
-        if len(self._next) >= EARLY:
+        size = len(item) if isinstance(item, Frames) else 1
+        if self._kept + size > EARLY:
             return False
         self._next.append(item)
+        self._kept += size
         return True
 
     def _await_series(
@@ -109,9 +115,9 @@ class Recorder:
     ) -> tuple[Series, list[Item]]:
         """The next header, and what came for its series before it did or with it."""
         began = time.monotonic()
-        items, self._next = self._next, []
+        items, self._next, self._kept = self._next, [], 0
         before: deque[Item] = deque(maxlen=EARLY)
-        headless: Frame | None = None  # the first that waits for its header, since then
+        headless: Frames | None = None  # the first that waits for its header, since then
         since, told = 0.0, False
         while not stop.is_set():
             for k, item in enumerate(items):
@@ -121,8 +127,8 @@ class Recorder:
                     log.warning("refused before the series began: %s", item.reason)
                 elif _number(item) != self._last:  # what is late for the last series is lost
                     before.append(item)
-                    if headless is None and isinstance(item, Frame | Early):
-                        headless, since = item.frame if isinstance(item, Early) else item, time.monotonic()
+                    if headless is None and isinstance(item, Frames | Early):
+                        headless, since = item.frames if isinstance(item, Early) else item, time.monotonic()
             if headless is not None and not told and time.monotonic() - since > self.grace:
                 told = True
                 log.warning(
@@ -140,8 +146,8 @@ class Recorder:
         raise TimeoutError("stopped before a series began")
 
 
-def _number(item: Frame | Early | End | Refusal) -> int | None:
-    return item.frame.series if isinstance(item, Early) else item.series
+def _number(item: Frames | Early | End | Refusal) -> int | None:
+    return item.frames.series if isinstance(item, Early) else item.series
 
 
 class _UnderWay:
@@ -169,7 +175,7 @@ class _UnderWay:
         """Take `items`, then what comes, until the series has ended."""
         while not stop.is_set():
             now = time.monotonic()
-            frames = [frame for item in items if (frame := self._sort(item)) is not None]
+            frames = [new for item in items if (new := self._sort(item)) is not None and len(new)]
             self._write(frames)
             if frames:
                 self.first, self.last = self.first or now, now
@@ -185,8 +191,8 @@ class _UnderWay:
             items = self.recorder.receiver.get(TICK)
         self.ended = self.ended or "stop"
 
-    def _sort(self, item: Item) -> Frame | None:
-        """`item` where it is a frame to write; everything else is noted, or kept for the next series."""
+    def _sort(self, item: Item) -> Frames | None:
+        """Frames to write, if there are any in `item`; everything else is noted, or kept for the next series."""
         if isinstance(item, Refusal):
             if item.series in (None, self.series.number):
                 self._refuse(item)
@@ -196,17 +202,21 @@ class _UnderWay:
                 self._end(f"the header of series {item.number}, without an end message")
         elif _number(item) != self.series.number:
             if not self.recorder.keep(item):
-                self._refuse(Refusal("it belongs to a series that has not begun", _number(item)))
+                numbers = item.numbers.tolist() if isinstance(item, Frames) else [None]
+                for number in numbers:
+                    self._refuse(Refusal("it belongs to a series that has not begun", _number(item), number))
         elif isinstance(item, End):
             self._end("end message")
         else:
-            admitted = self.gate.admit([item.frame])[0] if isinstance(item, Early) else item
-            if isinstance(admitted, Refusal):
-                self._refuse(admitted)
-            elif self.came.add(admitted.number):
-                return admitted
-            else:
-                self.duplicates += 1
+            if isinstance(item, Early):
+                item, refused = self.gate.admit(item.frames)
+                for refusal in refused:
+                    self._refuse(refusal)
+            new = self.came.add_all(item.numbers)
+            if new.all():
+                return item
+            self.duplicates += len(new) - int(new.sum())
+            return item[new]
         return None
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -219,21 +229,22 @@ class _UnderWay:
         # Where the count is not known, what other workers still hold can only be waited for.
         self.deadline = min(self.deadline, time.monotonic() + self.recorder.grace)
 
-    def _write(self, frames: list[Frame]) -> None:
-        if not frames:
+    def _write(self, batches: list[Frames]) -> None:
+        if not batches:
             return
         if self.file is None:
-            self.file = SeriesFile(self.path, self.series, frames[0].chunks[0], self.context)
-        try:
-            with self._writing(self.file):
-                self.file.write(frames)
-        except DiskFull as error:
-            log.error("%s", error)
-            self.ended, self.deadline = f"disk full: {error}", 0.0
-            for frame in frames:
-                self.came.discard(frame.number)
-            return
-        self.nbytes += sum(len(chunk.data) for frame in frames for chunk in frame.chunks)
+            self.file = SeriesFile(self.path, self.series, batches[0].chunk(0), self.context)
+        for k, frames in enumerate(batches):
+            try:
+                with self._writing(self.file):
+                    self.file.write(frames)
+            except DiskFull as error:
+                log.error("%s", error)
+                self.ended, self.deadline = f"disk full: {error}", 0.0
+                for lost in batches[k:]:
+                    self.came.discard_all(lost.numbers)
+                return
+            self.nbytes += frames.nbytes
         if self.progress is not None:
             self.progress(self.file)
 

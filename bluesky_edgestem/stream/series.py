@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -135,14 +135,6 @@ class End:
 
 
 Event = Series | Frame | End
-
-
-def raised(events: Sequence[Event | ProtocolError]) -> list[Event]:
-    """`events`, or the first error among them, raised."""
-    for event in events:
-        if isinstance(event, ProtocolError):
-            raise event
-    return [event for event in events if not isinstance(event, ProtocolError)]
 
 
 def number_in(message: Mapping, key: str, where: str, low: int = 0, high: int = MAX_NUMBER) -> int:

@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import time
-from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +20,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from .chunk_writes import write_chunks
 from .encoding import decompress, frame_block, nbytes
+from .frames import Frames, Layout
 from .nexus import TIMES, Context, Missing, describe, group, list_missing, listed, make_data, make_detector
-from .series import Chunk, Frame, Series
+from .series import Chunk, Series
 
-FLUSH = 0.25
+FLUSH = 0.1
 """Time [s] between two flushes while frames come."""
 GAP = 64
 """Frames that are missing in a row before the times on either side of them are written apart, not together."""
@@ -66,7 +67,7 @@ class SeriesFile:
         self._folder = path.parent
         self.written = self.acknowledged = 0
         self._extent, self._flushed = 0, time.monotonic()
-        self._rows = array("d")  # number and times of frames, until the next flush
+        self._rows: list[np.ndarray] = []  # number and times of frames, until the next flush
         self._file = h5py.File(path, "x", libver="latest", rdcc_nbytes=CHUNKS)
         entry = group(self._file, "entry", "NXentry")
         entry.attrs["default"] = "data"
@@ -77,7 +78,6 @@ class SeriesFile:
         self._data = make_data(entry, series, chunk)
         self._detector = make_detector(entry, series, chunk)
         self._times = [self._detector[name] for name in TIMES]
-        self._write = {channel: dataset.id.write_direct_chunk for channel, dataset in self._data.items()}
         describe(entry, context, chunk.shape)
         index = self._file.id.get_mdc_config()
         index.set_initial_size = True
@@ -89,7 +89,7 @@ class SeriesFile:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(self._alive, fcntl.LOCK_SH)
 
-    def write(self, frames: Sequence[Frame]) -> None:
+    def write(self, frames: Frames) -> None:
         """Add frames, in any order.
 
         Raises
@@ -99,17 +99,13 @@ class SeriesFile:
         OSError, RuntimeError
             HDF5 could not write; `abandon` the file then.
         """
-        if not frames:
-            return
         status = os.statvfs(self._folder)
-        if status.f_bavail * status.f_frsize < RESERVE + sum(len(c.data) for f in frames for c in f.chunks):
-            raise DiskFull(f"the disk of {self._folder} has no room for frame {frames[0].number}")
-        self._extend(max(frame.number for frame in frames) + 1)
-        for _, number, chunks, *times in frames:
-            for chunk in chunks:
-                mask, data = self._as_stored(chunk)
-                self._write[chunk.channel]((number, 0, 0), data, mask)
-            self._rows.extend((number, *times))
+        if status.f_bavail * status.f_frsize < RESERVE + frames.nbytes:
+            raise DiskFull(f"the disk of {self._folder} has no room for frame {frames.numbers[0]}")
+        self._extend(int(frames.numbers.max()) + 1)
+        for k, layout in enumerate(frames.layouts):
+            write_chunks(self._data[layout.channel], frames.numbers, *self._as_stored(frames, k, layout))
+        self._rows.append(np.column_stack((frames.numbers, frames.times)))
         self.written += len(frames)
         if time.monotonic() - self._flushed > FLUSH:
             self.flush()
@@ -128,8 +124,8 @@ class SeriesFile:
                 dataset.resize(self._extent, 0)
         if not self._rows:
             return
-        rows = np.array(self._rows).reshape(-1, 1 + len(self._times))
-        self._rows = array("d")
+        rows = np.concatenate(self._rows)
+        self._rows = []
         rows = rows[np.argsort(rows[:, 0])]
         for part in np.split(rows, np.flatnonzero(np.diff(rows[:, 0]) > GAP) + 1):
             numbers = part[:, 0].astype(np.int64)
@@ -141,14 +137,25 @@ class SeriesFile:
                     times = held
                 dataset[begin:end] = times
 
-    def _as_stored(self, chunk: Chunk) -> tuple[int, bytes]:
-        """Filters left out (a bit mask), and the bytes that the file's filter takes for this chunk."""
-        if chunk.encoding == self._like.encoding and not chunk.column_major and chunk.dtype == self._like.dtype:
-            if chunk.encoding == "lz4-block":
-                return 0, frame_block(chunk.data, nbytes(chunk))
-            return int(chunk.encoding == "none"), chunk.data
+    def _as_stored(self, frames: Frames, k: int, layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Bytes that the file's filter takes for the images of a channel, where each begins and ends in them, and
+        filters left out (a bit mask).
+        """
+        as_is = layout.encoding == self._like.encoding and not layout.column_major and layout.dtype == self._like.dtype
+        if as_is and layout.encoding != "lz4-block":
+            return frames.data, frames.begins[k], frames.ends[k], int(layout.encoding == "none")
+        store = self._framed if as_is else self._decoded
+        blobs = [store(frames.chunk(place, k)) for place in range(len(frames))]
+        ends = np.cumsum([len(blob) for blob in blobs])
+        return np.frombuffer(bytearray().join(blobs), np.uint8), np.append(0, ends[:-1]), ends, int(not as_is)
+
+    @staticmethod
+    def _framed(chunk: Chunk) -> bytes:
+        return frame_block(chunk.data, nbytes(chunk))
+
+    def _decoded(self, chunk: Chunk) -> bytes:
         image = decompress(chunk)
-        return 1, np.ascontiguousarray(image.T if chunk.column_major else image, self._like.dtype).tobytes()
+        return np.ascontiguousarray(image.T if chunk.column_major else image, self._like.dtype).tobytes()
 
     def flush(self) -> None:
         """Let readers see, and acknowledge, what was written.

@@ -14,7 +14,9 @@ from bluesky_edgestem.callbacks.descriptors import Descriptors
 from bluesky_edgestem.callbacks.energetics import Energetics
 from bluesky_edgestem.callbacks.imaging import Imaging
 from bluesky_edgestem.callbacks.recommender import Recommender
+from bluesky_edgestem.callbacks.strain_stream import strain_stream
 from bluesky_edgestem.geometry import FieldOfView
+from bluesky_edgestem.plans.calibration import rotation_stream
 
 # What the callbacks work with does not change their columns, except the shape of the map.
 NOTHING: Any = None
@@ -23,6 +25,8 @@ STREAMS = (
     (Energetics(NOTHING).stream, "one event for each position, in the same order"),
     (Recommender(EnergyMap(FieldOfView.centred(100.0), 0.01, 1.0)).stream, "one event for each batch"),
     (Imaging().stream, "one event for each 256 frames, where `imaging=` is given"),
+    (strain_stream(), "one event for each 256 frames, where `strain=` is given, or in the run of an analysis"),
+    (rotation_stream(), "one event at the end of `calibrate_rotation`"),
 )
 
 

@@ -11,7 +11,7 @@ from bluesky_edgestem.analysis.disk_library import TableSpec, generate, read, st
 
 SPECS = [
     TableSpec("graphene", 80.0, (1, 2, 3), 1.0, 0.5, 0.6),
-    TableSpec("SrTiO3", 200.0, (4, 6), 1.0, 0.5, 0.4),
+    TableSpec("SrTiO3", 200.0, (4, 6), 1.0, 0.5, 0.4, strained=True),
 ]
 
 
@@ -33,6 +33,8 @@ def test_tables_come_back_as_they_were_computed(library):
     assert kept.intensity == pytest.approx(expected.intensity, rel=5e-4, abs=6e-8)
     assert kept.diffuse == pytest.approx(expected.diffuse, rel=5e-4, abs=6e-8)
     assert kept.intensity.dtype == np.float32
+    assert kept.by_strain == pytest.approx(expected.by_strain, rel=5e-4, abs=6e-8)
+    assert read(library, "graphene", 80.0).by_strain is None
 
 
 def test_what_is_there_is_not_computed_again(library):
@@ -69,3 +71,5 @@ def test_the_standard_library_spans_what_training_asks_for():
     silicon = next(spec for spec in specs if spec.name == "Si_300keV")
     assert silicon.layers[0] * 0.192 < 5.0
     assert silicon.layers[-1] * 0.192 > 40.0
+    assert all(n % 2 == 0 for n in silicon.layers)  # half a period left over would show forbidden reflections
+    assert silicon.strained

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis import diffraction, disk_patterns, disk_tables, materials
+from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables, materials
+from bluesky_edgestem.analysis.cramer_rao import central_differences, poisson_information
 from bluesky_edgestem.analysis.optics import Optics
 
 OPTICS = Optics(energy_keV=200.0, semiangle_mrad=2.2, pixel_mrad=0.6, n_pixels=48)
@@ -74,6 +75,46 @@ def test_a_composed_pattern_is_the_multislice_of_the_strained_crystal(silicon, s
     assert variance < 0.15  # 0.09 here
     for wrong in ({"mistilt": (-3.0, 1.5)}, {"rotation": ROTATION + 0.02}, {"layers": 22}):
         assert difference(**wrong)[1] > 2 * variance
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "without"), [("Si", (48, 52, 56, 60), 5e-4), ("SrTiO3", (96, 100, 104, 108), 5e-4)]
+)
+def test_what_strain_does_to_the_fill_biases_no_fitted_strain(name, layers, without):
+    optics = Optics(200.0, 2.8, 0.5, 96, psf_px=0.6, background=0.05)
+    table = disk_tables.compute(name, 200.0, layers, 4.5, step_mrad=0.5, strained=True)
+    strain, rotation, mistilt, thickness = np.array([0.015, -0.01, 0.008]), 0.3, (0.5, -1.0), layers[1] + 1
+    # The truth: the cell computed with all of its strain, at the same points of its disks.
+    turn = crystals.rotation_matrix(rotation)
+    of_cell = crystals.strain_vector(turn.T @ crystals.strain_tensor(strain) @ turn)
+    half = table.intensity.shape[-1] // 2
+    x, y = np.meshgrid(*[(np.arange(2 * half + 1) - half) * table.step] * 2)
+    inside = np.hypot(x, y) < (half - 0.5) * table.step
+    kappa = np.stack([x[inside], y[inside]], -1) @ np.linalg.inv(np.eye(2) + crystals.strain_tensor(of_cell))
+    found, _ = disk_tables.plane_wave_intensities(
+        materials.material(name), 200.0, kappa, layers, table.reflections, strain=of_cell
+    )
+    exact = np.zeros_like(table.intensity)
+    exact[..., inside] = found
+
+    def expected(disks, at):
+        shift = (at[4], at[5])
+        made = disk_patterns.compose(disks, optics, at[:3], at[3], thickness, shift, mistilt_mrad=mistilt)
+        return diffraction.detected(made, optics, shift).astype(float)
+
+    at = np.array([*strain, rotation, 0.0, 0.0])
+    truth = expected(replace(table, intensity=exact, by_strain=None), at)
+
+    def bias(disks):
+        """What a fit of these disks to the truth makes wrong, by one step of Fisher scoring."""
+        mean = expected(disks, at)
+        slopes = central_differences(lambda x: expected(disks, x), at, (1e-3,) * 4 + (0.05,) * 2)
+        slopes = np.concatenate([slopes, mean[None]])
+        score = (slopes * (truth / mean - 1)).sum((1, 2))
+        return np.linalg.solve(poisson_information(mean, slopes), score)[:3]
+
+    assert np.abs(bias(table)).max() < 6e-5
+    assert np.abs(bias(replace(table, by_strain=None))).max() > without
 
 
 def test_thickness_is_interpolated(silicon):

@@ -247,6 +247,11 @@ def test_bad_settings_are_refused(settings, message):
         EnergyMap(**{"field_of_view": FIELD, "target_sd": 0.01, "resolution": 1.0, **settings})
 
 
+def test_a_design_needs_a_position():
+    with pytest.raises(ValueError, match="1 position or more, got 0"):
+        sobol_design(FIELD, 0, np.random.default_rng(0))
+
+
 def test_suggest_needs_a_positive_number():
     with pytest.raises(ValueError, match="at least 1, got 0"):
         new_map().suggest(0)

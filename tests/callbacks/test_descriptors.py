@@ -1,12 +1,17 @@
 """Frames that a run announces become rows, in order, whatever the order of its stream documents."""
 
+import subprocess
+import sys
+
 import event_model
 import h5py
 import hdf5plugin
 import numpy as np
 import pytest
 
+from bluesky_edgestem import callbacks
 from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
+from bluesky_edgestem.analysis.networks import DescriptorNetwork
 from bluesky_edgestem.callbacks.descriptors import Descriptors
 
 OPTICS = {"energy_keV": 80.0, "semiangle_mrad": 2.0, "pixel_mrad": 0.5, "n_pixels": 32}
@@ -133,3 +138,21 @@ def test_frames_of_several_files_follow_one_another(file, tmp_path):
     rows = [event["data"] for event in callback.stream.collect()]
     assert [row["frame"] for row in rows] == list(range(12))
     assert [row["exx"] for row in rows] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] * 2
+
+
+def test_a_path_is_the_networks_weights(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(DescriptorNetwork, "pretrained", staticmethod({tmp_path / "own.pt": MeanAsStrain()}.get))
+    callback = callbacks.Descriptors(network=str(tmp_path / "own.pt"))
+    for name, doc in documents(file, [(0, 6)]):
+        callback(name, doc)
+    callback.finished().result(10)
+    assert [event["data"]["exx"] for event in callback.stream.collect()] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_callbacks_are_imported_when_they_are_asked_for():
+    assert all(getattr(callbacks, name).__name__ == name for name in callbacks.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = callbacks.Nothing
+    # Who wants one of them does not pay for the compiled readers of another.
+    code = "import sys, bluesky_edgestem.callbacks; sys.exit('numba' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -61,6 +61,19 @@ def test_rows_come_in_the_order_of_positions_not_of_completion():
     assert (callback.submitted, callback.done) == (3, 3)
 
 
+def test_a_row_comes_as_soon_as_all_before_it_have_theirs():
+    asked = Asked()
+    callback = Energetics(asked)
+    play(callback, [{**ROW, "frame": i} for i in range(3)])
+    finished = callback.finished()
+    counts = []
+    for i in (1, 0, 2):
+        asked.calls[i][2].set_result(result())
+        counts.append(len(callback.stream))
+    assert counts == [0, 2, 3]
+    assert finished.done()
+
+
 def test_strain_is_handed_over_in_crystal_axes():
     asked = Asked()
     # A crystal turned by 30° and stretched along x by 1 %.

@@ -13,11 +13,13 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.sparse_masks import Annulus
-from bluesky_edgestem.callbacks.imaging import ROW, Imaging
+from bluesky_edgestem.callbacks.frame_rows import ROW
+from bluesky_edgestem.callbacks.imaging import Imaging
 from bluesky_edgestem.callbacks.imaging_pictures import colours, draw, unit, update
 from bluesky_edgestem.callbacks.imaging_window import LiveWindow
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.frames import Frames
 from bluesky_edgestem.stream.series import Frame, Series
 from bluesky_edgestem.stream.series_file import Context, SeriesFile
 
@@ -373,7 +375,9 @@ def test_frames_that_the_streams_recorder_missed_are_lost(tmp_path):
     made = Series(1, (32, 32), frames.dtype, len(frames))
     first = compress(frames[0])
     file = SeriesFile(tmp_path / "run.h5", made, first, Context(GRID.positions, Optics(**OPTICS)))
-    file.write([Frame(1, i, (compress(frames[i]),), 0.0, 0.0, 0.0) for i in range(30) if i not in (4, 28, 29)])
+    file.write(
+        Frames.of([Frame(1, i, (compress(frames[i]),), 0.0, 0.0, 0.0) for i in range(30) if i not in (4, 28, 29)])
+    )
     file.finish([range(4, 5), range(28, 30)], 30)
     images = play(Imaging(), tmp_path / "run.h5", 30, RASTER)
     expected = frames.sum(axis=(1, 2)).astype(float)
@@ -414,3 +418,19 @@ def test_the_window_draws_and_leaves_no_process(monkeypatch):
     window.close()
     assert window.pictures == 1
     assert process.returncode == 0
+
+
+def test_the_detectors_turn_and_mirror_are_taken_out_of_deflections(tmp_path):
+    frames = some_frames(NX * NY)
+    path = write(tmp_path / "run.h5", frames, GRID.positions)
+    com = 0.5 * centres(frames)
+    c, s = np.cos(0.4), np.sin(0.4)
+    x, y = com[:, 0], -com[:, 1]
+    callback = Imaging(rotation=0.4, mirrored=True)
+    images = play(callback, path, len(frames), RASTER)
+    assert images.image("dpc_x").ravel() == pytest.approx(c * x - s * y, abs=1e-12)
+    assert images.image("dpc_y").ravel() == pytest.approx(s * x + c * y, abs=1e-12)
+    (row,) = [event["data"] for event in callback.stream.collect()]
+    told = row["magnitude"][:30] * np.exp(1j * row["direction"][:30])
+    assert told == pytest.approx(c * x - s * y + 1j * (s * x + c * y), abs=1e-12)
+    assert images.image("com_y").ravel() == pytest.approx(com[:, 1], abs=1e-12)

@@ -72,4 +72,20 @@ def test_jobs_are_counted_while_they_run():
     while "DFT" not in out.getvalue() and time.monotonic() < deadline:
         time.sleep(0.02)
     progress("stop", run.compose_stop())
-    assert "DFT 3 of 16" in out.getvalue()
+    assert re.search(r"DFT 3 of 16, \d+ s, time left unknown", out.getvalue())
+
+
+def test_an_estimate_that_has_run_out_is_never_below_zero(monkeypatch):
+    import time
+
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    out = io.StringIO()
+    progress = Progress(file=out)
+
+    def late(row):
+        clock[0] += 60  # of a budget of 100 s
+        return row
+
+    play(progress, map(late, [(1, 32, 32, 0.012, 0.003, ""), (2, 48, 48, 0.006, 0.003, "")]))
+    assert out.getvalue().splitlines()[2].endswith("; about 0 s left")

@@ -1,7 +1,7 @@
 """A search term becomes the right Tiled query, or one clear error."""
 
 import pytest
-from tiled.queries import Comparison, Eq, FullText, NotEq
+from tiled.queries import Comparison, Contains, Eq, FullText, NotEq
 
 from bluesky_edgestem.catalog.errors import SearchError
 from bluesky_edgestem.catalog.search import FoundRun, find, search, table
@@ -37,6 +37,13 @@ class Recorder:
         ("n='5 a'", [Eq("start.n", "5 a")]),
         ("flag=true", [Eq("start.flag", True)]),
         ("stop.exit_status=fail", [Eq("stop.exit_status", "fail")]),
+        ("sample~MoS2", [Contains("start.sample", "MoS2")]),
+        ('note ~ "5 nm"', [Contains("start.note", "5 nm")]),
+        ("dose~1", [Contains("start.dose", "1")]),
+        ("beam shift = 3", [Eq("start.beam shift", 3)]),
+        ("stage.beam shift>=3.5", [
+            Comparison("ge", "start.stage.beam shift", 3.5), Comparison("le", "start.stage.beam shift", 1.7e308),
+        ]),
         ("note=a=b", [Eq("start.note", "a=b")]),
         ("grain-boundary", [FullText('"grain-boundary"')]),
         ('left "flake" OR', [FullText('"left" "flake" "OR"')]),
@@ -57,9 +64,10 @@ def test_terms(term: str, queries: list[object]) -> None:
     [
         ("=3", "there is no key before the comparison"),
         ("<", "there is no key before the comparison"),
-        ("my key=3", "there is no key before the comparison"),
+        (" =3", "there is no key before the comparison"),
         ("a..b=3", r"'a\.\.b' is not a key"),
         ("a=", "there is no value after the comparison"),
+        ("a~", "there is no value after the comparison"),
         ('a="b', "a quote is not closed"),
         ("a>true", "true and false have no order; use = or != in place of >"),
         ("a<nan", "nan is not a number that can be compared"),

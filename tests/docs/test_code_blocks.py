@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from codeop import CommandCompiler
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,31 @@ def having(language: str) -> list:
     return made
 
 
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("page", having("python"))
 def test_a_pages_blocks_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
     # As a reader would: one session for the page, in a folder of its own.
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, f"{page.relative_to(ROOT)}:\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_pages_blocks_can_be_pasted_into_an_interactive_interpreter(page: Path) -> None:
+    # It takes line by line: a blank line ends an indented block, and nothing else does.
+    for block in blocks(page, "python"):
+        compiler, typed = CommandCompiler(), ""
+        for line in [*block.splitlines(), ""]:
+            typed += f"{line}\n"
+            try:
+                complete = compiler(typed.removesuffix("\n"), page.name) is not None
+            except SyntaxError as error:
+                pytest.fail(f"{page.relative_to(ROOT)}: {error.msg}, pasted:\n{typed}")
+            typed = "" if complete else typed
+        assert not typed, f"{page.relative_to(ROOT)}: unfinished:\n{typed}"
 
 
 @pytest.mark.parametrize("page", having("toml"))

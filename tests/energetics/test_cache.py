@@ -72,6 +72,24 @@ def test_claim_of_a_dead_process_is_taken_over_at_once(cache, tmp_path):
     assert cache.claim(STRUCTURE) is True
 
 
+def test_processes_open_and_close_it_at_the_same_moment(tmp_path):
+    # Without a lock around them SQLite refused about one opening in a hundred: "database is locked".
+    script = (
+        "import sys; from bluesky_edgestem.energetics.cache import EnergyCache\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        f"for k in range(100): EnergyCache({str(tmp_path)!r} + f'/{{k // 4}}').close()\n"
+    )
+    several = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    assert [p.stdout.readline() for p in several] == ["ready\n"] * 6
+    for p in several:
+        p.stdin.write("go\n")
+        p.stdin.flush()
+    assert [p.communicate(timeout=60) and p.returncode for p in several] == [0] * 6
+
+
 def test_claim_without_heartbeat_lapses(cache, tmp_path):
     other = EnergyCache(tmp_path, lapse=0.0)
     assert cache.claim(STRUCTURE) is True

@@ -154,8 +154,10 @@ def test_no_worker_and_no_scheduler_are_clear_errors(folder, monkeypatch):
 
 def test_unwritable_cache_is_refused_before_anything_runs(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"energy cache"):
-        DFTCluster(workers=1, cache=tmp_path / "file")
+    # An address where nothing answers: a cluster that looks for workers first says so after a minute.
+    for scheduler in ("local", "tcp://127.0.0.1:9"):
+        with pytest.raises(OSError, match=r"energy cache"):
+            DFTCluster(scheduler, workers=1, cache=tmp_path / "file")
     assert not [t for t in threading.enumerate() if t.name.startswith("dft-")]
 
 

@@ -1,5 +1,6 @@
 """What the closed loop refuses, it refuses before it starts anything."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import psutil
@@ -11,7 +12,10 @@ from bluesky_edgestem.plans.adaptive import adaptive_map
 
 FIELD = FieldOfView.centred(100.0)
 MICROSCOPE = SimpleNamespace(
-    wait_for_connection=lambda timeout: None, check_value=lambda positions: None, optics=Optics()
+    wait_for_connection=lambda timeout: None,
+    check_value=lambda positions: None,
+    optics=Optics(),
+    watched=nullcontext,
 )
 OPTIMIZER = SimpleNamespace(map_grid=ScanGrid(FIELD, 3, 2), target_sd=0.01)
 
@@ -34,8 +38,11 @@ def children():
         ({"md": {"optics": 1}}, "metadata may not be called optics"),
         ({"descriptors": network("trained for another camera")}, "trained for another camera"),
         ({"resume_from": [("start", {"uid": "c0ffee00"})]}, "run c0ffee00 cannot be resumed here"),
+        ({"phases": "MoS2"}, r"phases is the text 'MoS2'; give a list of formulas, for example \['MoS2'\]"),
+        ({"phases": []}, "phases is empty; name those that may occur, of MoS2, WS2"),
+        ({"phases": ["WS2", "MoS2", "WS2"]}, "WS2 is in it twice; name each once"),
     ],
-    ids=["metadata", "optics", "earlier run"],
+    ids=["metadata", "optics", "earlier run", "a text", "no phase", "a phase twice"],
 )
 def test_a_refused_loop_leaves_no_worker(settings, message):
     before = children()

@@ -8,16 +8,23 @@ from bluesky_edgestem.plans.budget import Budget
 @pytest.mark.parametrize(
     ("budget", "positions", "seconds", "spent"),
     [
-        (Budget(40, 60.0, math.inf, 1e6), 39, 59.0, ""),
-        (Budget(40, 60.0, math.inf, 1e6), 40, 1.0, "the budget of 40 positions is spent"),
-        (Budget(40, 60.0, math.inf, 1e6), 1, 60.0, "the budget of 60 s is spent"),
+        (Budget(40, 60.0, None, 1e6), 39, 40.0, ""),
+        (Budget(40, 60.0, None, 1e6), 40, 1.0, "the budget of 40 positions is spent"),
+        (Budget(40, 60.0, None, 1e6), 1, 60.0, "the budget of 60 s is spent"),
+        (Budget(40, 60.0, None, 1e6), 1, 39.0, ""),
+        (
+            Budget(40, 60.0, None, 1e6),
+            1,
+            41.0,
+            "the budget of 60 s is spent: another batch would take about 20 s",
+        ),
         (Budget(40, 60.0, 1e7, 1e6), 9, 1.0, ""),
         (Budget(40, 60.0, 1e7, 1e6), 10, 1.0, "the budget of 1e+07 electrons is spent: another position costs 1e+06"),
         (Budget(40, 60.0, 3e5, 1e5 * (1 + 1e-12)), 2, 1.0, ""),
     ],
 )
 def test_the_limit_that_is_reached_is_named(budget, positions, seconds, spent):
-    assert budget.spent(positions, seconds) == spent
+    assert budget.spent(positions, seconds, next_batch=20.0) == spent
 
 
 def test_dose_limits_the_positions():

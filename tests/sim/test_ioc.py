@@ -46,6 +46,14 @@ def test_a_seed_is_a_whole_number_not_below_0(bad, capsys):
     assert f"argument --seed: '{bad}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--scan-range", "--field"])
+@pytest.mark.parametrize("bad", ["0", "-5", "inf", "nan", "wide"])
+def test_a_length_that_is_none_is_refused(option, bad, capsys):
+    with pytest.raises(SystemExit):
+        main([f"{option}={bad}"])
+    assert f"{option}: '{bad}' is no length; a length is a number above 0 [nm]" in capsys.readouterr().err
+
+
 def served_optics(*argv):
     """The optics that these options of the command line serve."""
     parser = argparse.ArgumentParser()

@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import h5py
 import hdf5plugin
 import numpy as np
 import pytest
 import zmq
 
+from bluesky_edgestem.sim import simplon_outbox
 from bluesky_edgestem.sim.simplon import main, make_detector, parser
 from bluesky_edgestem.sim.simplon_config import Refused
 from bluesky_edgestem.sim.simplon_detector import Detector
 from bluesky_edgestem.sim.simplon_faults import Faults
 from bluesky_edgestem.sim.simplon_frames import DrawnFrames, FileFrames, draw
+from bluesky_edgestem.sim.simplon_messages import MessagesV2, unique
 from bluesky_edgestem.sim.simplon_rest import RestServer
 from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.messages import Messages
 from bluesky_edgestem.stream.protocol_v1 import ProtocolV1
 from bluesky_edgestem.stream.protocol_v2 import ProtocolV2
 from bluesky_edgestem.stream.series import End, Event, Frame, ProtocolError, Series
@@ -100,6 +104,34 @@ def test_software_triggers(make: Callable, mode: str, each: int) -> None:
         detector.trigger()
 
 
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_a_software_trigger_may_say_how_long_to_expose(make: Callable, protocol: str) -> None:
+    detector, listener = make(protocol=protocol)
+    for name, value in (("trigger_mode", "inte"), ("ntrigger", 4), ("count_time", 2e-3)):
+        detector.put("detector", name, value)
+    detector.arm()
+    began = time.monotonic()
+    for exposure in (0.25, None, 3e-3):
+        detector.trigger(exposure)
+    assert time.monotonic() - began >= 0.25, "it answers once it has exposed"
+    for wrong in (0, -1, "long", 1e9):
+        with pytest.raises(Refused, match="the exposure is "):
+            detector.trigger(wrong)
+    detector.trigger(1)
+    _, *frames, _ = listener.events()
+    assert [frame.real for frame in frames if isinstance(frame, Frame)] == pytest.approx([0.25, 2e-3, 3e-3, 1])
+
+
+def test_a_time_is_nothing_to_a_trigger_of_many_frames(make: Callable) -> None:
+    detector, listener = make()
+    for name, value in (("trigger_mode", "ints"), ("nimages", 2), ("count_time", 2e-3)):
+        detector.put("detector", name, value)
+    detector.put("detector", "ntrigger", 1)
+    detector.arm()
+    detector.trigger(0.5)
+    assert [frame.real for frame in listener.events() if isinstance(frame, Frame)] == pytest.approx([2e-3] * 2)
+
+
 def test_external_triggers_by_hand(make: Callable) -> None:
     detector, listener = make(automatic=False)
     detector.put("detector", "ntrigger", 3)
@@ -110,6 +142,56 @@ def test_external_triggers_by_hand(make: Callable) -> None:
     assert listener.numbers(timeout=0.2) == [0, 1]
     detector.pulse()
     assert listener.numbers() == [2]
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_a_message_of_stream_v2_is_what_a_general_encoder_makes_of_it(names: list[str]) -> None:
+    messages = MessagesV2(names)
+    for series, number, encoding, order in [(1, 0, "bslz4", ">"), (1, 300, "none", "<"), (2, 300, "lz4", "<")] * 2:
+        images = [np.full((8, 10), number + k, f"{order}u2") for k in range(len(names))]
+        chunks = [compress(image, encoding) for image in images]
+        (message,) = messages.frame(series, number, chunks, number + 0.5, number + 0.75)
+        assert message.startswith(cbor2.dumps(cbor2.CBORTag(55799, 0))[:-1])
+        content = dict(cbor2.loads(message[3:]))
+        data = content.pop("data")
+        assert content == {
+            "type": "image",
+            "series_id": series,
+            "series_unique_id": unique(series),
+            "image_id": number,
+            "start_time": [round((number + 0.5) * 5e7), 50_000_000],
+            "stop_time": [round((number + 0.75) * 5e7), 50_000_000],
+            "real_time": [12_500_000, 50_000_000],
+        }
+        tag = 65 if order == ">" else 69
+        for name, chunk in zip(names, chunks, strict=True):
+            held = chunk.data if encoding == "none" else cbor2.CBORTag(56500, [encoding, 2, chunk.data])
+            expected = cbor2.CBORTag(40, [[8, 10], cbor2.CBORTag(tag, held)])
+            assert cbor2.dumps(data[name]) == cbor2.dumps(expected)
+        assert list(data) == names
+
+
+@pytest.mark.parametrize("how", ["compiled", "pyzmq"])
+def test_what_finds_no_room_is_sent_later(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if how == "pyzmq":
+        monkeypatch.setattr(simplon_outbox, "LIBZMQ", None)
+    sent = [[b"%d" % k, bytes(k), b""] for k in range(100)]
+    messages = Messages.of(sent)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push, context.socket(zmq.PULL) as pull:
+        for socket in (push, pull):
+            socket.set_hwm(10)
+            socket.setsockopt(zmq.LINGER, 0)
+        push.bind("inproc://room")
+        assert simplon_outbox.send(push, messages) == 0
+        pull.connect("inproc://room")
+        done, came = 0, []
+        while done < len(sent):
+            assert push.poll(60_000, zmq.POLLOUT)
+            before, done = done, simplon_outbox.send(push, messages, done)
+            assert before < done <= before + 20, "inproc has the room of both sides"
+            while pull.poll(0):
+                came.append(pull.recv_multipart())
+        assert came == sent
 
 
 @pytest.mark.parametrize("how", ["disarm", "abort", "cancel"])

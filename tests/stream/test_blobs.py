@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from bluesky_edgestem.analysis.reductions import Reducer, Reduction
 from bluesky_edgestem.stream import blobs
 from bluesky_edgestem.stream.encoding import ENCODINGS, _shuffle, _shuffle_bound, compress, decompress
-from bluesky_edgestem.stream.series import Chunk, ProtocolError
+from bluesky_edgestem.stream.frames import Frames
+from bluesky_edgestem.stream.series import Chunk, Frame, ProtocolError
 
 SHAPE = (64, 96)
 
@@ -27,9 +28,14 @@ def images(shape: tuple[int, int], dtype: str = "uint16", n: int = 5, rate: floa
     return list(frames)
 
 
+def batch(*channels: Sequence[Chunk]) -> Frames:
+    """Frames with an image of each channel, numbered from 0."""
+    return Frames.of([Frame(1, k, chunks, 0.0, 0.0, 0.0) for k, chunks in enumerate(zip(*channels, strict=True))])
+
+
 def reduced(chunks: Sequence[Chunk], reducer: Reducer) -> tuple[Reduction, list[str]]:
     out = Reduction.zeros(len(chunks), reducer.masks)
-    return out, blobs.reduce(chunks, reducer, out)
+    return out, blobs.reduce(batch(chunks), reducer, out)
 
 
 def check(found: Reduction, frames: Sequence[np.ndarray], reducer: Reducer) -> None:
@@ -72,40 +78,37 @@ def test_images_are_reduced_to_what_their_pixels_are(
 def test_blocks_of_any_size(block: int) -> None:
     reducer, frames = Reducer((192, 192)), images((192, 192))
     chunks = [with_blocks(frame, block) for frame in frames]
-    assert blobs.verify(chunks) == [""] * len(frames)
+    assert blobs.verify(batch(chunks)) == [""] * len(frames)
     found, reasons = reduced(chunks, reducer)
     assert reasons == [""] * len(frames)
     check(found, frames, reducer)
 
 
-def test_all_sorts_of_images_in_one_batch() -> None:
+@pytest.mark.parametrize("kind", ["bslz4", "none", "lz4", "lz4-block", "turned"])
+def test_one_that_is_damaged_leaves_the_others_as_they_are(kind: str) -> None:
     reducer, frames = Reducer(SHAPE), images(SHAPE, n=6)
-    kinds = ["bslz4", "none", "bslz4", "lz4", "lz4-block", "bslz4"]
-    chunks = [compress(frame, kind) for frame, kind in zip(frames, kinds, strict=True)]
-    turned = compress(np.ascontiguousarray(frames[2].T))
-    chunks[2] = turned._replace(shape=SHAPE, column_major=True)
-    chunks[5] = chunks[5]._replace(data=chunks[5].data[:-1])
+    if kind == "turned":
+        turned = [compress(np.ascontiguousarray(frame.T)) for frame in frames]
+        chunks = [chunk._replace(shape=SHAPE, column_major=True) for chunk in turned]
+    else:
+        chunks = [compress(frame, kind) for frame in frames]
+    chunks[4] = chunks[4]._replace(data=chunks[4].data[:-1])
     found, reasons = reduced(chunks, reducer)
-    assert [bool(reason) for reason in reasons] == [False] * 5 + [True]
-    assert reasons == blobs.verify(chunks)
-    check(found, [*frames[:5], np.zeros(SHAPE, np.uint16)], reducer)
-
-
-def test_more_than_is_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = images(SHAPE, n=30)
-    chunks = [compress(frame) for frame in frames]
-    monkeypatch.setattr(blobs, "JOINED", 3 * len(chunks[0].data))
-    reducer = Reducer(SHAPE)
-    found, reasons = reduced(chunks, reducer)
-    assert reasons == [""] * 30
+    assert [k for k, reason in enumerate(reasons) if reason] == [4]
+    assert reasons == blobs.verify(batch(chunks))
+    frames[4] = np.zeros(SHAPE, np.uint16)
     check(found, frames, reducer)
-    chunks[7] = chunks[7]._replace(data=b"\xff" * 50)
-    assert [k for k, reason in enumerate(blobs.verify(chunks)) if reason] == [7]
 
 
-def test_nothing_is_nothing() -> None:
-    assert blobs.verify([]) == []
-    assert reduced([], Reducer(SHAPE))[1] == []
+def test_every_channel_is_verified_and_the_first_one_reduced() -> None:
+    reducer, frames = Reducer(SHAPE), images(SHAPE)
+    first, second = ([compress(frame, "bslz4", name) for frame in frames] for name in ("a", "b"))
+    second[1] = compress(frames[0], "bslz4", "b")
+    second[3] = second[3]._replace(data=b"\xff" * 50)
+    assert [k for k, reason in enumerate(blobs.verify(batch(first, second))) if reason] == [3]
+    out = Reduction.zeros(len(frames), reducer.masks)
+    assert blobs.reduce(batch(first, second), reducer, out) == [""] * len(frames)
+    check(out, frames, reducer)
 
 
 def test_pixels_that_cannot_be_reduced_are_named() -> None:
@@ -133,7 +136,7 @@ def test_damage_is_judged_as_by_the_decoder(dtype: str, data: st.DataObject) -> 
         frame = decompress(chunk)
     except ProtocolError as error:
         reason = str(error)
-    assert blobs.verify([chunk, chunk]) == [reason] * 2
+    assert blobs.verify(batch([chunk, chunk])) == [reason] * 2
     found, reasons = reduced([chunk], reducer)
     assert reasons == [reason]
     check(found, [frame], reducer)

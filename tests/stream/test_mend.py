@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.frames import Frames
 from bluesky_edgestem.stream.mend import lookup3, main, mend
 from bluesky_edgestem.stream.nexus import Context, missing_frames
 from bluesky_edgestem.stream.series import Frame, Series
@@ -32,7 +33,9 @@ def left_behind(tmp_path: Path, frames: list[int], expected: int | None) -> Path
     image = np.arange(64, dtype=np.uint16).reshape(8, 8)
     series = Series(3, (8, 8), np.dtype("uint16"), expected)
     file = SeriesFile(tmp_path / "open.h5", series, compress(image), Context())
-    file.write([Frame(3, number, (compress(image + number),), 0.1 * number, 0.1 * number, 0.0) for number in frames])
+    file.write(
+        Frames.of([Frame(3, number, (compress(image + number),), 0.1 * number, 0.1 * number, 0.0) for number in frames])
+    )
     file.flush()
     (tmp_path / "left.h5").write_bytes((tmp_path / "open.h5").read_bytes())
     file.finish([], max(frames) + 1)
@@ -71,13 +74,13 @@ def test_what_is_no_such_file_is_left_alone(tmp_path: Path, capsys: pytest.Captu
 def test_a_file_that_is_still_written_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = np.arange(64, dtype=np.uint16).reshape(8, 8)
     file = SeriesFile(tmp_path / "open.h5", Series(3, (8, 8), np.dtype("uint16"), 2), compress(image), Context())
-    file.write([Frame(3, 0, (compress(image),), 0.0, 0.1, 0.1)])
+    file.write(Frames.of([Frame(3, 0, (compress(image),), 0.0, 0.1, 0.1)]))
     file.flush()
     before = (tmp_path / "open.h5").read_bytes()
     assert main([str(tmp_path / "open.h5")]) == 1
     assert "is open in another program: end its recording" in capsys.readouterr().err
     assert (tmp_path / "open.h5").read_bytes() == before
-    file.write([Frame(3, 1, (compress(image),), 0.1, 0.2, 0.1)])
+    file.write(Frames.of([Frame(3, 1, (compress(image),), 0.1, 0.2, 0.1)]))
     file.finish([], 2)
     assert mend(tmp_path / "open.h5") == (2, 2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import orjson
@@ -11,9 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bluesky_edgestem.sim.simplon_messages import MessagesV1
+from bluesky_edgestem.stream import json_images
 from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.frames import Frames, raised
+from bluesky_edgestem.stream.messages import Messages
+from bluesky_edgestem.stream.plain_images import COLUMNS
 from bluesky_edgestem.stream.protocol_v1 import ProtocolV1
-from bluesky_edgestem.stream.series import End, Frame, ProtocolError, Series, frames_expected
+from bluesky_edgestem.stream.series import End, Event, Frame, ProtocolError, Series, frames_expected
 
 CONFIG = {
     "x_pixels_in_detector": 20,
@@ -171,3 +176,96 @@ def test_only_short_descriptions_are_remembered() -> None:
         assert isinstance(frame, Frame)
         np.testing.assert_array_equal(decompress(frame.chunks[0]), IMAGE)
     assert [len(known) for known in decoder._known] == [4096]
+
+
+PLAIN = MessagesV1().frame(7, 11, [compress(IMAGE)], 0.5, 0.75)
+NUMBERS = ["0", "7", "07", "-0", "-1", "1.0", "1e3", str(2**31), str(2**31 + 1), str(2**53), str(2**53 + 1), "9" * 17]
+NUMBERS += [str(2**63), "9" * 40, "null", "true", '"1"', "[1]", ""]
+VALUES = {
+    "htype": ['"dimage-1.0"', '"dimage_d-1.0"', '"dconfig-1.0"', '"dimage-1.0\\u0020"', "1", "null"],
+    "series": NUMBERS,
+    "frame": NUMBERS,
+    "hash": ['""', '"\\\\"', '"\\""', '"ä"', '"\x7f"', "null", '"'],
+    "shape": ["[20,12]", "[ 20 , 12 ]", "[12,20]", "[20]", "[20,12,1]", "[0,12]", "[1e1,12]", f"[{2**26},1]", "[,]"],
+    "type": ['"uint16"', '"uint8"', '"uint"', '"float32"', "16"],
+    "encoding": ['"bs16-lz4<"', '"bs16-lz4>"', '"bs8-lz4<"', '"bs16<"', '"lz4<"', '"<"', '">"', '""', "null"],
+    "size": [str(len(PLAIN[2])), "1", "null", '"1"'],
+    "start_time": NUMBERS,
+    "stop_time": NUMBERS,
+    "real_time": NUMBERS,
+    "user": ["{}", "1"],
+}
+"""What JSON parts are changed to; some of it is no JSON."""
+SPACES = ["", " ", "\n\t\r", "\v", "\0", "\ufeff"]
+
+
+def objects(part: bytes) -> st.SearchStrategy[bytes]:
+    """JSON objects like `part`: members left out, changed, twice or in another order, spaces between them."""
+    given = [(key, orjson.dumps(value).decode()) for key, value in json.loads(part).items()]
+    anything = st.sampled_from(sorted(VALUES)).flatmap(
+        lambda key: st.tuples(st.just(key), st.sampled_from(VALUES[key]))
+    )
+    own = [st.tuples(st.just(key), st.sampled_from(VALUES[key])) for key, _ in given]
+    members = st.one_of(
+        st.permutations(given),
+        st.lists(st.one_of(st.sampled_from(given), anything), max_size=6),
+        st.tuples(st.sampled_from(range(len(given))), st.one_of(own)).map(
+            lambda change: [member for member in given if member[0] != change[1][0]] + [change[1]]
+        ),
+    )
+    space = st.one_of(st.just(""), st.sampled_from(SPACES))
+
+    def joined(members: list[tuple[str, str]], space: str, before: str, after: str) -> bytes:
+        inside = f",{space}".join(f'"{key}"{space}:{space}{value}' for key, value in members)
+        return f"{before}{{{space}{inside}{space}}}{after}".encode()
+
+    return st.builds(joined, members, space, space, space)
+
+
+def said_by(decode: Callable[[], list[Event]]) -> object:
+    """Events as text, since nan is not nan; or the error."""
+    try:
+        return repr(decode())
+    except ProtocolError as error:
+        return str(error), error.series, error.number
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_message_read_in_the_batch_says_what_the_general_decoder_finds(data: st.DataObject) -> None:
+    """For the plain message, and with its parts changed: bytes of them, members, their number, the blob."""
+    parts = [bytes(part) for part in PLAIN]
+    for k in data.draw(st.sets(st.sampled_from([0, 1, 3]), max_size=2)):
+        parts[k] = data.draw(objects(parts[k]))
+    for _ in range(data.draw(st.integers(0, 2))):
+        k = data.draw(st.integers(0, 3))
+        mutated = bytearray(parts[k])
+        at = data.draw(st.integers(0, len(mutated)))
+        mutated[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+        parts[k] = bytes(mutated)
+    if data.draw(st.booleans()):
+        parts[2] = data.draw(st.sampled_from([IMAGE.tobytes(), bytes(12) + PLAIN[2][12:], b"", PLAIN[2][:11]]))
+    parts = parts[: data.draw(st.sampled_from([4, 4, 4, 3]))] + data.draw(st.sampled_from([[], [], [b"note"], PLAIN]))
+    batch = Messages.of([PLAIN, parts, PLAIN])
+
+    def batched() -> list[Event]:
+        return raised(ProtocolV1().all_events(batch))
+
+    whole = ProtocolV1().events(PLAIN)
+    general = said_by(lambda: [*whole, *ProtocolV1().events(parts), *whole])
+    assert said_by(batched) == general
+
+
+def test_what_a_detector_sends_is_read_in_the_batch() -> None:
+    """Else the batch would be in vain: the general decoder takes ten times as long."""
+    blobs = [compress(IMAGE), compress(IMAGE, "none"), compress(IMAGE.astype(">u2"))]
+    sent = [MessagesV1().frame(7, n, [blob], n, n + 0.5) for blob in blobs for n in range(5)]
+    messages = Messages.of([*sent, MessagesV1().end(7)])
+    assert json_images.read(messages)[:, COLUMNS.index("plain")].tolist() == [1] * 15 + [0]
+    *batches, end = ProtocolV1().all_events(messages)
+    assert end == End(7)
+    for blob, frames in zip(blobs, batches, strict=True):
+        assert isinstance(frames, Frames)
+        assert frames.numbers.tolist() == list(range(5))
+        assert frames.times[:, 0].tolist() == list(range(5)) and (frames.times[:, 2] == 0.5).all()
+        assert all(frame.chunks == (blob,) for frame in frames)

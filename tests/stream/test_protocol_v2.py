@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 from bluesky_edgestem.sim.simplon_messages import MessagesV2
 from bluesky_edgestem.stream import cbor_images
 from bluesky_edgestem.stream.encoding import compress, decompress
+from bluesky_edgestem.stream.frames import Frames, raised
+from bluesky_edgestem.stream.messages import Messages
+from bluesky_edgestem.stream.plain_images import COLUMNS
 from bluesky_edgestem.stream.protocol_v2 import TYPED_ARRAYS, ProtocolV2, event
-from bluesky_edgestem.stream.series import End, Frame, ProtocolError, Series
+from bluesky_edgestem.stream.series import End, Event, Frame, ProtocolError, Series
 
 CONFIG: dict[str, Any] = {
     "x_pixels_in_detector": 20,
@@ -304,8 +307,15 @@ def test_a_message_read_in_the_batch_says_what_the_general_decoder_finds(data: s
             del content[key]
         content = dict(data.draw(st.permutations(list(content.items()))))
         message = cbor2.dumps(Tag(55799, content) if data.draw(st.booleans()) else content)
+    whole = repr(event(PLAIN))
+
+    def among_others(message: bytes) -> Event:
+        before, found, after = raised(ProtocolV2().all_events(Messages.of([[PLAIN], [message], [PLAIN]])))
+        assert repr(before) == repr(after) == whole
+        return found
+
     said: list[Any] = []
-    for decode in (event, lambda part: events(part)[0]):
+    for decode in (event, among_others):
         try:
             said.append(repr(decode(message)))  # as text, since nan is not nan
         except ProtocolError as error:
@@ -318,14 +328,41 @@ def test_what_a_detector_sends_is_read_in_the_batch() -> None:
     sent = [
         MessagesV2(["one"]).frame(7, n, [compress(IMAGE, e)], n, n + 1)[0] for n in range(5) for e in ("bslz4", "none")
     ]
-    assert cbor_images.read([]) == []
-    rows = cbor_images.read([*sent, b"", MessagesV2().end(7)[0], *sent])
-    assert [row[0] for row in rows] == [1] * 10 + [0, 0] + [1] * 10
-    column = {name: k for k, name in enumerate(cbor_images.COLUMNS)}
-    assert [row[column["number"]] for row in rows[:10:2]] == list(range(5))
-    for row, message in zip(rows, sent, strict=False):
-        assert message[row[column["name"]] : row[column["name_end"]]] == b"one"
-        assert row[column["blob_end"]] == len(message)
+    assert len(cbor_images.read(Messages.of([]))) == 0
+    messages = Messages.of([[part] for part in [*sent, b"", MessagesV2().end(7)[0], *sent[::2]]])
+    rows = cbor_images.read(messages)
+    assert rows[:, COLUMNS.index("plain")].tolist() == [1] * 10 + [0, 0] + [1] * 5
+    assert rows[:, COLUMNS.index("like")].tolist() == [0] * 13 + [1] * 4, "encodings change, and then they do not"
+    for row, end in zip(rows[:10], messages.ends, strict=False):
+        assert messages.data[row[COLUMNS.index("name")] : row[COLUMNS.index("name_end")]].tobytes() == b"one"
+        assert row[COLUMNS.index("blob_end")] == end
+    *frames, refused, end, alike = ProtocolV2().all_events(messages)
+    assert isinstance(alike, Frames) and alike.numbers.tolist() == list(range(5))
+    assert isinstance(refused, ProtocolError) and end == End(7)
+    assert [repr(frame) for frame in alike] == [repr(frame) for batch in frames[::2] for frame in batch]
+
+
+def test_only_images_that_are_alike_are_put_together() -> None:
+    """By series, channel, shape, type and encoding; each kind comes twice, and its like is not told from it."""
+    kinds = [
+        (7, "one", IMAGE, "bslz4"),
+        (8, "one", IMAGE, "bslz4"),
+        (8, "two", IMAGE, "bslz4"),
+        (8, "once", IMAGE, "bslz4"),
+        (8, "once", np.ascontiguousarray(IMAGE.T), "bslz4"),
+        (8, "once", np.ascontiguousarray(IMAGE.T).astype(">u2"), "bslz4"),
+        (8, "once", np.ascontiguousarray(IMAGE.T).astype(">u2"), "none"),
+    ]
+    sent = [
+        MessagesV2([name]).frame(series, number, [compress(image, encoding)], 0.5, 0.75)
+        for series, name, image, encoding in kinds
+        for number in (3, 4)
+    ]
+    batches = ProtocolV2().all_events(Messages.of(sent))
+    for frames, (series, name, image, encoding) in zip(batches, kinds, strict=True):
+        assert isinstance(frames, Frames) and frames.series == series and frames.numbers.tolist() == [3, 4]
+        for frame in frames:
+            assert frame.chunks == (compress(image, encoding, name),)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

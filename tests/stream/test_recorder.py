@@ -263,10 +263,11 @@ def test_two_thresholds(make_wire: Callable, tmp_path: Path) -> None:
     recording = future.result(wire.patience)
     assert recording.complete and "channels is ['threshold_1']" in recording.refused[0].reason
     with h5py.File(recording.path, "r") as file:
-        assert list(file["entry/data"].attrs["auxiliary_signals"]) == ["data_threshold_2"]
+        assert list(file["entry/data"]) == list(file["entry/data_threshold_2"]) == ["data"]
+        assert file["entry/data_threshold_2"].attrs["NX_class"] == "NXdata"
         for number in range(3):
             np.testing.assert_array_equal(file[DATA][number], wire.image(number))
-            np.testing.assert_array_equal(file["entry/data/data_threshold_2"][number], wire.image(100 + number))
+            np.testing.assert_array_equal(file["entry/data_threshold_2/data"][number], wire.image(100 + number))
 
 
 def test_a_series_without_a_frame(wire, tmp_path: Path) -> None:

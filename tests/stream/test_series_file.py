@@ -11,12 +11,20 @@ import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
 
-from bluesky_edgestem.stream import nexus
+from bluesky_edgestem.stream import nexus, series_file
 from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.frames import Frames
 from bluesky_edgestem.stream.mend import mend
 from bluesky_edgestem.stream.nexus import Context, missing_frames
 from bluesky_edgestem.stream.series import Frame, Series
 from bluesky_edgestem.stream.series_file import GAP, SeriesFile
+
+
+@pytest.fixture(autouse=True)
+def only_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are flushed when a test says so, however slow the machine is."""
+    monkeypatch.setattr(series_file, "FLUSH", float("inf"))
+
 
 TIMES = ("start_time", "stop_time", "real_time")
 
@@ -31,14 +39,14 @@ def test_times_stay_with_their_frames_however_they_come(tmp_path: Path) -> None:
     far = 5 + GAP
     series = Series(1, (8, 8), np.dtype("uint16"), None)
     file = SeriesFile(tmp_path / "run.h5", series, frame(0).chunks[0], Context())
-    file.write([frame(4), frame(0)])
+    file.write(Frames.of([frame(4), frame(0)]))
     file.flush()
-    file.write([frame(3), frame(1)])  # on either side of what is there, and between
-    file.write([frame(2 * far), frame(far)])
+    file.write(Frames.of([frame(3), frame(1)]))  # on either side of what is there, and between
+    file.write(Frames.of([frame(2 * far), frame(far)]))
     assert file.acknowledged == 2
     file.flush()
     assert file.acknowledged == file.written == 6
-    file.write([frame(far + 1)])
+    file.write(Frames.of([frame(far + 1)]))
     file.finish([range(2, 3), range(5, far), range(far + 2, 2 * far)], 2 * far + 1, ended="end message")
     numbers = np.array([0, 1, 3, 4, far, far + 1, 2 * far])
     with h5py.File(tmp_path / "run.h5", "r") as kept:
@@ -52,7 +60,7 @@ def test_times_stay_with_their_frames_however_they_come(tmp_path: Path) -> None:
 def test_a_reader_finds_as_many_times_as_frames(tmp_path: Path) -> None:
     series = Series(1, (8, 8), np.dtype("uint16"), None)
     file = SeriesFile(tmp_path / "run.h5", series, frame(0).chunks[0], Context())
-    file.write([frame(0), frame(2)])
+    file.write(Frames.of([frame(0), frame(2)]))
     file.flush()
     with h5py.File(tmp_path / "run.h5", "r", swmr=True) as kept:
         detector = kept["/entry/instrument/detector"]
@@ -79,7 +87,7 @@ print(*data[:, 0, 0], *times[:])
 def test_a_reader_in_another_process_does_not_keep_what_is_missing_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), 6), frame(0).chunks[0], Context())
-    file.write([frame(1), frame(3)])
+    file.write(Frames.of([frame(1), frame(3)]))
     file.flush()
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", READ, str(path)], **pipes) as reader:
@@ -94,7 +102,7 @@ def test_a_reader_in_another_process_does_not_keep_what_is_missing_from_the_file
 def test_what_could_not_be_listed_is_said_and_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "run.h5"
     file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), 4), frame(0).chunks[0], Context())
-    file.write([frame(1)])
+    file.write(Frames.of([frame(1)]))
     file.flush()
     with h5py.File(path, "r", swmr=True):  # in one process HDF5 opens no file both for reading and for writing
         file.finish([range(1), range(2, 4)], 4, ended="end message")
@@ -111,7 +119,7 @@ def test_frames_far_apart_cost_no_times_between_them(tmp_path: Path, monkeypatch
     """A thousand frames 4096 apart take three chunks of times each, and arrays of one frame on the way there."""
     path, apart = tmp_path / "run.h5", 4096
     file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), None), frame(0).chunks[0], Context())
-    file.write([frame(k * apart) for k in range(1000)])
+    file.write(Frames.of([frame(k * apart) for k in range(1000)]))
     stored, largest = h5py.Dataset.__setitem__, 0
 
     def observed(self: h5py.Dataset, where: slice, values: np.ndarray) -> None:
@@ -133,7 +141,7 @@ def test_too_many_missing_frames_are_told_by_their_runs(tmp_path: Path, monkeypa
     monkeypatch.setattr(nexus, "LISTED", 5)
     path = tmp_path / "run.h5"
     file = SeriesFile(path, Series(1, (8, 8), np.dtype("uint16"), 2**31), frame(0).chunks[0], Context())
-    file.write([frame(k) for k in (0, 2, 10, 12)] + [frame(2**31 - 1)])
+    file.write(Frames.of([frame(k) for k in (0, 2, 10, 12)] + [frame(2**31 - 1)]))
     missing = [range(1, 2), range(3, 10), range(11, 12), range(13, 2**31 - 1)]
     file.finish(missing, 2**31, ended="end message")
     with h5py.File(path, "r") as kept:

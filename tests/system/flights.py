@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -16,11 +18,13 @@ from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 from ophyd import Component as Cpt
 
+from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.devices.beam import BeamBlanker
 from bluesky_edgestem.devices.microscope import Microscope
 from bluesky_edgestem.devices.scan_coils import ScanCoils
 from bluesky_edgestem.devices.signals import ReadSignal
 from bluesky_edgestem.devices.statuses import NamedStatus, in_order
+from bluesky_edgestem.plans.adaptive import adaptive_map
 from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
 
 tell = print  # the client replaces it by what reaches the test
@@ -123,6 +127,40 @@ def run_impatient(prefix, directory, lists, exposure, settle, stall):
     flight.STALL_TIMEOUT = stall
     detector.READ_OUT_TIMEOUT = 0.5  # nothing will come: the test need not wait for it
     return run_telling(prefix, directory, lists, exposure, settle)
+
+
+def loop_waiting(prefix, directory, positions):
+    """A closed loop whose energies never come, telling when it waits for the first; and when it ended [s]."""
+
+    def submit(formula, strain):
+        tell("waits")
+        return Future()
+
+    def predict(frames, optics):
+        n = len(frames)
+        phase = np.tile([1.0, 0.0], (n, 1))
+        return FeatureDescriptors(
+            np.zeros((n, 3)), np.tile(1e-8 * np.eye(3), (n, 1, 1)), np.zeros(n), np.full(n, 1e-3), ("MoS2", "WS2"),
+            phase, np.full(n, ""),
+        )  # fmt: skip
+
+    documents: list = []
+    engine = RunEngine()
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    try:
+        engine(
+            adaptive_map(
+                microscope(prefix, directory),
+                [-20.0, -20.0, 40.0, 40.0],
+                1e-3,
+                initial=positions,
+                descriptors=SimpleNamespace(predict=predict, check_optics=lambda optics: None),
+                energies=SimpleNamespace(submit=submit),
+            )
+        )
+    except Exception as error:
+        return documents, f"{type(error).__name__}: {error}", time.time()
+    return documents, "", time.time()
 
 
 class UnmonitoredCoils(ScanCoils):
@@ -286,22 +324,25 @@ def paused_while_arming(prefix, directory, positions, then, armed):
         scope.beam.blank.unsubscribe(number)
 
 
-def paused_before_complete(prefix, directory, positions):
-    """The blanker after a flight that nobody completed, and after a pause."""
+def never_completed(prefix, directory, positions):
+    """The blanker after a flight that nobody completed, then after a pause and after its end; frames in the file."""
     scope = microscope(prefix, directory)
     scope.stage().wait(10)
     scope.prepare(positions).wait(10)
     scope.kickoff().wait(10)
     deadline = time.monotonic() + 20
-    while scope.flying and time.monotonic() < deadline:
+    states = []
+    while (scope.flying or not scope.beam.blanked) and time.monotonic() < deadline:
         time.sleep(0.01)
-    before = scope.beam.blank.get(use_monitor=False)
+    states.append(scope.beam.blank.get(use_monitor=False))
     scope.pause()
-    after = scope.beam.blank.get(use_monitor=False)
     scope.resume()
-    resumed = scope.beam.blank.get(use_monitor=False)
+    states.append(scope.beam.blank.get(use_monitor=False))
+    scope.complete().wait(10)
+    states.append(scope.beam.blank.get(use_monitor=False))
+    taken = scope.get_index()
     scope.unstage().wait(10)
-    return before, after, resumed
+    return states, taken
 
 
 def failing(prefix, directory, positions):

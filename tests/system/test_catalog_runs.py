@@ -320,7 +320,8 @@ def test_search_by_any_metadata(server: CatalogServer, engine: RunEngine, tmp_pa
         (b,) = engine(
             empty(sample="WS2", sd=1, beam={"energy_keV": 200.0}, note="the grain-boundary, left", flag=False)
         )
-        (c,) = engine(empty(sample="WS2", sd="high", beam={"energy_keV": 300}, ends="fail"))
+        last = {"beam": {"energy_keV": 300}, "material": ["MoS2", "WS2"], "beam shift": 3}
+        (c,) = engine(empty(sample="WS2", sd="high", ends="fail", **last))
 
     def found(*terms: str) -> list[str]:
         return [run.uid for run in search(client, "series=search", *terms)]
@@ -335,6 +336,11 @@ def test_search_by_any_metadata(server: CatalogServer, engine: RunEngine, tmp_pa
     assert found("beam.energy_keV>=200") == [c, b]
     assert found("beam.energy_keV=200", "sample=WS2") == [b]
     assert found("flag=false") == [b]
+    assert found("beam shift=3") == [c]
+    assert found("material=MoS2") == []
+    assert found("material~MoS2") == found("material~WS2") == [c]
+    assert found("sample~S2") == [c, b, a]
+    assert found("note~grain-boundary") == [b]
     assert found("grain-boundary") == [b]
     assert found("boundary left") == [b]
     assert found("boundaries") == []

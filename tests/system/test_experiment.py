@@ -13,7 +13,7 @@ import pytest
 
 from bluesky_edgestem.analysis.networks import SHIPPED
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 EXPERIMENT = """
 sample = "MoS2-WS2 test"
@@ -61,6 +61,10 @@ def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_pa
     page = report.read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "map RMSE against the true structure" in page
+    # The line that is printed works as it stands, in this shell.
+    line = re.search(r"^find it again: (.*)$", done.stdout, re.MULTILINE)
+    again = subprocess.run(line[1], shell=True, capture_output=True, text=True, timeout=60)
+    assert report.stem[:8] in again.stdout, again.stderr
     # The journal has gone: everything is in the catalog.
     assert list((tmp_path / "data" / "journals").iterdir()) == []
     found = subprocess.run(
@@ -140,7 +144,9 @@ def test_a_run_that_is_told_to_end_ends_with_everything_that_it_started(experime
     [
         ("[stop]\ntarget_sd_meV = 3\n", "unknown key 'stop.target_sd_meV'; did you mean 'target_sd_eV'?"),
         ('phases = ["MoS3"]\n', "unknown material 'MoS3'; known are MoS2, WS2"),
+        ('phases = ["WS2", "WS2"]\n', "WS2 is in it twice; name each once"),
         ('[catalog]\nfolder = "/proc/nowhere"\n', "cannot make the folder /proc/nowhere"),
+        ('[energetics]\ncache = "/proc/nowhere"\n[catalog]\nfolder = "FOLDER"\n', "energy cache /proc/nowhere"),
         ('[network]\nweights = "absent.pt"\n[catalog]\nfolder = "FOLDER"\n', "absent.pt"),
         ('[network]\nweights = "cut.pt"\n[catalog]\nfolder = "FOLDER"\n', "cut.pt: cut short or altered"),
     ],
@@ -154,3 +160,4 @@ def test_a_mistake_is_one_message_and_nothing_is_started(tmp_path, text, message
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("data/frames/*"))
+    assert not list(tmp_path.glob("data/catalog/*")), "no server was started"

@@ -25,8 +25,9 @@ def microscope():
 
 
 @pytest.fixture(scope="module")
-def loops(microscope, client_class):
-    client = client_class(str(Path(__file__).parent / "loops.py"), microscope.client_env)
+def loops(microscope, client_class, layer):
+    environment = {**microscope.client_env, "OPHYD_CONTROL_LAYER": layer}
+    client = client_class(str(Path(__file__).parent / "loops.py"), environment)
     yield client
     client.close()
 

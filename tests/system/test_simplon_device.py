@@ -54,6 +54,12 @@ def manual() -> Iterator[SimplonProcess]:
         yield process
 
 
+@pytest.fixture(params=["v1", "v2"])
+def either_protocol(request: pytest.FixtureRequest) -> str:
+    """Of a detector that a test makes itself."""
+    return request.param
+
+
 def device(process: SimplonProcess, directory: Path, **options: Any) -> SimplonDetector:
     return SimplonDetector(
         f"127.0.0.1:{process.api_port}", name="detector", stream=process.address, directory=str(directory), **options
@@ -479,6 +485,35 @@ def test_a_series_without_an_end_and_one_that_is_cut(tmp_path: Path) -> None:
         assert (outcome["expected"], outcome["frames"], outcome["missing"]) == (50, 30, "30 to 49")
         with h5py.File(files(documents)[0]) as file:
             assert missing_frames(file).tolist() == list(range(30, 50)) and not file["entry"].attrs["complete"]
+        assert ready(process)
+
+
+def test_frames_that_come_late_twice_or_in_another_shape(either_protocol: str, tmp_path: Path) -> None:
+    faults = {"delay": "5:0.5", "duplicate": [7, 8], "wrong_shape": [11]}
+    with SimplonProcess(pixels=64, rate=2000, protocol=either_protocol, **faults) as process:
+        documents, error = run(device(process, tmp_path, max_missing=0.1), [20])
+        assert error == ""
+        assert documents[-1][1]["num_events"]["primary"] == 20
+        (outcome,) = outcomes(documents)
+        assert (outcome["frames"], outcome["missing"]) == (19, "11")
+        assert (outcome["duplicates"], outcome["refused"]) == (2, 1)
+        with h5py.File(files(documents)[0]) as file:
+            assert missing_frames(file).tolist() == [11]
+            times = file["entry/instrument/detector/start_time"][:]
+            assert np.flatnonzero(np.isnan(times)).tolist() == [11]
+            for number, frame in enumerate(file[DATA][:]):
+                np.testing.assert_array_equal(frame, np.zeros((64, 64)) if number == 11 else IMAGES[number])
+        assert ready(process)
+
+
+def test_a_header_that_announces_another_shape_ends_the_run(either_protocol: str, tmp_path: Path) -> None:
+    with SimplonProcess(pixels=64, rate=2000, protocol=either_protocol, wrong_header=True) as process:
+        documents, error = run(device(process, tmp_path), [20])
+        assert "20 of the 20 frames of series 1 are missing: 0 to 19; the first of 20 refused: frame is " in error
+        assert "'64 x 64 uint16'; allowed is 64 x 128 uint16, as the series began" in error
+        assert documents[-1][1]["exit_status"] == "fail" and not files(documents)
+        (outcome,) = outcomes(documents)
+        assert (outcome["frames"], outcome["refused"], outcome["missing"]) == (0, 20, "0 to 19")
         assert ready(process)
 
 

@@ -101,6 +101,23 @@ def test_a_map_that_lacks_more_than_it_may_fails_and_names_it(
         assert len(missing_frames(file)) == count and file["/entry/data/data"].shape[0] == 40
 
 
+@pytest.mark.parametrize("armed", ["while paused", "afterwards"])
+@pytest.mark.parametrize("then", ["resume", "abort"])
+def test_a_map_that_is_paused_while_the_detector_arms(ioc, scanner, tmp_path: Path, then: str, armed: str) -> None:
+    with SimplonProcess(pixels=64, rate=500, manual=True) as detector:
+        host = f"127.0.0.1:{detector.api_port}"
+        call = ("paused_while_arming", ioc.prefix, host, detector.address, str(tmp_path), 8, 5, then, armed)
+        documents, in_pause, at_end = scanner.call(*call, timeout=60)
+        assert in_pause == ("Blanked", "ready" if armed == "while paused" else "idle", False)
+        assert at_end == ("Blanked", "idle", then == "resume"), "what is armed after the abort is disarmed"
+        stop = documents[-1][1]
+        assert stop["exit_status"] == ("success" if then == "resume" else "abort")
+        if then == "resume":
+            assert stop["num_events"]["primary"] == 40
+            with h5py.File(path_of(documents)) as file:
+                np.testing.assert_array_equal(file["/entry/data/data"][:], IMAGES[:40])
+
+
 def columns(documents: list, stream: str) -> dict[str, np.ndarray]:
     """Columns of a derived stream, all rows of the run."""
     uid = next(doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == stream)

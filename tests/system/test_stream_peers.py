@@ -227,18 +227,19 @@ def test_the_messages_that_tickit_recorded_of_a_real_detector(tmp_path: Path) ->
     assert cbor2.loads((folder / "end.cbor").read_bytes())["type"] == "end"
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one channel", "two channels"])
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """A series with axes and positions, as our recorder keeps it, and its images (12, 64, 64)."""
+    protocol = "v1" if request.param == 1 else "v2"
     frames = DrawnFrames(draw("disks", 64, 16, 12, 0, 1e4))
     optics = Optics(n_pixels=64, pixel_mrad=0.25)
     positions = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
     path = tmp_path_factory.mktemp("recorded") / "run.h5"
-    detector = Detector(frames, rate=0)
+    detector = Detector(frames, rate=0, protocol=protocol, channels=request.param)
     try:
         detector.arm()
-        address = f"tcp://127.0.0.1:{detector.port}"
-        recording = record(address, path, start_timeout=20, context=Context(positions, optics, "MoS2"))
+        address, context = f"tcp://127.0.0.1:{detector.port}", Context(positions, optics, "MoS2")
+        recording = record(address, path, protocol=protocol, start_timeout=20, context=context)
     finally:
         detector.close()
     assert recording.complete

@@ -67,7 +67,7 @@ class _One:
     def _of(item: Any) -> int | None:
         if isinstance(item, Series):
             return item.number
-        return getattr(getattr(item, "frame", item), "series", None)
+        return getattr(getattr(item, "frames", item), "series", None)
 
 
 class ArmedSeries:

@@ -1,0 +1,92 @@
+"""The base pattern of a scan, the decoder of the strain autoencoder: from an affine map and a few codes to a pattern.
+
+    λ = Σ_g D_g(p - c - M g) + β B(p - c),    D_g = blur ∗ inside · Σ_k y_k R(θ) A_kg
+
+Disks move with the lattice as rigid images of the aperture. What fills them is a mean and K modes, known from the scan, of
+all disks together: thickness and tilt change them along few directions. The fill belongs to the crystal and turns with it
+by the angle θ of the map M; the aperture does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from . import disk_kernels
+from .disk_aperture import Aperture, turning
+
+#: Pixels around the frame for which the background is known, for beams that are not where they mostly are.
+MARGIN = 32
+#: Rotations of a fill are rounded to this [rad]: a hundredth of a pixel at a disk's edge.
+_TURN = 0.01
+
+
+def rotation_of(transform: np.ndarray) -> np.ndarray:
+    """Angle (n,) of affine maps (n, 2, 2), of their polar decomposition [rad]."""
+    m = transform
+    return np.arctan2(m[:, 1, 0] - m[:, 0, 1], m[:, 0, 0] + m[:, 1, 1])
+
+
+@dataclass(frozen=True)
+class Background:
+    """A Lorentzian around the beam and a constant."""
+
+    half_width: float  #: [pixels]
+    constant: float  #: density far away, over that of the Lorentzian's top
+    share: float  #: of a pattern's electrons, on average
+    spread: float  #: standard deviation of that share over the scan, over the share
+
+    def table(self, shape: tuple[int, int], beam: np.ndarray) -> np.ndarray:
+        """Density around a beam (2,) x, y, one electron in all, with `MARGIN` pixels around the frame, float32."""
+        y, x = (np.arange(-MARGIN, n + MARGIN) for n in shape)
+        r2 = (x - beam[0]) ** 2 + (y[:, None] - beam[1]) ** 2
+        density = 1 / (1 + r2 / self.half_width**2) + self.constant
+        return (density / density[MARGIN:-MARGIN, MARGIN:-MARGIN].sum()).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class BasePattern:
+    """What all patterns of a scan have in common."""
+
+    shape: tuple[int, int]  #: of a frame
+    vectors: np.ndarray  #: (2, 2) rows, of the lattice [pixels]
+    index: np.ndarray  #: (g, 2) int, of the reflections
+    beam: np.ndarray  #: (2,) x, y where the beam mostly is [pixels]
+    aperture: Aperture
+    background: Background
+    fills: np.ndarray  #: (K + 1, g, b) mean and modes, of one electron
+    good: np.ndarray  #: (ny, nx) float32, 0 for pixels that do not count
+
+    @property
+    def reflections(self) -> np.ndarray:
+        """Their places around the beam, (g, 2) [pixels]."""
+        return self.index @ self.vectors
+
+    @cached_property
+    def background_table(self) -> np.ndarray:
+        return self.background.table(self.shape, self.beam)
+
+    def turned(self, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fills for each rotation there is, (t, K + 1, g, b) float32, and which of them each map (n, 2, 2) needs, (n,)."""
+        steps, which = np.unique(np.rint(rotation_of(transform) / _TURN).astype(int), return_inverse=True)
+        turns = np.array([turning(self.aperture.degree, step * _TURN) for step in steps])
+        return np.einsum("tab,kgb->tkga", turns, self.fills).astype(np.float32), which
+
+    def coefficients(self, transform: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Fills (n, g, b) [counts] of patterns with maps (n, 2, 2) and codes (n, K + 1)."""
+        fills, which = self.turned(transform)
+        out = np.empty((len(codes), *fills.shape[2:]), np.float32)
+        for t in range(len(fills)):
+            out[which == t] = np.einsum("nk,kgb->ngb", codes[which == t], fills[t])
+        return out
+
+    def draw(self, transform: np.ndarray, centre: np.ndarray, codes: np.ndarray, background: np.ndarray) -> np.ndarray:
+        """Expected counts (n, ny, nx) float32 of maps (n, 2, 2), beams (n, 2), codes (n, K + 1), background (n,)."""
+        out = np.empty((len(codes), *self.shape), np.float32)
+        disk_kernels.draw(
+            out, self.background_table, MARGIN, self.aperture.templates, self.aperture.radius, self.reflections,
+            self.coefficients(transform, codes), transform, centre, background, self.beam,
+        )  # fmt: skip
+        return out

@@ -1,0 +1,257 @@
+"""Learning the base pattern from a scan's own frames, by alternating between what is shared and what is each frame's.
+
+First every disk of every frame has a fill of its own, so that only edges tell where it is; from these places follow the
+aperture, the background, and the few modes that fills vary along (principal components, weighted by information; those
+above the edge of noise, Marchenko and Pastur 1967). Then encoder and decoder are improved in turns: maps and codes by
+Fisher scoring with the fills known, fills by the expected likelihood over the codes (EM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import lattice_search
+from .base_pattern import Background, BasePattern, rotation_of
+from .disk_aperture import Aperture, turning
+from .disk_scoring import Estimates, Scores, coded_step, evaluate, free_step
+from .lattice_discovery import FoundLattice
+
+#: Principal components this much above the edge of noise are kept as modes, and how many at most.
+_ABOVE_NOISE, _MOST_MODES = 1.6, 12
+_FREE_STEPS, _ROUNDS = 6, 5
+#: Frames that the aperture is fitted to.
+_FEW = 32
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A base pattern, with what the frames it was learned from say of it."""
+
+    base: BasePattern
+    estimates: Estimates
+    codes: np.ndarray  #: (n, K + 1)
+    misfit: np.ndarray  #: (n,)
+    #: Root mean square motion of the disks in the last round, over their standard deviation.
+    restless: float
+
+
+def _degree(radius: float) -> int:
+    # Finer structure than a quarter of the radius the detector's blur would hide in small disks.
+    return int(np.clip(round(radius / 2 + 1), 2, 6))
+
+
+def _sites(lattice: FoundLattice, shape: tuple[int, int]) -> np.ndarray:
+    """Indices (g, 2) of the reflections that can be in the frame, whatever the rotation; the direct beam first."""
+    n = 2 * int(np.ceil(max(shape) / np.linalg.norm(lattice.vectors[0])))
+    index = np.stack(np.meshgrid(*[np.arange(-n, n + 1)] * 2), -1).reshape(-1, 2)
+    length = np.linalg.norm(index @ lattice.vectors, axis=1)
+    reach = np.hypot(*shape) / 2 + lattice.radius
+    return index[np.argsort(length, kind="stable")][: int((length < reach).sum())]
+
+
+def search(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (n, 2, 2) and beams (n, 2) of frames, to about a pixel."""
+    radius, (a, _) = base.aperture.radius, np.linalg.norm(base.vectors, axis=1)
+    reach = min(base.shape) / 2
+    inner = base.reflections[np.linalg.norm(base.reflections, axis=1) < reach - 1.2 * radius - a / 3]
+    turns = lattice_search.angles(lattice_search.symmetry(base.vectors), radius, reach)
+    transform, centre = np.empty((len(frames), 2, 2)), np.empty((len(frames), 2))
+    lattice_search.search(
+        frames, base.good, inner, turns, base.beam, max(int(round(0.6 * radius)), 1), a, reach, transform, centre
+    )
+    return transform, centre
+
+
+def _background(base: BasePattern, frames: np.ndarray, at: Estimates) -> tuple[Background, np.ndarray]:
+    """Background from the pixels between the disks, and its electrons in each frame (n,)."""
+    from scipy.optimize import minimize
+
+    y, x = np.indices(base.shape)
+    pixels = np.stack([x.ravel(), y.ravel()], -1)
+    edges = np.geomspace(1, np.hypot(*base.shape), 40)
+    counts, areas, dose = np.zeros(39), np.zeros(39), 0.0
+    mine, mine_area = np.zeros(len(frames)), []
+    for n, frame in enumerate(frames):
+        off = pixels - at.centre[n]
+        index = off @ np.linalg.inv(at.transform[n]).T @ np.linalg.inv(base.vectors)
+        away = np.linalg.norm((index - np.rint(index)) @ base.vectors @ at.transform[n].T, axis=1)
+        between = (away > base.aperture.radius + 3 * base.aperture.blur) & (base.good.ravel() > 0)
+        r = np.hypot(*off.T)[between]
+        seen = frame.ravel()[between].astype(float)
+        counts += np.histogram(r, edges, weights=seen)[0]
+        areas += np.histogram(r, edges)[0]
+        dose += at.dose[n]
+        mine[n] = seen.sum()
+        mine_area.append(r)
+    middle = np.sqrt(edges[1:] * edges[:-1])
+    use = areas > 0
+    if not use.any() or counts.sum() < 100:
+        share = float(counts.sum() / max(areas.sum(), 1) * y.size / max(dose, 1) * len(frames))
+        flat = Background(max(base.shape) / 4, 0.1, max(share / len(frames), 1e-3), 1.0)
+        return flat, flat.share * at.dose
+
+    def density(p):
+        return np.exp(p[0]) * (1 / (1 + (middle / np.exp(p[1])) ** 2) + np.exp(p[2]))
+
+    def cost(p):
+        expected = density(p)[use] * areas[use]
+        return (expected - counts[use] * np.log(expected)).sum() / counts.sum() + 1e-4 * (p[2] + 4) ** 2
+
+    start = [np.log(counts.sum() / areas.sum() + 1e-9), np.log(max(base.shape) / 4), -4.0]
+    p = minimize(cost, start, method="Nelder-Mead", options={"maxiter": 600}).x
+    fitted = Background(float(np.exp(p[1])), float(np.exp(p[2])), 0.0, 0.0)
+    table = fitted.table(base.shape, base.beam)
+    scale = fitted.half_width**2
+    peak = float(table.max())
+    expected = np.array([peak * (1 / (1 + r**2 / scale) + fitted.constant).sum() for r in mine_area])
+    expected /= 1 + fitted.constant
+    amount = mine / np.maximum(expected, 1e-9)
+    shares = amount / at.dose
+    share = float(shares.mean())
+    noise = np.sqrt(np.mean(amount / np.maximum(expected, 1e-9)) / np.mean(at.dose) ** 2)
+    spread = float(np.sqrt(max(shares.var() - noise**2, 0)) / max(share, 1e-9))
+    return replace(fitted, share=max(share, 1e-4), spread=float(np.clip(spread, 0.1, 1.0))), amount
+
+
+def _fit_aperture(
+    base: BasePattern, frames: np.ndarray, at: Estimates, fills: np.ndarray, prior: tuple[np.ndarray, np.ndarray]
+) -> Aperture:
+    """Radius and spread that fit best."""
+    from scipy.optimize import minimize
+
+    degree = base.aperture.degree
+
+    def cost(p):
+        aperture = Aperture(float(np.clip(p[0], 1.5, None)), float(np.clip(p[1], 0.05, 3.0)), degree)
+        trial, moved, filled = replace(base, aperture=aperture), at, fills
+        for _ in range(2):
+            moved, filled, _, scores = free_step(trial, frames, moved, filled, *prior)
+        scores = evaluate(trial, frames, moved, filled * at.dose[:, None, None])
+        return float(scores.misfit.mean())
+
+    start = np.array([base.aperture.radius, base.aperture.spread])
+    simplex = start + np.array([[0, 0], [0.25, 0.0], [0.0, 0.3]])
+    best = minimize(
+        cost, start, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 0.01, "maxfev": 30}
+    ).x
+    return Aperture(float(max(best[0], 1.5)), float(np.clip(best[1], 0.05, 3.0)), degree)
+
+
+def _turns(base: BasePattern, at: Estimates) -> np.ndarray:
+    """Matrices (n, b, b) from fills of the crystal to fills on the detector."""
+    steps, which = np.unique(np.rint(rotation_of(at.transform) / 0.01).astype(int), return_inverse=True)
+    return np.array([turning(base.aperture.degree, 0.01 * step) for step in steps])[which]
+
+
+def _modes(base: BasePattern, at: Estimates, fills: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and modes (K + 1, g, b) of free fills (n, g, b), and codes (n, K + 1) [electrons]."""
+    turns = _turns(base, at)
+    own = np.einsum("nba,ngb->nga", turns, fills)
+    gram = np.zeros(scores.gram.shape[1:])
+    for n in range(len(at)):
+        gram += turns[n].T @ (scores.gram[n].astype(float) * at.dose[n] ** 2) @ turns[n]
+    weight = np.maximum(scores.seen.sum(0), 1)[:, None, None]
+    seen = scores.seen[..., None]
+    mean = (own * seen).sum(0) / weight[..., 0]
+    values, axes = np.linalg.eigh(gram / weight)
+    values = np.maximum(values, 1e-6 * values.max(1, keepdims=True) + 1e-30)
+    whiten, colour = np.sqrt(values)[..., None] * axes.transpose(0, 2, 1), axes / np.sqrt(values)[:, None, :]
+    white = np.einsum("gab,ngb->nga", whiten, (own - mean) * seen).reshape(len(at), -1)
+    u, s, v = np.linalg.svd(white, full_matrices=False)
+    edge = np.sqrt(white.shape[0]) + np.sqrt(white.shape[1])
+    k = min(int((s > _ABOVE_NOISE * edge).sum()), _MOST_MODES)
+    modes = np.einsum("gab,kgb->kga", colour, (v[:k] * s[:k, None]).reshape(k, *mean.shape)) / np.sqrt(len(at))
+    codes = np.concatenate([np.ones((len(at), 1)), u[:, :k] * np.sqrt(len(at))], 1) * at.dose[:, None]
+    return np.concatenate([mean[None], modes]), codes
+
+
+def _improved(
+    base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray, covariance: np.ndarray
+) -> BasePattern:
+    """The base pattern with fills that make the frames more likely, over what is known of the codes."""
+    scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
+    turns = _turns(base, at)
+    count, disks, functions = base.fills.shape
+    known = covariance[:, 7:, 7:]
+    second = (np.einsum("nk,nl->nkl", codes, codes) + known).reshape(len(at), -1)
+    normal = np.empty((disks, count * functions, count * functions))
+    right = np.empty((disks, count, functions))
+    for g in range(disks):
+        gram = turns.transpose(0, 2, 1) @ scores.gram[:, g].astype(float) @ turns
+        blocks = (second.T @ gram.reshape(len(at), -1)).reshape(count, count, functions, functions)
+        normal[g] = blocks.transpose(0, 2, 1, 3).reshape(count * functions, -1)
+        right[g] = codes.T @ np.einsum("nb,nba->na", scores.moments[:, g].astype(float), turns)
+        fills = np.einsum("nkl,lb->nkb", known, base.fills[:, g])
+        right[g] -= np.einsum("nab,nkb->ka", gram, fills)
+    scale = np.sqrt(np.maximum(np.einsum("gii->gi", normal), 1e-30))
+    # Directions of which nothing is known stay as they are.
+    scaled = normal / scale[:, :, None] / scale[:, None] + 1e-4 * np.eye(count * functions)
+    step = np.linalg.solve(scaled, (right.reshape(disks, -1) / scale)[..., None])[..., 0] / scale
+    step[~scores.seen.any(0)] = 0
+    return replace(base, fills=base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2))
+
+
+def _standardised(base: BasePattern, codes: np.ndarray) -> tuple[BasePattern, np.ndarray]:
+    """The same with codes of mean 0 and standard deviation 1."""
+    relative = codes[:, 1:] / codes[:, :1]
+    mean, sd = relative.mean(0), np.maximum(relative.std(0), 1e-9)
+    fills = base.fills.copy()
+    fills[0] += np.einsum("k,kgb->gb", mean, base.fills[1:])
+    fills[1:] *= sd[:, None, None]
+    return replace(base, fills=fills), np.concatenate([codes[:, :1], (relative - mean) / sd * codes[:, :1]], 1)
+
+
+def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress: Callable[[str], None]) -> Learned:
+    """Learn the base pattern of frames (n, ny, nx) whose lattice was found; `good` (ny, nx) marks pixels that count."""
+    shape = frames.shape[1:]
+    degree = _degree(lattice.radius)
+    index = _sites(lattice, shape)
+    base = BasePattern(
+        shape, lattice.vectors, index, lattice.centre, Aperture(lattice.radius, 0.6, degree),
+        Background(max(shape) / 4, 0.1, 0.05, 1.0), np.zeros((1, len(index), (degree + 1) * (degree + 2) // 2)), good,
+    )  # fmt: skip
+    dose = frames.sum((1, 2), dtype=float)
+    transform, centre = search(base, frames)
+    base = replace(base, beam=np.median(centre, 0))
+    at = Estimates(transform, centre, base.background.share * dose, dose)
+    background, amount = _background(base, frames, at)
+    base, at = replace(base, background=background), replace(at, background=amount)
+    flat = np.zeros(base.fills.shape[2])
+    on = (np.abs(base.reflections) < np.array(shape[::-1]) / 2).all(1).sum()
+    flat[0] = max(1 - background.share, 0.05) / (on * np.pi * lattice.radius**2)
+    by_degree = np.concatenate([np.full(d + 1, d) for d in range(degree + 1)])
+    variance = (2 * flat[0]) ** 2 * np.where(by_degree == 0, 4.0, 1 / (1.0 + by_degree) ** 2)
+    fills = np.broadcast_to(flat, (len(frames), *base.fills.shape[1:])).copy()
+    few = np.unique(np.linspace(0, len(frames) - 1, _FEW).astype(int))
+    for turn in range(2):
+        for step in range(_FREE_STEPS if turn == 0 else 3):
+            at, fills, _, scores = free_step(base, frames, at, fills, flat, variance)
+            progress(f"disks' edges, step {step + 1}: misfit {scores.misfit.mean():.3f}")
+        if turn == 0:
+            background, amount = _background(base, frames, at)
+            base = replace(base, background=background, beam=np.median(at.centre, 0))
+            at = replace(at, background=amount)
+            aperture = _fit_aperture(base, frames[few], at.part(few), fills[few], (flat, variance))
+            base = replace(base, aperture=aperture)
+            progress(f"disks of radius {aperture.radius:.2f} pixels, point spread {aperture.spread:.2f} pixels")
+    seen = scores.seen.any(0)
+    base, fills = replace(base, index=base.index[seen]), fills[:, seen]
+    scores = replace(scores, gram=scores.gram[:, seen], seen=scores.seen[:, seen])
+    learned, codes = _modes(base, at, fills, scores)
+    base = replace(base, fills=learned)
+    restless = np.inf
+    for turn in range(_ROUNDS):
+        before = at
+        for _ in range(2):
+            at, codes, covariance, scores = coded_step(base, frames, at, codes)
+        base = _improved(base, frames, at, codes, covariance)
+        base, codes = _standardised(base, codes)
+        change = (at.transform - before.transform).reshape(-1, 4)
+        restless = float(np.sqrt((change**2 / np.einsum("nii->ni", covariance[:, :4, :4])).mean()))
+        progress(f"fills with {len(base.fills) - 1} modes, round {turn + 1}: misfit {scores.misfit.mean():.3f}")
+    for _ in range(2):
+        at, codes, _, scores = coded_step(base, frames, at, codes)
+    return Learned(base, at, codes, scores.misfit, restless)

@@ -1,0 +1,106 @@
+"""The aperture's image, a disk with a sharp edge that the detector blurs, and the functions that fill it.
+
+A disk is ``blur ∗ (inside · Σ a_b φ_b)`` with polynomials φ_b, orthonormal on the unit disk (Zernike's, but for a rotation
+among those of one degree). The blur (point spread and the pixel itself) is applied to edge and fill together: a fill
+that rises towards one side moves the blurred edge to that side, by 0.07 pixels in a disk of 6 pixels, which would
+otherwise be read as a displacement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+#: Tabulated places of a disk's centre along each side of a pixel; what is between them is first order.
+PHASES = 4
+#: Samples along each side of a pixel that disks are drawn with.
+_FINE = 8
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """A disk of a radius and an edge, filled by polynomials up to a degree."""
+
+    radius: float  #: [pixels]
+    spread: float  #: standard deviation of the point spread along each axis, the pixel's own width left out [pixels]
+    degree: int  #: of the polynomials
+
+    @property
+    def blur(self) -> float:
+        """Standard deviation of point spread and pixel together [pixels]."""
+        return float(np.hypot(self.spread, 1 / np.sqrt(12)))
+
+    @property
+    def half(self) -> int:
+        """Half the side of the window that holds a disk anywhere in its middle pixel."""
+        return int(np.ceil(self.radius + 3 * self.blur + 0.5))
+
+    @property
+    def width(self) -> int:
+        """Side of that window [pixels]."""
+        return 2 * self.half + 1
+
+    @cached_property
+    def templates(self) -> np.ndarray:
+        """The blurred functions in a window, (PHASES, PHASES, b, width²) float32, phases of y first.
+
+        Phase i is a centre ``(i + 1/2) / PHASES - 1/2`` pixels from the window's middle pixel.
+        """
+        from scipy.ndimage import gaussian_filter1d, uniform_filter1d
+
+        reach = self.half + 1
+        axis = (np.arange((2 * reach + 1) * _FINE) + 0.5) / _FINE - reach - 0.5
+        x, y = np.meshgrid(axis, axis)
+        inside = np.clip(0.5 + (self.radius - np.hypot(x, y)) * _FINE, 0.0, 1.0)
+        images = np.polynomial.polynomial.polyval2d(
+            y / self.radius, x / self.radius, np.moveaxis(orthonormal(self.degree), 0, -1)
+        )
+        images *= inside
+        for side in (1, 2):
+            if self.spread > 0:
+                images = gaussian_filter1d(images, self.spread * _FINE, axis=side, mode="constant")
+            # A box of _FINE samples is even: filtered sample k stands for the place half a sample before k.
+            images = uniform_filter1d(images, _FINE, axis=side, mode="constant")
+        step = _FINE // PHASES
+
+        def picked(phase: int) -> slice:
+            first = (reach + 1 - self.half) * _FINE - step // 2 - phase * step
+            return slice(first, first + (self.width - 1) * _FINE + 1, _FINE)
+
+        rows = [images[:, picked(i)] for i in range(PHASES)]
+        out = [[part[:, :, picked(j)].reshape(len(images), -1) for j in range(PHASES)] for part in rows]
+        return np.ascontiguousarray(out, np.float32)
+
+
+def orthonormal(degree: int) -> np.ndarray:
+    """Polynomials that are orthonormal on the unit disk, by degree: (b, degree + 1, degree + 1) of [power of y, of x].
+
+    The mean over the disk of the product of two is 1 or 0; the first is 1.
+    """
+    powers = np.array([(j, n - j) for n in range(degree + 1) for j in range(n + 1)])
+    # Mean of x^i y^j over the disk, exactly: odd powers vanish.
+    total = powers[:, None] + powers[None]
+    from scipy.special import gamma
+
+    j, i = total[..., 0], total[..., 1]
+    mean = 2 * gamma((i + 1) / 2) * gamma((j + 1) / 2) / gamma((i + j) / 2 + 1) / (i + j + 2) / np.pi
+    mean = np.where((i % 2 == 0) & (j % 2 == 0), mean, 0.0)
+    inverse = np.linalg.inv(np.linalg.cholesky(mean))
+    out = np.zeros((len(powers), degree + 1, degree + 1))
+    out[:, powers[:, 0], powers[:, 1]] = inverse
+    return out
+
+
+def turning(degree: int, angle: float) -> np.ndarray:
+    """Matrix (b, b) that turns a fill counter-clockwise by an angle [rad]: new coefficients are ``turning @ old``."""
+    functions = orthonormal(degree)
+    # As many points of the disk as settle the polynomials, evaluated before and after.
+    radii = np.sqrt((np.arange(degree + 1) + 0.5) / (degree + 1))
+    around = np.arange(2 * degree + 1) * 2 * np.pi / (2 * degree + 1)
+    x, y = (np.outer(radii, f(around)).ravel() for f in (np.cos, np.sin))
+    c, s = np.cos(angle), np.sin(angle)
+    before = np.polynomial.polynomial.polyval2d(y, x, np.moveaxis(functions, 0, -1))
+    after = np.polynomial.polynomial.polyval2d(c * y - s * x, c * x + s * y, np.moveaxis(functions, 0, -1))
+    return np.linalg.lstsq(before.T, after.T, rcond=None)[0]

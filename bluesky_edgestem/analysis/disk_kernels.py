@@ -1,0 +1,266 @@
+"""Rendering of disks into a frame, and its adjoint: what the counts say of each disk's place and fill. Compiled.
+
+All images have a margin of one window on each side in which nothing counts, so that disks at the frame's edge need no
+cases of their own.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from .disk_aperture import PHASES
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma: no cover - compiled
+    """Set the image to the background, tabulated with a margin around the frame, of a beam moved by a shift."""
+    ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
+    sx = min(max(shift_x, -margin + 1.001), margin - 1.001)
+    sy = min(max(shift_y, -margin + 1.001), margin - 1.001)
+    ix, iy = int(np.floor(margin - sx)), int(np.floor(margin - sy))
+    fx, fy = np.float32(margin - sx - ix), np.float32(margin - sy - iy)
+    b = np.float32(amount)
+    w00, w01 = b * (1 - fx) * (1 - fy), b * fx * (1 - fy)
+    w10, w11 = b * (1 - fx) * fy, b * fx * fy
+    for row in range(ny):
+        low, high, out = table[row + iy], table[row + iy + 1], lam[row + pad]
+        for k in range(nx):
+            out[pad + k] = w00 * low[ix + k] + w01 * low[ix + k + 1] + w10 * high[ix + k] + w11 * high[ix + k + 1]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def locate(x, y, half, pad):  # pragma: no cover - compiled
+    """First row and column of a disk's window in a padded image, phases along y and x, and what is left of x and y."""
+    ix, iy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+    px = min(int((x - ix + 0.5) * PHASES), PHASES - 1)
+    py = min(int((y - iy + 0.5) * PHASES), PHASES - 1)
+    rx = x - ix + 0.5 - (px + 0.5) / PHASES
+    ry = y - iy + 0.5 - (py + 0.5) / PHASES
+    return iy - half + pad, ix - half + pad, py, px, rx, ry
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def combine(out, templates, coef):  # pragma: no cover - compiled
+    """``out = coef @ templates`` (b, pixels), four functions at a time."""
+    n, size = len(coef), out.shape[0]
+    whole = n // 4 * 4
+    out[:] = 0
+    for b in range(0, whole, 4):
+        c0, c1, c2, c3 = coef[b], coef[b + 1], coef[b + 2], coef[b + 3]
+        t0, t1, t2, t3 = templates[b], templates[b + 1], templates[b + 2], templates[b + 3]
+        for k in range(size):
+            out[k] += c0 * t0[k] + c1 * t1[k] + c2 * t2[k] + c3 * t3[k]
+    for b in range(whole, n):
+        c0, t0 = coef[b], templates[b]
+        for k in range(size):
+            out[k] += c0 * t0[k]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def project(out, templates, image):  # pragma: no cover - compiled
+    """``out = templates (b, pixels) @ image``."""
+    for b in range(len(out)):
+        total = np.float32(0.0)
+        t = templates[b]
+        for k in range(image.shape[0]):
+            total += t[k] * image[k]
+        out[b] = total
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def slopes(value, along_x, along_y, width):  # pragma: no cover - compiled
+    """Derivatives of a disk's image by the disk's place, by differences over seven pixels.
+
+    `value` has three rows of zeros before and after those of the window that the derivatives are of.
+    """
+    a, b, c = np.float32(-0.75), np.float32(0.15), np.float32(-1 / 60)
+    w1, w2, w3 = width, 2 * width, 3 * width
+    for i in range(along_x.shape[0]):
+        k = i + w3
+        along_x[i] = (
+            a * (value[k + 1] - value[k - 1]) + b * (value[k + 2] - value[k - 2]) + c * (value[k + 3] - value[k - 3])
+        )
+        along_y[i] = (
+            a * (value[k + w1] - value[k - w1])
+            + b * (value[k + w2] - value[k - w2])
+            + c * (value[k + w3] - value[k - w3])
+        )
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def add(lam, value, along_x, along_y, row0, col0, rx, ry, width):  # pragma: no cover - compiled
+    """Add a disk's image, moved by what its phase leaves of its place."""
+    qx, qy = np.float32(rx), np.float32(ry)
+    for row in range(width):
+        out, first = lam[row0 + row], row * width
+        for k in range(width):
+            out[col0 + k] += value[first + k] + qx * along_x[first + k] + qy * along_y[first + k]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def cut(out, image, row0, col0, width):  # pragma: no cover - compiled
+    """A window of an image, flat."""
+    for row in range(width):
+        line, first = image[row0 + row], row * width
+        for k in range(width):
+            out[first + k] = line[col0 + k]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def surprise(weight, inverse, lam, frame, good, floor, pad):  # pragma: no cover - compiled
+    """``(n - λ)/v`` and ``1/v`` of the good pixels inside the frame; returns Pearson's Σ (n - λ)²/v.
+
+    The variance v is λ, but no less than a floor (ny, nx): no count is impossible.
+    """
+    ny, nx = frame.shape
+    total = 0.0
+    for row in range(ny):
+        line, n, g = lam[row + pad], frame[row], good[row]
+        w, v, least = weight[row + pad], inverse[row + pad], floor[row]
+        part = np.float32(0.0)
+        for k in range(nx):
+            one = g[k] / max(line[pad + k], least[k])
+            more = np.float32(n[k]) - line[pad + k]
+            v[pad + k] = one
+            w[pad + k] = more * one
+            part += more * more * one
+        total += part
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def on_detector(x, y, radius, ny, nx):  # pragma: no cover - compiled
+    """Whether any part of a disk is inside the frame."""
+    return -radius < x < nx - 1 + radius and -radius < y < ny - 1 + radius
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def evaluate(
+    frames,
+    good,
+    table,
+    margin,
+    templates,
+    radius,
+    reflections,
+    coef,
+    transform,
+    centre,
+    amount,
+    reference,
+    floor,
+    moments,
+    gram,
+    cross,
+    place_info,
+    place_score,
+    back_score,
+    back_info,
+    misfit,
+    seen,
+):  # pragma: no cover - compiled
+    """Score and information of patterns (n) whose disks (g) each have a fill of their own.
+
+    What stands in the first line is given: `coef` (n, g, b) [counts per pixel], `amount` (n,) of the background,
+    `reference` (2,) the beam's place for which its table is, `floor` (n, ny, nx) of the variance. The second line is filled: `moments` (n, g, b), `gram`
+    (n, g, b, b), `cross` (n, g, 3, b) of place along x, y and background with fill, `place_info` (n, g, 5) xx, xy, yy, x
+    and y with background, `place_score` (n, g, 2), the rest (n,), `seen` (n, g).
+    """
+    n_frames, ny, nx = frames.shape
+    n_disks, n_functions = len(reflections), templates.shape[2]
+    size = templates.shape[3]
+    width = int(np.sqrt(size) + 0.5)
+    half, pad = width // 2, width
+    lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
+    weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
+    value = np.zeros(size + 6 * width, np.float32)
+    middle = value[3 * width : 3 * width + size]
+    by_x, by_y = np.empty((n_disks, size), np.float32), np.empty((n_disks, size), np.float32)
+    w, q, product = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    for n in range(n_frames):
+        cx, cy = centre[n, 0], centre[n, 1]
+        lay_background(lam, table, cx - reference[0], cy - reference[1], amount[n], margin, pad)
+        for g in range(n_disks):
+            x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
+            y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
+            seen[n, g] = on_detector(x, y, radius, ny, nx)
+            if seen[n, g]:
+                row0, col0, py, px, rx, ry = locate(x, y, half, pad)
+                combine(middle, templates[py, px], coef[n, g])
+                slopes(value, by_x[g], by_y[g], width)
+                add(lam, middle, by_x[g], by_y[g], row0, col0, rx, ry, width)
+        misfit[n] = surprise(weight, inverse, lam, frames[n], good, floor[n], pad)
+        lay_background(lam, table, cx - reference[0], cy - reference[1], 1.0, margin, pad)
+        back_score[n], back_info[n] = 0.0, 0.0
+        for row in range(pad, pad + ny):
+            for k in range(pad, pad + nx):
+                back_score[n] += weight[row, k] * lam[row, k]
+                back_info[n] += inverse[row, k] * lam[row, k] * lam[row, k]
+        for g in range(n_disks):
+            if not seen[n, g]:
+                continue
+            x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
+            y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
+            row0, col0, py, px, _, _ = locate(x, y, half, pad)
+            t, dx, dy = templates[py, px], by_x[g], by_y[g]
+            cut(w, weight, row0, col0, width)
+            cut(q, inverse, row0, col0, width)
+            project(moments[n, g], t, w)
+            sx, sy = np.float32(0.0), np.float32(0.0)
+            jxx, jxy, jyy = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            for k in range(size):
+                sx += w[k] * dx[k]
+                sy += w[k] * dy[k]
+                jxx += q[k] * dx[k] * dx[k]
+                jxy += q[k] * dx[k] * dy[k]
+                jyy += q[k] * dy[k] * dy[k]
+            place_score[n, g, 0], place_score[n, g, 1] = sx, sy
+            place_info[n, g, 0], place_info[n, g, 1], place_info[n, g, 2] = jxx, jxy, jyy
+            for k in range(size):
+                product[k] = q[k] * dx[k]
+            project(cross[n, g, 0], t, product)
+            for k in range(size):
+                product[k] = q[k] * dy[k]
+            project(cross[n, g, 1], t, product)
+            cut(product, lam, row0, col0, width)
+            bx, by = np.float32(0.0), np.float32(0.0)
+            for k in range(size):
+                product[k] *= q[k]
+                bx += product[k] * dx[k]
+                by += product[k] * dy[k]
+            project(cross[n, g, 2], t, product)
+            place_info[n, g, 3], place_info[n, g, 4] = bx, by
+            for b in range(n_functions):
+                for k in range(size):
+                    product[k] = q[k] * t[b, k]
+                project(gram[n, g, b, : b + 1], t, product)
+                for other in range(b):
+                    gram[n, g, other, b] = gram[n, g, b, other]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def draw(
+    out, table, margin, templates, radius, reflections, coef, transform, centre, amount, reference
+):  # pragma: no cover - compiled
+    """Expected counts of patterns, into `out` (n, ny, nx) float32; the other arguments are those of `evaluate`."""
+    n_frames, ny, nx = out.shape
+    size = templates.shape[3]
+    width = int(np.sqrt(size) + 0.5)
+    half, pad = width // 2, width
+    lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
+    value = np.zeros(size + 6 * width, np.float32)
+    middle = value[3 * width : 3 * width + size]
+    by_x, by_y = np.empty(size, np.float32), np.empty(size, np.float32)
+    for n in range(n_frames):
+        cx, cy = centre[n, 0], centre[n, 1]
+        lay_background(lam, table, cx - reference[0], cy - reference[1], amount[n], margin, pad)
+        for g in range(len(reflections)):
+            x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
+            y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
+            if on_detector(x, y, radius, ny, nx):
+                row0, col0, py, px, rx, ry = locate(x, y, half, pad)
+                combine(middle, templates[py, px], coef[n, g])
+                slopes(value, by_x, by_y, width)
+                add(lam, middle, by_x, by_y, row0, col0, rx, ry, width)
+        out[n] = lam[pad : pad + ny, pad : pad + nx]

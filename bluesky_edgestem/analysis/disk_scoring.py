@@ -1,0 +1,222 @@
+"""Fisher scoring of patterns by the base pattern: the encoder's step, and that of fills which are not known yet.
+
+Unknown are the map M, the beam's place c, the background β, and what fills the disks: each disk its own polynomial
+(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information of
+Poisson counts; what the fill explains is not counted as displacement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import disk_kernels
+from .base_pattern import MARGIN, BasePattern, rotation_of
+
+#: Disks move by no more than this in one step [pixels].
+_FARTHEST = 1.5
+#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the frame's mean.
+_FLOOR_LOCAL, _FLOOR = 0.3, 0.01
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Of n patterns."""
+
+    transform: np.ndarray  #: (n, 2, 2)
+    centre: np.ndarray  #: (n, 2)
+    background: np.ndarray  #: (n,) [electrons]
+    dose: np.ndarray  #: (n,) [electrons]
+
+    def __len__(self) -> int:
+        return len(self.transform)
+
+    def part(self, which) -> Estimates:
+        return Estimates(self.transform[which], self.centre[which], self.background[which], self.dose[which])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `disk_kernels.evaluate` says."""
+
+    moments: np.ndarray
+    gram: np.ndarray
+    cross: np.ndarray
+    place_info: np.ndarray
+    place_score: np.ndarray
+    back_score: np.ndarray
+    back_info: np.ndarray
+    misfit: np.ndarray  #: (n,) Pearson's statistic over the number of pixels
+    seen: np.ndarray
+
+
+def floors(frames: np.ndarray) -> np.ndarray:
+    """Least variance of the pixels of frames, (n, ny, nx) float32."""
+    from scipy.ndimage import uniform_filter
+
+    around = np.array([uniform_filter(f.astype(np.float32), 5) for f in frames])
+    return _FLOOR_LOCAL * around + _FLOOR * around.mean((1, 2), keepdims=True) + np.float32(1e-6)
+
+
+def evaluate(base: BasePattern, frames: np.ndarray, at: Estimates, coefficients: np.ndarray) -> Scores:
+    """Score and information of frames (n, ny, nx) with fills (n, g, b) [counts]."""
+    n, g, b = coefficients.shape
+    s = Scores(
+        np.zeros((n, g, b), np.float32), np.zeros((n, g, b, b), np.float32), np.zeros((n, g, 3, b), np.float32),
+        np.zeros((n, g, 5)), np.zeros((n, g, 2)), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, g), bool),
+    )  # fmt: skip
+    disk_kernels.evaluate(
+        frames, base.good, base.background_table, MARGIN, base.aperture.templates, base.aperture.radius,
+        base.reflections, coefficients.astype(np.float32), at.transform, at.centre, at.background, base.beam,
+        floors(frames), s.moments, s.gram, s.cross, s.place_info, s.place_score, s.back_score, s.back_info, s.misfit,
+        s.seen,
+    )  # fmt: skip
+    return replace(s, misfit=s.misfit / base.good.sum())
+
+
+def design(reflections: np.ndarray) -> np.ndarray:
+    """Derivatives (g, 2, 6) of the disks' places by the map's entries and the beam's place."""
+    out = np.zeros((len(reflections), 2, 6))
+    out[:, 0, :2] = out[:, 1, 2:4] = reflections
+    out[:, 0, 4] = out[:, 1, 5] = 1
+    return out
+
+
+def _solved(information: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = np.sqrt(np.maximum(np.einsum("nii->ni", information), 1e-30))
+    covariance = np.linalg.inv(information / scale[:, :, None] / scale[:, None, :]) / scale[:, :, None] / scale[:, None]
+    return (covariance @ score[..., None])[..., 0], covariance
+
+
+def _moved(at: Estimates, step: np.ndarray, places: np.ndarray) -> tuple[Estimates, np.ndarray]:
+    """Estimates moved by a step (n, 6), and how much of it was taken, (n,)."""
+    far = np.abs(np.einsum("gia,na->ngi", places, step)).max((1, 2))
+    part = np.minimum(1, _FARTHEST / np.maximum(far, 1e-12))
+    step = step * part[:, None]
+    moved = replace(at, transform=at.transform + step[:, :4].reshape(-1, 2, 2), centre=at.centre + step[:, 4:])
+    return moved, part
+
+
+def _place_information(scores: Scores) -> np.ndarray:
+    p = scores.place_info
+    return np.stack([np.stack([p[..., 0], p[..., 1]], -1), np.stack([p[..., 1], p[..., 2]], -1)], -2)
+
+
+def free_step(
+    base: BasePattern, frames: np.ndarray, at: Estimates, fills: np.ndarray, mean: np.ndarray, variance: np.ndarray
+) -> tuple[Estimates, np.ndarray, np.ndarray, Scores]:
+    """One step where each disk of each pattern has a fill of its own, and the background is known.
+
+    Parameters
+    ----------
+    fills : array (n, g, b)
+        Of one electron, in the detector's axes.
+    mean, variance : array (b,)
+        Of fills, beforehand.
+
+    Returns
+    -------
+    Estimates, fills (n, g, b), covariance (n, 6, 6), Scores
+    """
+    dose = at.dose[:, None, None]
+    scores = evaluate(base, frames, at, fills * dose)
+    moments = scores.moments * dose - (fills - mean) / variance
+    gram = scores.gram * dose[..., None] ** 2 + np.diag(1 / variance)
+    cross = scores.cross[:, :, :2] * dose[..., None]
+    both = np.linalg.solve(gram, np.concatenate([cross.transpose(0, 1, 3, 2), moments[..., None]], -1))
+    places = design(base.reflections)
+    left = _place_information(scores) - cross @ both[..., :2]
+    push = scores.place_score - (cross @ both[..., 2:])[..., 0]
+    information = np.einsum("gia,ngij,gjb->nab", places, left, places, optimize=True)
+    step, covariance = _solved(information, np.einsum("gia,ngi->na", places, push))
+    moved, part = _moved(at, step, places)
+    shift = np.einsum("gia,na->ngi", places, step * part[:, None])
+    change = both[..., 2] - np.einsum("ngbi,ngi->ngb", both[..., :2], shift)
+    return moved, fills + np.where(scores.seen[..., None], change, 0), covariance, scores
+
+
+def coded_step(
+    base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray
+) -> tuple[Estimates, np.ndarray, np.ndarray, Scores]:
+    """One step where fills are told by codes (n, K + 1): brightness [electrons], and that times each mode's code.
+
+    Returns
+    -------
+    Estimates, codes (n, K + 1), covariance (n, 7 + K + 1, 7 + K + 1) of map, beam, background and codes, Scores
+    """
+    fills, which = base.turned(at.transform)
+    scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
+    n, count = codes.shape
+    information, score = np.zeros((n, 7 + count, 7 + count)), np.zeros((n, 7 + count))
+    places = design(base.reflections)
+    information[:, :6, :6] = np.einsum("gia,ngij,gjb->nab", places, _place_information(scores), places, optimize=True)
+    information[:, :6, 6] = np.einsum("gia,ngi->na", places, scores.place_info[..., 3:5])
+    information[:, 6, 6] = scores.back_info
+    score[:, :6] = np.einsum("gia,ngi->na", places, scores.place_score)
+    score[:, 6] = scores.back_score
+    for t in range(len(fills)):
+        mine, a = which == t, fills[t].astype(float)
+        gram, cross = scores.gram[mine], scores.cross[mine]
+        information[mine, 7:, 7:] = np.einsum("kga,ngab,lgb->nkl", a, gram, a, optimize=True)
+        by_fill = np.einsum("ngib,kgb->ngik", cross, a, optimize=True)
+        information[mine, :6, 7:] = np.einsum("gia,ngik->nak", places, by_fill[:, :, :2])
+        information[mine, 6, 7:] = by_fill[:, :, 2].sum(1)
+        score[mine, 7:] = np.einsum("ngb,kgb->nk", scores.moments[mine], a)
+    lower = np.tril_indices(7 + count, -1)
+    information[:, lower[0], lower[1]] = information[:, lower[1], lower[0]]
+    # Beforehand codes are of order one, and the background as in other patterns.
+    expected = base.background.share * at.dose
+    known = np.zeros_like(score)
+    known[:, 6] = 1 / (base.background.spread * expected + 1) ** 2
+    known[:, 8:] = 1 / np.maximum(codes[:, :1], 1.0) ** 2
+    score[:, 6] -= known[:, 6] * (at.background - expected)
+    score[:, 8:] -= known[:, 8:] * codes[:, 1:]
+    information += known[:, :, None] * np.eye(7 + count)
+    step, covariance = _solved(information, score)
+    moved, part = _moved(at, step[:, :6], places)
+    step = step * part[:, None]
+    moved = replace(moved, background=np.maximum(at.background + step[:, 6], 0))
+    return moved, codes + step[:, 7:], covariance, scores
+
+
+@dataclass(frozen=True)
+class KnownInformation:
+    """Fisher information of the mean pattern of one electron, in each of t rotations."""
+
+    fills: np.ndarray  #: (t, K + 1, g, b) float32
+    local: np.ndarray  #: (t, g, 3 + K + 1, 3 + K + 1) of each disk's place x, y, the background and the codes
+    place: np.ndarray  #: (t, g) of x and y together
+    level: np.ndarray  #: (t, g) of the disk's first function
+    background: np.ndarray  #: (t,)
+
+
+def known_information(base: BasePattern, transforms: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
+    """What the encoder needs to know of maps (n, 2, 2), and which of the rotations each is nearest to, (n,)."""
+    fills, which = base.turned(transforms)
+    angle = np.array([rotation_of(transforms[which == t]).mean() for t in range(len(fills))])
+    c, s = np.cos(angle), np.sin(angle)
+    turned = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+    electrons = 1e6
+    count = len(base.fills)
+    mean = np.zeros((len(fills), count))
+    mean[:, 0] = electrons
+    beam = np.broadcast_to(base.beam, (len(fills), 2)).copy()
+    background = np.full(len(fills), base.background.share * electrons)
+    drawn = np.clip(np.rint(base.draw(turned, beam, mean, background)), 0, 65535).astype(np.uint16)
+    at = Estimates(turned, beam, background, np.full(len(fills), electrons))
+    scores = evaluate(base, drawn, at, base.coefficients(turned, mean))
+    a = fills.astype(float)
+    local = np.zeros((*scores.place_score.shape[:2], 3 + count, 3 + count))
+    local[:, :, :2, :2] = _place_information(scores) / electrons
+    local[:, :, :2, 2] = scores.place_info[..., 3:5]
+    local[:, :, :2, 3:] = np.einsum("tgib,tkgb->tgik", scores.cross[:, :, :2], a)
+    local[:, :, 2, 3:] = np.einsum("tgb,tkgb->tgk", scores.cross[:, :, 2], a) * electrons
+    local[:, :, 3:, 3:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
+    lower = np.tril_indices(3 + count, -1)
+    local[:, :, lower[0], lower[1]] = local[:, :, lower[1], lower[0]]
+    known = KnownInformation(
+        fills, local, (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons,
+        scores.gram[:, :, 0, 0] * electrons, scores.back_info * electrons,
+    )  # fmt: skip
+    return known, which

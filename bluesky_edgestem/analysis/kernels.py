@@ -1,0 +1,69 @@
+"""Compiled code: without the interpreter's lock, kept on disk where there is room for it, and never out of date."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from numba import njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+
+def kernel(function: Callable | None = None, **options: Any) -> Any:
+    """Compile a function at its first call, as `numba.njit` does, for any number of threads at a time.
+
+    What was compiled is kept beside the source, or in the user's cache. Where neither can be written it is compiled
+    anew in each process. numba itself believes what it kept as long as the function's own file is the same; here all
+    that goes into the compiled code has to be: the files of the kernels that it calls, and the constants that it uses.
+
+    Parameters
+    ----------
+    function : callable, optional
+    **options
+        Further ones of `numba.njit`.
+    """
+    if function is None:
+        return lambda function: kernel(function, **options)
+    compiled: Any = njit(nogil=True, error_model="numpy", **options)(function)
+    with contextlib.suppress(RuntimeError):  # there is no folder that can be written
+        compiled._cache = _Cache(function)
+    return compiled
+
+
+class _Sources(CompileResultCacheImpl):
+    """Says for what source the compiled code stands."""
+
+    def __init__(self, py_func: FunctionType) -> None:
+        super().__init__(py_func)
+        digest = hashlib.sha256(b"".join(_sources(py_func, set()))).hexdigest()
+        self.locator.get_source_stamp = lambda: digest
+
+
+class _Cache(FunctionCache):
+    """A cache whose disk may be full."""
+
+    _impl_class = _Sources
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
+
+
+def _sources(function: FunctionType, seen: set[FunctionType]) -> Iterator[bytes]:
+    """The function's file, and what it takes from elsewhere: constants, and other functions likewise."""
+    seen.add(function)
+    yield Path(inspect.getfile(function)).read_bytes()
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        called = getattr(value, "py_func", None) or getattr(value, "_defn", None)  # a kernel, or an intrinsic
+        if called is None:
+            with contextlib.suppress(Exception):  # no constant, and no part of what is compiled
+                yield pickle.dumps(value)
+        elif called not in seen:
+            yield from _sources(called, seen)

@@ -1,0 +1,312 @@
+"""The strain autoencoder: from a scan's own patterns to the affine map of each, without labels or tuning.
+
+The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `disk_scoring`). The decoder
+makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
+(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its stated
+uncertainties can be trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .affine_encoder import encode
+from .affine_readings import AffineReadings
+from .base_pattern import MARGIN, Background, BasePattern
+from .base_pattern_learning import Learned, learn, search
+from .disk_aperture import Aperture
+from .disk_scoring import known_information
+from .lattice_discovery import find_lattice
+
+MAGIC = b"EDGESTEM-STRAIN"
+FORMAT = 1
+#: Frames that are learned from, in blocks of neighbours.
+_FRAMES, _BLOCK = 512, 16
+#: Least number of frames with electrons to learn from.
+_LEAST = 32
+#: Standard deviation of the map's entries where nothing is known.
+_UNKNOWN = 1.0
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(frames: Any) -> None:
+    if not np.issubdtype(frames.dtype, np.unsignedinteger):
+        raise TypeError(
+            f"frames are {frames.dtype}; the strain autoencoder reads counted electrons: unsigned integers (round and "
+            "cast them if they are counts)"
+        )
+    if len(frames.shape) != 3 or min(frames.shape[1:]) < 32:
+        raise ValueError(f"frames have shape {tuple(frames.shape)}; needed is (n, ny, nx), ny and nx 32 or more")
+
+
+def _drawn(frames: Any, rng: np.random.Generator) -> np.ndarray:
+    """Frames to learn from: all, or blocks of neighbours spread over the scan."""
+    n = len(frames)
+    if n <= _FRAMES:
+        return np.asarray(frames[:])
+    blocks = _FRAMES // _BLOCK
+    room = n / blocks - _BLOCK
+    starts = [int(i * n / blocks + rng.uniform(0, max(room, 0))) for i in range(blocks)]
+    return np.concatenate([np.asarray(frames[s : s + _BLOCK]) for s in starts])
+
+
+class StrainAutoencoder:
+    """A cycle-consistent spatial-transforming autoencoder of diffraction patterns.
+
+    Made by `train` or `load`.
+    """
+
+    def __init__(self) -> None:
+        self.base: BasePattern | None = None  #: the decoder
+        self.converged: bool = False
+        self.why: str = "not trained"  #: why it has not converged; empty when it has
+        self.report: dict[str, Any] = {}  #: what was learned, in figures
+        self.stretch: float = 1.0  #: of the covariance that counting noise alone would make
+        self.floor: np.ndarray = np.zeros((4, 4))  #: covariance of the map that no dose takes away
+
+    @property
+    def base_vectors(self) -> np.ndarray:
+        """Vectors of the base pattern's lattice, as rows (2, 2) [pixels]; zeros where none was found."""
+        return np.zeros((2, 2)) if self.base is None else self.base.vectors
+
+    @property
+    def disk_radius(self) -> float:
+        """Radius of the disks [pixels]; 0 where none were found."""
+        return 0.0 if self.base is None else self.base.aperture.radius
+
+    @classmethod
+    def train(cls, frames: Any, *, seed: int = 0, progress: Callable[[str], None] | None = None) -> StrainAutoencoder:
+        """Learn the base pattern of a scan.
+
+        Parameters
+        ----------
+        frames : (n, ny, nx), unsigned integers
+            Electrons counted, in the order of the scan; an array, or what can be sliced like one (an HDF5 dataset).
+        seed : int
+            Settles which frames are drawn: the same seed gives the same weights on the same machine.
+        progress : callable, optional
+            Is told in a line of text how far training is.
+
+        Returns
+        -------
+        StrainAutoencoder
+            `converged` says whether it can be used, `why` why not.
+
+        Raises
+        ------
+        TypeError
+            If frames are not unsigned integers.
+        ValueError
+            If frames have no three dimensions or fewer than 32 pixels along a side.
+        """
+        _checked(frames)
+        tell = progress or (lambda line: None)
+        network = cls()
+        drawn = _drawn(frames, np.random.default_rng(seed))
+        full = np.iinfo(drawn.dtype).max
+        usable = (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
+        drawn = drawn[usable]
+        if len(drawn) < _LEAST:
+            network.why = f"{len(drawn)} frames hold electrons and are not saturated; {_LEAST} or more are needed"
+            return network
+        lattice = find_lattice(drawn)
+        if lattice is None:
+            network.why = (
+                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few electrons, "
+                "or not be of a crystal"
+            )
+            return network
+        tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
+        learned = learn(drawn, lattice, np.ones(drawn.shape[1:], np.float32), tell)
+        network._take(learned)
+        return network
+
+    def _take(self, learned: Learned) -> None:
+        base = self.base = learned.base
+        misfit = float(np.median(learned.misfit))
+        self.report = {
+            "frames": len(learned.misfit),
+            "dose": float(np.median(learned.estimates.dose)),
+            "disk_radius_px": base.aperture.radius,
+            "point_spread_px": base.aperture.spread,
+            "base_vectors_px": base.vectors.tolist(),
+            "reflections": len(base.index),
+            "modes": len(base.fills) - 1,
+            "background_share": base.background.share,
+            "misfit": misfit,
+            "misfit_spread": float(np.median(np.abs(learned.misfit - misfit)) / 0.6745),
+            "restless": learned.restless,
+        }
+        reasons = []
+        if misfit > 2:
+            reasons.append(f"the base pattern leaves {misfit:.1f} times the counting noise unexplained")
+        if learned.restless > 1:
+            reasons.append(f"disks still move by {learned.restless:.1f} of their standard deviations each round")
+        self.why = "; ".join(reasons)
+        self.converged = not reasons
+
+    def read(self, frames: np.ndarray) -> AffineReadings:
+        """Find the affine map of each of the frames.
+
+        Parameters
+        ----------
+        frames : array (n, ny, nx), unsigned integers
+            Electrons counted.
+
+        Returns
+        -------
+        AffineReadings
+            Where `flagged` gives a reason, the map is the identity, and its covariance says that nothing is known.
+
+        Raises
+        ------
+        TypeError
+            If frames are not unsigned integers.
+        ValueError
+            If frames are of another size than those learned from, or nothing was learned.
+        """
+        base = self.base
+        if base is None:
+            raise ValueError(f"the strain autoencoder has no base pattern: {self.why}")
+        frames = np.asarray(frames)
+        _checked(frames)
+        if frames.shape[1:] != base.shape:
+            raise ValueError(f"frames are {frames.shape[1:]} pixels; the autoencoder was trained on {base.shape}")
+        if not len(frames):
+            empty = np.zeros((0, 2))
+            return AffineReadings(
+                np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
+            )
+        dose = frames.sum((1, 2), dtype=float)
+        transform, centre, covariance, misfit = self._encoded(base, frames)
+        covariance = covariance * self.stretch
+        flagged = self._flags(base, frames, dose, transform, centre, covariance, misfit)
+        known = flagged == ""
+        transform = np.where(known[:, None, None], transform, np.eye(2))
+        cov = np.where(known[:, None, None], covariance[:, :4, :4] + self.floor, _UNKNOWN**2 * np.eye(4))
+        centre = np.where(known[:, None], centre, base.beam)
+        with np.errstate(invalid="ignore"):
+            sd = np.sqrt(np.einsum("nii->ni", covariance[:, 4:, 4:]))
+        sd = np.where(known[:, None], sd, max(base.shape))
+        return AffineReadings(transform, cov, centre, sd, dose, flagged.astype(str))
+
+    @staticmethod
+    def _encoded(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6) and misfit (n,) of frames, all processors at work."""
+        parts = np.array_split(np.arange(len(frames)), min(_threads(), len(frames)))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            found = list(pool.map(lambda part: search(base, frames[part]), parts))
+            transform, centre = (np.concatenate(column) for column in zip(*found, strict=True))
+            known, which = known_information(base, transform)
+            codes = np.zeros((len(frames), len(base.fills)))
+            background, misfit = np.zeros(len(frames)), np.zeros(len(frames))
+            covariance = np.zeros((len(frames), 6, 6))
+
+            def encode_part(part: np.ndarray) -> None:
+                p = slice(part[0], part[-1] + 1)
+                encode(
+                    frames[p], base.good, base.background_table, MARGIN, base.beam, base.aperture.templates,
+                    base.aperture.radius, base.reflections, known.fills, known.local, known.place, known.level,
+                    known.background, which[p], base.background.share, base.background.spread, transform[p],
+                    centre[p], codes[p], background[p], covariance[p], misfit[p],
+                )  # fmt: skip
+
+            list(pool.map(encode_part, parts))
+        return transform, centre, covariance, misfit / base.good.sum()
+
+    def _flags(self, base, frames, dose, transform, centre, covariance, misfit) -> np.ndarray:
+        flagged = np.full(len(frames), "", dtype=object)
+
+        def flag(where: np.ndarray, reason: Callable[[int], str]) -> None:
+            for i in np.flatnonzero(where & (flagged == "")):
+                flagged[i] = reason(int(i))
+
+        with np.errstate(invalid="ignore"):
+            sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
+        flag(dose == 0, lambda i: "no electrons: the frame is empty")
+        full = np.iinfo(frames.dtype).max
+        flag((frames == full).any((1, 2)), lambda i: "saturated: a pixel reached the largest value of its type")
+        finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
+        flag(~finite, lambda i: "no lattice like the base pattern's")
+        away = np.abs(centre - base.beam).max(1)
+        flag(away > MARGIN, lambda i: f"the beam is {away[i]:.0f} pixels from where it mostly is")
+        stretch = np.linalg.svd(np.where(finite[:, None, None], transform, np.eye(2)), compute_uv=False)
+        flag(
+            np.abs(stretch - 1).max(1) > 0.12,
+            lambda i: (
+                f"no lattice like the base pattern's: it would be {stretch[i, 0]:.2f} and {stretch[i, 1]:.2f} wide"
+            ),
+        )
+        usual, learned = self.report["misfit"], self.report["dose"]
+        allowed = 1.3 + max(usual - 1, 0.05) * 3 * np.maximum(dose / learned, 1)
+        flag(misfit > allowed, lambda i: f"not a pattern of this scan: {misfit[i]:.1f} times its noise is unexplained")
+        flag(sd > 0.05, lambda i: f"too few electrons to find the lattice: {dose[i]:.0f} in the frame")
+        return flagged
+
+    def save(self, path: Path) -> None:
+        """Write what was learned, under a checksum."""
+        payload = io.BytesIO()
+        known: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}
+        known |= {"stretch": self.stretch, "floor": self.floor.tolist()}
+        arrays: dict[str, np.ndarray] = {}
+        if self.base is not None:
+            base = self.base
+            known |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
+            arrays = {"vectors": base.vectors, "index": base.index, "beam": base.beam, "fills": base.fills}
+            arrays["good"] = base.good
+        np.savez_compressed(payload, known=np.array(json.dumps(known)), **arrays)  # pyright: ignore[reportArgumentType]
+        data = payload.getvalue()
+        header = b"%s %d %s\n" % (MAGIC, FORMAT, hashlib.sha256(data).hexdigest().encode())
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(header + data)
+
+    @classmethod
+    def load(cls, path: Path) -> StrainAutoencoder:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is missing, cut short, altered or of another version; the message names it.
+        """
+
+        def refuse(why: str) -> ValueError:
+            return ValueError(f"strain autoencoder weights {path}: {why}; write it anew with `edgestem train strain`")
+
+        try:
+            header, _, data = Path(path).read_bytes().partition(b"\n")
+        except OSError as error:
+            raise refuse(error.strerror or "cannot be read") from None
+        words = header.split()
+        if len(words) != 3 or words[0] != MAGIC:
+            raise refuse("not a weights file of the strain autoencoder")
+        if words[1] != b"%d" % FORMAT:
+            raise refuse(f"format {words[1].decode(errors='replace')}, this version reads format {FORMAT}")
+        if hashlib.sha256(data).hexdigest().encode() != words[2]:
+            raise refuse("cut short or altered (its checksum does not match)")
+        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+            known = json.loads(str(kept["known"]))
+            network = cls()
+            network.converged, network.why, network.report = known["converged"], known["why"], known["report"]
+            network.stretch, network.floor = known["stretch"], np.array(known["floor"])
+            if "vectors" in kept:
+                good = kept["good"]
+                network.base = BasePattern(
+                    (good.shape[0], good.shape[1]), kept["vectors"], kept["index"], kept["beam"],
+                    Aperture(**known["aperture"]), Background(**known["background"]), kept["fills"], good,
+                )  # fmt: skip
+        return network

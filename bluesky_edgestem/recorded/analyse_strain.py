@@ -1,0 +1,142 @@
+"""``edgestem analyse strain``: strain maps of a scan that was recorded."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import __version__
+from ..analysis.strain import COMPONENTS, StrainMaps
+from ..analysis.strain_frame import Reference, as_reference, joined, strain_maps
+from .arguments import add_scan, opened, seed
+from .scan import RecordedScan
+from .train_strain import say_whether_converged, tell
+
+if TYPE_CHECKING:
+    from ..analysis.affine_readings import AffineReadings
+    from ..analysis.strain_autoencoder import StrainAutoencoder
+
+BATCH = 256
+"""Frames that are read from the recording before the network reads them."""
+EVERY = 4096
+"""Frames between two lines of progress."""
+
+
+def read_scan(
+    network: StrainAutoencoder, scan: RecordedScan, progress: Callable[[str], None] | None = None
+) -> AffineReadings:
+    """Read all frames of a scan, a slice at a time."""
+    parts = []
+    n = len(scan.frames)
+    for start in range(0, n, BATCH):
+        parts.append(network.read(scan.frames[start : start + BATCH]))
+        if progress is not None and start and start % EVERY == 0:
+            progress(f"{start} of {n} frames read")
+    return joined(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; exit status 0, or 1 where the network that was trained has not converged."""
+    parser = argparse.ArgumentParser(
+        prog="edgestem analyse strain",
+        description=(
+            "Strain and rotation of each frame of a scan, with their standard deviations: a picture, an HDF5 file and, "
+            "of a run, a run in the catalog that names it. Without weights a network is trained on the scan first."
+        ),
+    )
+    add_scan(parser)
+    parser.add_argument("--weights", type=Path, help="of `edgestem train strain`")
+    parser.add_argument("--seed", type=seed, default=0, help="of the training, without weights (%(default)s)")
+    parser.add_argument(
+        "--reference",
+        type=_reference,
+        metavar="X0,Y0,WIDTH,HEIGHT | MATERIAL",
+        help="what strain is relative to: region of the scan [nm] (--reference=-5,-5,2,2 if it begins with a minus) or "
+        "material; the median of the scan without it",
+    )
+    parser.add_argument(
+        "--rotation",
+        type=float,
+        default=0.0,
+        help="from the scan's axes to the detector's, counter-clockwise [rad]",
+    )
+    parser.add_argument("--mirrored", action="store_true", help="the rows of a frame run the other way")
+    parser.add_argument(
+        "--measure", choices=("infinitesimal", "Lagrangian"), default="infinitesimal", help="of strain (%(default)s)"
+    )
+    parser.add_argument("--output", type=Path, help="folder for the results (strain_SCAN)")
+    options = parser.parse_args(argv)
+    from ..analysis.strain_autoencoder import StrainAutoencoder
+
+    # Refused before anything takes long: weights that cannot be read, frames without positions.
+    network = None if options.weights is None else StrainAutoencoder.load(options.weights)
+    with opened(options) as (scan, client):
+        positions, grid = scan.positions, scan.grid
+        print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
+        output = options.output or Path(f"strain_{Path(scan.name).stem[:36]}")
+        output.mkdir(parents=True, exist_ok=True)
+        weights = options.weights or output / "strain.pt"
+        if network is None:
+            network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
+            network.save(weights)
+        maps = strain_maps(
+            read_scan(network, scan, tell),
+            positions,
+            base_vectors=network.base_vectors,
+            reference=options.reference,
+            grid=grid,
+            optics=scan.scan.optics,
+            rotation=options.rotation,
+            mirrored=options.mirrored,
+            measure=options.measure,
+        )
+        provenance = {
+            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "converged": bool(network.converged),
+            "version": __version__,
+        }
+        _write(output, maps, {"scan": scan.name, **provenance})
+        if client is not None:
+            from .strain_run import write_run
+
+            uid = write_run(client, maps, scan.numbers, scan.start, provenance)
+            print(f'in the catalog as run {uid}; all analyses of this run: "analyses={scan.name}"')
+    return say_whether_converged(network)
+
+
+def _reference(text: str) -> Reference:
+    try:
+        return as_reference([float(number) for number in text.split(",")] if "," in text else text)
+    except (ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no reference: {error}. Give a region, x0,y0,width,height in nm, or a material"
+        ) from None
+
+
+def _write(output: Path, maps: StrainMaps, provenance: dict) -> None:
+    from ..callbacks.strain_pictures import draw
+    from .strain_file import write_strain
+
+    write_strain(output / "strain.h5", maps, provenance)
+    draw(maps).savefig(output / "strain.png", dpi=200)
+    print(f"strain relative to {maps.reference}; {np.count_nonzero(maps.known)} of {len(maps)} patterns read")
+    for k, name in enumerate(COMPONENTS):
+        values, sd = maps.values(name)[maps.known], maps.sd[maps.known, k]
+        scale, unit = (1e3, "mrad") if name == "rotation" else (100.0, "%")
+        if len(values):
+            middle, spread, typical = (scale * v for v in (np.median(values), np.std(values), np.median(sd)))
+            print(f"  {name:8s} median {middle:+.4f}, spread {spread:.4f}, median sd {typical:.4f} {unit}")
+    reasons, counts = np.unique(maps.flagged[~maps.known].astype(str), return_counts=True)
+    for k in np.argsort(-counts)[:3]:
+        print(f"  not read, {counts[k]}: {reasons[k]}")
+    print(f"{output / 'strain.png'}, {output / 'strain.h5'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

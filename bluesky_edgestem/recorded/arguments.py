@@ -1,0 +1,72 @@
+"""How a recorded scan is named on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .scan import Given, RecordedScan, open_file, open_run
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
+
+SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx5", ".hdf", ".emd")
+
+
+def seed(text: str) -> int:
+    """A seed, for argparse."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is a whole number, 0 or above")
+    return int(text)
+
+
+def add_scan(parser: argparse.ArgumentParser) -> None:
+    """Add what names a scan; `opened` takes it."""
+    parser.add_argument("scan", help="uid of a run in the catalog (its first characters do), or an HDF5 file of frames")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("edgestem_data"),
+        help="folder of the catalog and the frames (%(default)s)",
+    )
+    asked = parser.add_argument_group("what the recording does not say, or says wrongly")
+    asked.add_argument("--shape", type=int, nargs=2, metavar=("NY", "NX"), help="rows and columns of the raster")
+    asked.add_argument("--step", type=float, help="from one point of the raster to the next [nm]")
+    asked.add_argument("--flyback", type=int, help="frames at the end of each row while the probe goes back")
+    asked.add_argument("--energy", type=float, help="of the beam [keV]")
+    asked.add_argument("--pixel", type=float, help="angle of a detector pixel [mrad]")
+    asked.add_argument("--dataset", help="path of the frames in the file; data key of those of a run")
+
+
+@contextlib.contextmanager
+def opened(options: argparse.Namespace) -> Iterator[tuple[RecordedScan, Container | None]]:
+    """The scan that `options` name, and a client of the catalog that it is in; None for a file.
+
+    Raises
+    ------
+    ValueError, OSError, RuntimeError
+        It cannot be opened; the message says what to do.
+    """
+    given = Given(
+        shape=tuple(options.shape) if options.shape else None,
+        step=options.step,
+        flyback=options.flyback,
+        energy_keV=options.energy,
+        pixel_mrad=options.pixel,
+        dataset=options.dataset,
+    )
+    path = Path(options.scan)
+    if path.exists() or path.suffix.lower() in SUFFIXES:
+        with open_file(path, given) as scan:
+            yield scan, None
+        return
+    from ..catalog.server import open_catalog
+
+    with (
+        open_catalog(options.folder / "catalog", frames=[options.folder / "frames"]) as client,
+        open_run(client, options.scan, given) as scan,
+    ):
+        yield scan, client

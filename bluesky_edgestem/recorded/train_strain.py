@@ -1,0 +1,52 @@
+"""``edgestem train strain``: a strain autoencoder, learned from a scan that was recorded."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .arguments import add_scan, opened, seed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; exit status 0 for a network that has converged, 1 for one that has not."""
+    parser = argparse.ArgumentParser(
+        prog="edgestem train strain",
+        description=(
+            "Learns the disks of a scan's own patterns, without labels, and writes weights that read strain from this "
+            "scan and from others of the same material and beam."
+        ),
+    )
+    add_scan(parser)
+    parser.add_argument("--output", type=Path, default=Path("strain.pt"), help="weights file to write (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same weights (%(default)s)")
+    options = parser.parse_args(argv)
+    from ..analysis.strain_autoencoder import StrainAutoencoder
+
+    with opened(options) as (scan, _):
+        print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
+        network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
+    network.save(options.output)
+    for name, value in network.report.items():
+        print(f"  {name}: {value}")
+    print(f"weights: {options.output}")
+    return say_whether_converged(network)
+
+
+def tell(line: str) -> None:
+    """Print how far training is."""
+    print(line, flush=True)
+
+
+def say_whether_converged(network) -> int:
+    """Exit status 0, or 1 after the reason why the network has not converged."""
+    if network.converged:
+        return 0
+    print(f"edgestem: the network has not converged, its strain is not to be trusted: {network.why}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""`edgestem train strain` and `edgestem analyse strain`, of files."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bluesky_edgestem.cli import main
+
+PEER = Path(__file__).parents[2] / ".venv-libertem/bin/python"
+READ = np.arange(96) != 50
+
+
+def test_training_writes_weights_and_tells_how_far_it_is(write, network, tmp_path, capsys):
+    weights = tmp_path / "w.pt"
+    assert main(["train", "strain", str(write(lost=[2])), "--output", str(weights), "--seed", "4"]) == 0
+    assert weights.read_text() == "4"
+    said = capsys.readouterr().out
+    assert "95 of 96 frames of" in said and "step 1 of 1" in said and "disk radius [px]: 4.2" in said
+
+
+def test_a_network_that_has_not_converged_says_so(write, network, tmp_path, capsys):
+    assert main(["train", "strain", str(write()), "--output", str(tmp_path / "w.pt"), "--seed", "13"]) == 1
+    assert "has not converged, its strain is not to be trusted: the disks were not found" in capsys.readouterr().err
+
+
+def test_an_analysis_is_a_picture_and_a_file_with_all_that_it_takes_to_understand_it(write, network, truth, tmp_path):
+    (tmp_path / "w.pt").write_text("4")
+    out = tmp_path / "out"
+    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(out), "--reference", "3,4,0.5,0.5"]
+    assert main(["analyse", "strain", str(write(lost=[7])), *words]) == 0
+    assert (out / "strain.png").read_bytes().startswith(b"\x89PNG")
+    with h5py.File(out / "strain.h5") as file:
+        entry = file["entry"]
+        exx = entry["exx/data"][:]
+        gaps = [7, 50]
+        assert np.flatnonzero(np.isnan(exx)).tolist() == gaps
+        # The region holds one position: its crystal is the reference.
+        (at,) = np.flatnonzero((truth.grid.positions == [3.0, 4.0]).all(axis=1))
+        assert exx.ravel()[at] == pytest.approx(0, abs=1e-12)
+        assert entry["rotation/data"][:].ravel()[at + 1] == pytest.approx(
+            truth.rotation[at + 1] - truth.rotation[at], abs=2e-4
+        )
+        assert entry["exx/y"][:].tolist() == truth.grid.y.tolist()
+        assert entry["exx"].attrs["axes"].tolist() == ["y", "x"]
+        assert entry["covariance"].shape == (8, 12, 4, 4)
+        sd = np.sqrt(entry["covariance"][..., 2, 2])
+        assert entry["exy/errors"][:] == pytest.approx(sd, nan_ok=True)
+        assert entry["flagged"].asstr()[np.flatnonzero(READ)[7]] == ""
+        assert "no electrons" in entry["flagged"].asstr()[:].tolist()[49]
+        told = dict(entry["process"].attrs)
+        assert told["reference"] == "the region x 3 to 3.5 nm, y 4 to 4.5 nm"
+        assert told["convention"].startswith("F = (1 + strain) R(rotation)")
+        assert len(told["weights_sha256"]) == 64 and told["scan"].endswith("run.h5")
+        assert told["converged"] and not told["mirrored"]
+
+
+@pytest.mark.skipif(not PEER.exists(), reason="scripts/peers has not made HyperSpy's environment")
+def test_hyperspy_opens_the_maps_with_their_axes(write, network, truth, tmp_path):
+    (tmp_path / "w.pt").write_text("4")
+    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path)]
+    assert main(["analyse", "strain", str(write()), *words]) == 0
+    script = Path(__file__).parents[1] / "peers/open_strain.py"
+    subprocess.run([PEER, script, tmp_path / "strain.h5", tmp_path / "out.npz"], check=True)
+    found = np.load(tmp_path / "out.npz")
+    assert found["names"].tolist() == ["exx", "exy", "eyy", "rotation"]
+    assert found["axes"] == pytest.approx(np.array([[0.0, 2.0], [-5.0, 2.0]]))
+    assert found["units"].tolist() == ["nm", "nm"]
+    with h5py.File(tmp_path / "strain.h5") as file:
+        assert np.array_equal(found["exx"], file["/entry/exx/data"][:], equal_nan=True)
+
+
+def test_without_weights_a_network_is_trained_and_kept(write, network, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["analyse", "strain", str(write()), "--seed", "6", "--measure", "Lagrangian"]) == 0
+    assert (tmp_path / "strain_run" / "strain.pt").read_text() == "6"
+    said = capsys.readouterr().out
+    assert "strain relative to the median of the scan; 95 of 96 patterns read" in said
+    assert "not read, 1: no electrons: the frame is empty" in said
+    assert main(["analyse", "strain", str(write()), "--seed", "13"]) == 1
+    assert "has not converged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--reference", "adamantium"], "unknown material 'adamantium'"),
+        (["--reference", "1,2,3"], "'1,2,3' is no reference"),
+        (["--reference", "0,0,-1,1"], "a width and a height above 0 nm"),
+        (["--seed", "-1"], "is no seed"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_the_command_line(words, said, write, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["analyse", "strain", str(write()), *words])
+    assert ended.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_errors_are_one_line(write, network, tmp_path, capsys):
+    (tmp_path / "w.pt").write_text("4")
+    weights = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path / "out")]
+    assert main(["analyse", "strain", str(tmp_path / "absent.h5"), *weights]) == 1
+    assert capsys.readouterr().err == f"edgestem: there is no file {tmp_path / 'absent.h5'}\n"
+    assert main(["analyse", "strain", str(write()), "--reference", "Si", *weights]) == 1
+    assert "needs the detector's calibration" in capsys.readouterr().err
+    words = ["--reference", "Si", "--energy", "200", "--pixel", "9"]
+    assert main(["analyse", "strain", str(write()), *words, *weights]) == 1
+    assert "is not that of Si" in capsys.readouterr().err
+    assert main(["train", "strain", "0000", "--folder", str(tmp_path)]) == 1
+    assert "There is no catalog in" in capsys.readouterr().err
