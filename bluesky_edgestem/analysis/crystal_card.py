@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from . import crystal_patterns as drawn
 from .lattice_view import SPOTS
 
@@ -19,6 +21,10 @@ thickness {thin:.0f} to {thick:.0f} nm, of graphene one to three sheets, of the 
 {ellipse:.0f} %, which the network is told; point spread {sharp} to {blunt} pixels, Lorentzian background 0 to
 {background:.0f} %, dose 10³ to 10⁶ electrons, half of the detectors with dead and hot pixels. It looks at up to {spots}
 disks.
+
+**Which network for what**: this one is for thick crystals. Of sheets it knows far less than patterns tell; monolayers
+of MoS2 and WS2 are read by the descriptor network, near the Cramér–Rao bound. The weights that ship with the package
+suppose Si or SrTiO3 unless `CrystalNetwork.restricted` names others.
 
 **Not for** overlapping disks, other materials, thinner or thicker crystals: these are flagged where they show.
 
@@ -43,12 +49,12 @@ COLUMNS = (
 
 def told(score: dict[str, float] | float) -> str:
     """A score in one line."""
-    if isinstance(score, float):
-        return f"{score:.4f}"
-    return ", ".join(f"{key} {value:.4g}" for key, value in score.items())
+    if isinstance(score, dict):
+        return ", ".join(f"{key} {value:.4g}" for key, value in score.items())
+    return f"{score:.4f}"
 
 
-def card_text(card: dict) -> str:
+def card_text(card: dict[str, Any]) -> str:
     """The card (see `crystal_training.train`) as a page to read."""
     rows = []
     for name, score in card["held_out"].items():

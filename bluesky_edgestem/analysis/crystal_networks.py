@@ -43,6 +43,10 @@ class CrystalNetwork(nn.Module):
         What the network is for, of `materials.MATERIALS`.
     """
 
+    #: `callbacks.Descriptors` has columns for thickness and beam centre.
+    tells_thickness = True
+    calibration: Tensor
+
     def __init__(self, materials: Sequence[str]) -> None:
         super().__init__()
         self.materials = tuple(materials)
@@ -241,7 +245,8 @@ class CrystalNetwork(nn.Module):
     def save(self, path: Path, card: dict) -> None:
         """Write the weights with the facts of their training, under a checksum."""
         payload = io.BytesIO()
-        torch.save({"materials": self.materials, "weights": self.state_dict(), "card": card}, payload)
+        kept = {"materials": self.materials, "among": self.among, "weights": self.state_dict(), "card": card}
+        torch.save(kept, payload)
         data = payload.getvalue()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,6 +288,7 @@ class CrystalNetwork(nn.Module):
             kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             network = cls(kept["materials"])
             network.load_state_dict(kept["weights"])
+            network.restricted(kept["among"])
         except Exception as error:
             raise refuse(f"of another network ({str(error).splitlines()[0]})") from None
         network.card = kept["card"]

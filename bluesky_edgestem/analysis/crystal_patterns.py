@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import crystals
-from .disk_rendering import DeviceTable, render
 from .crystal_search import without_hot_pixels
+from .disk_rendering import DeviceTable, render
 from .lattice_view import SPOTS, Beams, Lattice, rotations, supposed
 from .materials import material
 from .optics import Optics
@@ -58,8 +59,11 @@ class Drawn:
     @staticmethod
     def joined(parts: list[Drawn]) -> Drawn:
         """Several as one."""
-        columns = {n: [getattr(p, n) for p in parts] for n in Drawn.__dataclass_fields__}
-        return Drawn(**{n: Beams.joined(c) if n == "beams" else torch.cat(c) for n, c in columns.items()})
+        columns: dict[str, Any] = {
+            n: (Beams.joined if n == "beams" else torch.cat)([getattr(p, n) for p in parts])
+            for n in Drawn.__dataclass_fields__
+        }
+        return Drawn(**columns)
 
     def cleaned(self) -> Drawn:
         """The same without hot pixels."""

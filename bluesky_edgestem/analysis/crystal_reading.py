@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from .disk_network import DiskNetwork, Opinion
 from .crystal_search import search, without_hot_pixels
+from .disk_network import DiskNetwork, Opinion
 from .lattice_view import Beams, Lattice, moved
 
 PASSES = 3

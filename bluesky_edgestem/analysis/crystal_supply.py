@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .crystal_patterns import Drawn, draw
 from .crystal_reading import look
+from .crystal_search import search
 from .disk_network import DiskNetwork
 from .disk_rendering import DeviceTable
-from .crystal_search import search
 from .lattice_view import SCALE, Beams, Lattice, rotations, supposed
 from .materials import material
 from .projected_lattice import symmetry

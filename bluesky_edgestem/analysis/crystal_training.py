@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -161,15 +162,67 @@ def train(
     if where.type == "cuda":
         # Patterns are rendered in single precision, not in what a GPU takes for it by default.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        disks.window.to(memory_format=torch.channels_last)
+        disks.window.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    started = time.monotonic()
+    average, history = _fitted(
+        disks, tables, rng, generator, steps=steps, minutes=minutes, batch=batch,
+        twice=averaging in ("noise", "both"), report=report,
+    )  # fmt: skip
+    taken = len(history)
+    trained = time.monotonic() - started
+    disks.eval()
+    # Judging takes minutes: what was trained is kept before.
+    network.save(out, {})
+    scores = {}
+    for kind, judged in (("last weights", disks), ("averaged weights", average.eval())):
+        scores[kind] = _scores(judged, tables, held_out_patterns, seed, where, network, report)
+    shipped = "averaged weights" if averaging in ("weights", "both") else "last weights"
+    if shipped == "averaged weights":
+        network.disks.load_state_dict(average.state_dict())
+    network.calibration.copy_(torch.tensor(scores[shipped]["calibration"]))
+    network.to("cpu")
+    card = {
+        "command": command,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seed": seed,
+        "materials": names,
+        "steps": taken,
+        "batch": batch,
+        "averaging": averaging,
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else platform.machine(),
+        "training_minutes": round(trained / 60, 2),
+        "minutes": round((time.monotonic() - began) / 60, 2),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "history": [round(value, 3) for value in history[::100]],
+    }
+    card["held_out"] = scores[shipped]["held_out"]
+    network.save(out, card)
+    Path(out).with_suffix(".json").write_text(json.dumps(card | {"scores": scores}, indent=1))
+    Path(out).with_suffix(".md").write_text(crystal_card.card_text(card))
+    return card | {"scores": scores}
+
+
+def _fitted(
+    disks: DiskNetwork,
+    tables: dict[str, list[DeviceTable]],
+    rng: np.random.Generator,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    minutes: float,
+    batch: int,
+    twice: bool,
+    report: Callable[[str], None],
+) -> tuple[DiskNetwork, list[float]]:
+    """Train `disks` as `train` says: a network of averaged weights, and the loss of each step."""
+    on_gpu = next(disks.parameters()).is_cuda
     average = AveragedModel(disks, multi_avg_fn=get_ema_multi_avg_fn(0.98))
-    optimiser = torch.optim.AdamW(disks.parameters(), lr=RATE, weight_decay=1e-3, fused=where.type == "cuda")
-    twice = averaging in ("noise", "both")
-    ahead = AHEAD[where.type == "cuda"]
-    count = max(2, round(batch * ahead / USES / len(names) / len(ENERGIES)))
-    stock = None
-    history: list[float] = []
-    skipped = taken = 0
+    optimiser = torch.optim.AdamW(disks.parameters(), lr=RATE, weight_decay=1e-3, fused=on_gpu)
+    ahead = AHEAD[on_gpu]
+    count = max(2, round(batch * ahead / USES / len(tables) / len(ENERGIES)))
+    stock, skipped = None, 0
+    history: list[torch.Tensor] = []
     started = time.monotonic()
     for step in range(steps):
         done = step / steps
@@ -196,46 +249,14 @@ def train(
                 average.update_parameters(disks)
         else:
             skipped += 1
-        taken += 1
+        history.append(total.detach())
         if step % 100 == 0 or step == steps - 1:
-            history.append(float(total.detach()))
             parts = ", ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
             report(
-                f"step {step}, {time.monotonic() - started:.0f} s: loss {history[-1]:.3f}; {parts}; "
+                f"step {step}, {time.monotonic() - started:.0f} s: loss {float(total.detach()):.3f}; {parts}; "
                 f"gradient {float(norm):.2f}; {skipped} steps skipped"
             )
-    trained = time.monotonic() - started
-    disks.eval()
-    # Judging takes minutes: what was trained is kept before.
-    network.save(out, {})
-    scores = {}
-    for kind, judged in (("last weights", disks), ("averaged weights", average.module.eval())):
-        scores[kind] = _scores(judged, tables, held_out_patterns, seed, where, network, report)
-    shipped = "averaged weights" if averaging in ("weights", "both") else "last weights"
-    if shipped == "averaged weights":
-        network.disks.load_state_dict(average.module.state_dict())
-    network.calibration.copy_(torch.tensor(scores[shipped]["calibration"]))
-    network.to("cpu")
-    card = {
-        "command": command,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "seed": seed,
-        "materials": names,
-        "steps": taken,
-        "batch": batch,
-        "averaging": averaging,
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else platform.machine(),
-        "training_minutes": round(trained / 60, 2),
-        "minutes": round((time.monotonic() - began) / 60, 2),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
-        "history": [round(value, 3) for value in history],
-    }
-    card["held_out"] = scores[shipped]["held_out"]
-    network.save(out, card)
-    Path(out).with_suffix(".json").write_text(json.dumps(card | {"scores": scores}, indent=1))
-    Path(out).with_suffix(".md").write_text(crystal_card.card_text(card))
-    return card | {"scores": scores}
+    return cast(DiskNetwork, average.module), [float(loss) for loss in history]
 
 
 def _scores(disks, tables, count: int, seed: int, where, network: CrystalNetwork, report) -> dict:

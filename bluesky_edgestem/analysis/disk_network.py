@@ -108,7 +108,8 @@ def windows(counts: Tensor, beams: Beams, lattice: Lattice) -> tuple[Tensor, Ten
     sampled = functional.grid_sample(counts[:, None], normal, align_corners=False)[:, 0]
     inside = (normal.abs() < 1).all(-1).to(counts.dtype)
     stacked = torch.stack((sampled, inside), 2).reshape(b, 2 * g, 2 * SIDE, 2 * SIDE)
-    return functional.avg_pool2d(stacked, 2).reshape(b, g, 2, SIDE, SIDE).unbind(2)
+    seen, within = functional.avg_pool2d(stacked, 2).reshape(b, g, 2, SIDE, SIDE).unbind(2)
+    return seen, within
 
 
 class Block(nn.Module):
@@ -134,6 +135,9 @@ class Block(nn.Module):
 class DiskNetwork(nn.Module):
     """One pass: counts around the expected disks to where they are, and what the crystal is like."""
 
+    expected: Tensor
+    waves: Tensor
+
     def __init__(self, materials: int, width: int = 128, blocks: int = 4) -> None:
         super().__init__()
         self.window = nn.Sequential(
@@ -153,8 +157,10 @@ class DiskNetwork(nn.Module):
         self.whole = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, len(WHOLE)))
         self.verdict = nn.Sequential(nn.Linear(width + BETWEEN + FIT, width), nn.SiLU(), nn.Linear(width, 2))
         for head in (self.disk, self.whole, self.verdict):
-            nn.init.normal_(head[-1].weight, std=1e-2)
-            nn.init.zeros_(head[-1].bias)
+            last = head[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.normal_(last.weight, std=1e-2)
+            nn.init.zeros_(last.bias)
         axis = (torch.arange(SIDE) - (SIDE - 1) / 2) / RADIUS
         expected = ((1 - torch.hypot(axis[:, None], axis[None, :])) * RADIUS + 0.5).clamp(0, 1)
         self.register_buffer("expected", expected, persistent=False)

@@ -128,7 +128,7 @@ def _fills(table: DiskTable, depth: float, strain: np.ndarray, which: np.ndarray
     return fills
 
 
-@numba.njit(cache=True, fastmath=True)
+@kernel(fastmath=True)
 def _add(fills, tables, weights, which):  # pragma: no cover - compiled
     """Add the tables (t, g, k, k) of reflections `which` to `fills`, weighted over the first thicknesses."""
     for i in range(which.shape[0]):

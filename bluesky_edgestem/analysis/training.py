@@ -284,7 +284,7 @@ def main(arguments: list[str]) -> int:
     crystal.add_argument("--material", nargs="+", help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know")
     crystal.add_argument("--steps", type=int, default=3000, help="of the optimiser; a tenth of a second each on a GPU")
     crystal.add_argument("--minutes", type=float, default=0.0, help="train no longer than so long; 0 for no limit")
-    crystal.add_argument("--batch", type=int, default=240, help="patterns a step")
+    crystal.add_argument("--batch", type=int, default=480, help="patterns a step")
     crystal.add_argument(
         "--averaging", default="weights", help="none, weights (over steps), noise (drawn twice) or both"
     )

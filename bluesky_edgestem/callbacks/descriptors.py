@@ -16,9 +16,24 @@ from ..analysis.optics import Optics
 from .announced_frames import AnnouncedFrames, CompleteFrames
 from .derived import DerivedStream, integer, number, text
 
+#: Columns of sources that tell the thickness of crystals, by an attribute `tells_thickness`.
+THICK = {
+    "thickness": number("network that reads thick crystals; nan where it does not know", "nm"),
+    "thickness_sd": number("network that reads thick crystals", "nm"),
+    **{
+        k: number("network that reads thick crystals; from the detector's centre", "px")
+        for k in ("centre_x", "centre_y")
+    },
+    **{k: number("network that reads thick crystals", "px") for k in ("centre_x_sd", "centre_y_sd")},
+}
+
 
 class DescriptorSource(Protocol):
-    """What turns frames into descriptors: a network, or a board that computes one."""
+    """What turns frames into descriptors: a network, or a board that computes one.
+
+    One with an attribute `tells_thickness` that is true gives thickness and beam centre, too, and the stream has
+    columns for them.
+    """
 
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         """Descriptors of `frames` (n, ny, nx), unsigned integers."""
@@ -50,9 +65,9 @@ class Descriptors(DocumentRouter):
     ) -> None:
         super().__init__()
         if network is None or isinstance(network, str | Path):
-            from ..analysis.networks import DescriptorNetwork
+            from ..analysis.pretrained import pretrained
 
-            network = DescriptorNetwork.pretrained(None if network is None else Path(network))
+            network = pretrained(network)
         self.stream = DerivedStream(
             "descriptors",
             {
@@ -66,6 +81,7 @@ class Descriptors(DocumentRouter):
                 "phase": text("network"),
                 "phase_probability": number("network"),
                 "flagged": text("why the network does not know; empty where it does"),
+                **(THICK if getattr(network, "tells_thickness", False) else {}),
             },
         )
         self.network: DescriptorSource = network
@@ -129,5 +145,15 @@ class Descriptors(DocumentRouter):
                     "phase": str(phase[i]),
                     "phase_probability": float(found.phase_probability[i].max()),
                     "flagged": str(found.flagged[i]),
+                    **self._of_thick(found, i),
                 }
             )
+
+    def _of_thick(self, found: FeatureDescriptors, i: int) -> dict[str, float]:
+        """The values of `THICK` of one pattern; none where the stream has no columns for them."""
+        if "thickness" not in self.stream.columns:
+            return {}
+        assert found.thickness is not None and found.thickness_sd is not None
+        assert found.centre is not None and found.centre_sd is not None
+        values = (found.thickness[i], found.thickness_sd[i], *found.centre[i], *found.centre_sd[i])
+        return {key: float(value) for key, value in zip(THICK, values, strict=True)}
