@@ -28,6 +28,8 @@ MAGIC = b"EDGESTEM-CRYSTAL"
 FORMAT = 1
 #: Doses at which the standard deviations are calibrated [electrons per pattern].
 DOSES = tuple(float(10**x) for x in np.arange(3.0, 6.1, 0.5))
+#: Strain beyond which a lattice is another crystal's, or the calibration wrong: half as much again as training had.
+LARGEST_STRAIN = 0.045
 #: Frames that go through the network together.
 BATCH = 32
 #: Standard deviation of a thickness of which nothing is known [nm]: that of 5 to 40 nm, all as likely.
@@ -192,6 +194,11 @@ class CrystalNetwork(nn.Module):
         flag(
             chosen["genuine"] < 0,
             f"not found to be a crystal of {' or '.join(self.among)}: no lattice of theirs explains the disks",
+        )
+        flag(
+            np.abs(chosen["strain"]).max(1, initial=0.0) > LARGEST_STRAIN,
+            f"strained by more than {100 * LARGEST_STRAIN:g} %: not a crystal of {' or '.join(self.among)}, or the "
+            "calibration is wrong",
         )
         known = flagged == ""
         prior = np.diag([PRIOR_SD[0] ** 2] * 3)
