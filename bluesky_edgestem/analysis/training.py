@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import training_data
+from . import crystals, training_data
 from .cramer_rao import pattern_information
 from .diffraction import detected
 from .disk_likelihood import windows
@@ -281,7 +281,11 @@ def main(arguments: list[str]) -> int:
     )
     descriptors.add_argument("--patterns", type=int, default=4800, help="multislice patterns of monolayers; 60 ms each")
     crystal = descriptors.add_argument_group("the crystal network")
-    crystal.add_argument("--material", nargs="+", help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know")
+    crystal.add_argument(
+        "--material",
+        nargs="+",
+        help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know; MoS2 and WS2 alone are the likelihood network's",
+    )
     crystal.add_argument("--steps", type=int, default=3000, help="of the optimiser; a tenth of a second each on a GPU")
     crystal.add_argument("--minutes", type=float, default=0.0, help="train no longer than so long; 0 for no limit")
     crystal.add_argument("--batch", type=int, default=480, help="patterns a step")
@@ -290,11 +294,13 @@ def main(arguments: list[str]) -> int:
     )
     crystal.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(arguments)
-    data = options.data or Path("edgestem_data") / ("disks.h5" if options.material else "patterns.h5")
-    out = options.out or Path("crystal.pt" if options.material else "descriptor.pt")
+    # Of monolayers alone nothing reads better than the likelihood network.
+    thick = bool(set(options.material or ()) - set(crystals.MONOLAYERS))
+    data = options.data or Path("edgestem_data") / ("disks.h5" if thick else "patterns.h5")
+    out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
     typed = f"edgestem train descriptors --seed {options.seed}"
     try:
-        if options.material:
+        if thick:
             from .crystal_card import card_text as text
             from .crystal_training import train as train_crystals
 
