@@ -168,7 +168,7 @@ def _make(folder: Path) -> None:
 
 def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.ExitStack) -> tuple[Any, ...]:
     """Start the server, the workers and the simulated microscope, all at once since each takes seconds."""
-    from .analysis.networks import DescriptorNetwork
+    from .analysis.pretrained import pretrained
     from .catalog.server import CatalogServer
     from .energetics.cache import EnergyCache
     from .energetics.cluster import DFTCluster
@@ -176,7 +176,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     weights = experiment.network.weights
     cache = experiment.energetics.cache.expanduser()
     # Refused before anything is started.
-    network = DescriptorNetwork.pretrained(weights)
+    network = pretrained(weights)
     EnergyCache(cache).close()
 
     server, given_up = CatalogServer(folders["catalog"], frames=[folders["frames"]]), threading.Event()

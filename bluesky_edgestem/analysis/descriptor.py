@@ -12,8 +12,9 @@ import numpy as np
 class FeatureDescriptors:
     """Atomic-structure descriptors of `n` patterns, each with its uncertainty.
 
-    Strain is infinitesimal, in image axes, relative to the reference lattice of `analysis.crystals`; the deformation is
-    ``F = (1 + strain) R(rotation)``. Rotation is known modulo 60° and lies in (-π/6, π/6].
+    Strain is infinitesimal, in image axes, relative to the reference lattice of the phase's family (of monolayers:
+    `analysis.crystals`); the deformation is ``F = (1 + strain) R(rotation)``. Rotation is known modulo what turns the
+    lattice into itself, 60° for a hexagonal one, and lies symmetrically about 0: in (-π/6, π/6] there.
     """
 
     strain: np.ndarray  #: (n, 3) exx, eyy, exy
@@ -23,6 +24,10 @@ class FeatureDescriptors:
     phases: tuple[str, ...]  #: the phases that the network tells apart
     phase_probability: np.ndarray  #: (n, len(phases))
     flagged: np.ndarray  #: (n,) str; empty where the network knows, otherwise why it does not
+    thickness: np.ndarray | None = None  #: (n,) [nm]; None from a source that does not tell, nan where it is unknown
+    thickness_sd: np.ndarray | None = None  #: (n,) [nm]
+    centre: np.ndarray | None = None  #: (n, 2) where the beam arrives, x and y from the detector's centre [pixels]
+    centre_sd: np.ndarray | None = None  #: (n, 2) [pixels]
 
     def __len__(self) -> int:
         return len(self.strain)

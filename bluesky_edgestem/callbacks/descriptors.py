@@ -24,9 +24,24 @@ What a network makes of a pattern may depend a little on those beside it: read i
 same frames would be read a little differently in each run, and all their energies computed again.
 """
 
+#: Columns of sources that tell the thickness of crystals, by an attribute `tells_thickness`.
+THICK = {
+    "thickness": number("network that reads thick crystals; nan where it does not know", "nm"),
+    "thickness_sd": number("network that reads thick crystals", "nm"),
+    **{
+        k: number("network that reads thick crystals; from the detector's centre", "px")
+        for k in ("centre_x", "centre_y")
+    },
+    **{k: number("network that reads thick crystals", "px") for k in ("centre_x_sd", "centre_y_sd")},
+}
+
 
 class DescriptorSource(Protocol):
-    """What turns frames into descriptors: a network, or a board that computes one."""
+    """What turns frames into descriptors: a network, or a board that computes one.
+
+    One with an attribute `tells_thickness` that is true gives thickness and beam centre, too, and the stream has
+    columns for them.
+    """
 
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         """Descriptors of `frames` (n, ny, nx), unsigned integers."""
@@ -58,9 +73,9 @@ class Descriptors(DocumentRouter):
     ) -> None:
         super().__init__()
         if network is None or isinstance(network, str | Path):
-            from ..analysis.networks import DescriptorNetwork
+            from ..analysis.pretrained import pretrained
 
-            network = DescriptorNetwork.pretrained(None if network is None else Path(network))
+            network = pretrained(network)
         self.stream = DerivedStream(
             "descriptors",
             {
@@ -74,6 +89,7 @@ class Descriptors(DocumentRouter):
                 "phase": text("network"),
                 "phase_probability": number("network"),
                 "flagged": text("why the network does not know; empty where it does"),
+                **(THICK if getattr(network, "tells_thickness", False) else {}),
             },
         )
         self.network: DescriptorSource = network
@@ -157,5 +173,15 @@ class Descriptors(DocumentRouter):
                     "phase": str(phase[i]),
                     "phase_probability": float(found.phase_probability[i].max()),
                     "flagged": str(found.flagged[i]),
+                    **self._of_thick(found, i),
                 }
             )
+
+    def _of_thick(self, found: FeatureDescriptors, i: int) -> dict[str, float]:
+        """The values of `THICK` of one pattern; none where the stream has no columns for them."""
+        if "thickness" not in self.stream.columns:
+            return {}
+        assert found.thickness is not None and found.thickness_sd is not None
+        assert found.centre is not None and found.centre_sd is not None
+        values = (found.thickness[i], found.thickness_sd[i], *found.centre[i], *found.centre_sd[i])
+        return {key: float(value) for key, value in zip(THICK, values, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from docutils import nodes
@@ -9,8 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from bluesky_edgestem.analysis.surrogate import EnergyMap
-from bluesky_edgestem.callbacks.derived import DerivedStream
-from bluesky_edgestem.callbacks.descriptors import Descriptors
+from bluesky_edgestem.callbacks.descriptors import THICK, Descriptors
 from bluesky_edgestem.callbacks.energetics import Energetics
 from bluesky_edgestem.callbacks.imaging import Imaging
 from bluesky_edgestem.callbacks.recommender import Recommender
@@ -30,10 +30,10 @@ STREAMS = (
 )
 
 
-def rows(stream: DerivedStream) -> list[str]:
-    """A Markdown table of the stream's columns."""
+def rows(columns: Mapping[str, Any]) -> list[str]:
+    """A Markdown table of a stream's columns."""
     lines = ["| column | type | unit | what it is, or where it comes from |", "|---|---|---|---|"]
-    for name, key in stream.columns.items():
+    for name, key in columns.items():
         shape = f" {'×'.join(map(str, key['shape']))}" if key.get("shape") else ""
         lines.append(f"| `{name}` | {key['dtype']}{shape} | {key.get('units', '')} | {key['source']} |")
     return lines
@@ -43,7 +43,7 @@ def markdown() -> str:
     """All derived streams."""
     lines = []
     for stream, how_often in STREAMS:
-        lines += ["", f"## `{stream.name}`", "", f"{how_often[0].upper()}{how_often[1:]}.", "", *rows(stream)]
+        lines += ["", f"## `{stream.name}`", "", f"{how_often[0].upper()}{how_often[1:]}.", "", *rows(stream.columns)]
     return "\n".join(lines)
 
 
@@ -55,7 +55,16 @@ class DerivedStreams(SphinxDirective):
         return self.parse_text_to_nodes(markdown(), allow_section_headings=True)
 
 
+class ThickColumns(SphinxDirective):
+    """Put the columns that only some networks give where the directive stands."""
+
+    def run(self) -> list[nodes.Node]:
+        """The nodes of the table."""
+        return self.parse_text_to_nodes("\n".join(rows(THICK)))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("derived-streams", DerivedStreams)
+    app.add_directive("thick-columns", ThickColumns)
     return {"parallel_read_safe": True}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import event_model
 import h5py
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem import callbacks
+from bluesky_edgestem.analysis import crystal_networks
 from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.analysis.networks import DescriptorNetwork
-from bluesky_edgestem.callbacks.descriptors import Descriptors
+from bluesky_edgestem.callbacks.descriptors import THICK, Descriptors
 
 OPTICS = {"energy_keV": 80.0, "semiangle_mrad": 2.0, "pixel_mrad": 0.5, "n_pixels": 32}
 
@@ -177,3 +179,43 @@ def test_callbacks_are_imported_when_they_are_asked_for():
     # Who wants one of them does not pay for the compiled readers of another.
     code = "import sys, bluesky_edgestem.callbacks; sys.exit('numba' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Thick(MeanAsStrain):
+    """The same of crystals whose thickness it tells."""
+
+    tells_thickness = True
+
+    def predict(self, frames, optics):
+        found = super().predict(frames, optics)
+        n = len(frames)
+        return replace(
+            found,
+            thickness=np.full(n, 12.5),
+            thickness_sd=np.full(n, 1.5),
+            centre=np.tile([0.25, -0.5], (n, 1)),
+            centre_sd=np.tile([0.01, 0.02], (n, 1)),
+        )
+
+
+def test_thickness_and_centre_are_columns_where_the_source_tells_them(file) -> None:
+    callback = Descriptors(Thick())
+    for name, doc in documents(file, [(0, 6)]):
+        callback(name, doc)
+    callback.finished().result(timeout=20)
+    row = next(iter(callback.stream.collect()))["data"]
+    assert {k: row[k] for k in THICK} == {
+        "thickness": 12.5,
+        "thickness_sd": 1.5,
+        "centre_x": 0.25,
+        "centre_y": -0.5,
+        "centre_x_sd": 0.01,
+        "centre_y_sd": 0.02,
+    }
+    assert "thickness" not in Descriptors(MeanAsStrain()).stream.columns
+
+
+def test_the_path_of_crystal_weights_gives_the_crystal_network() -> None:
+    callback = Descriptors(crystal_networks.SHIPPED)
+    assert isinstance(callback.network, crystal_networks.CrystalNetwork)
+    assert callback.stream.columns["thickness"]["units"] == "nm"

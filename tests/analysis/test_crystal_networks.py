@@ -1,0 +1,161 @@
+"""The crystal network reads thick crystals, says what it does not know, and refuses what is not its file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_edgestem.analysis import crystal_networks, disk_tables
+from bluesky_edgestem.analysis.crystal_networks import CrystalNetwork
+from bluesky_edgestem.analysis.crystal_search import search
+from bluesky_edgestem.analysis.disk_patterns import compose
+from bluesky_edgestem.analysis.materials import material
+from bluesky_edgestem.analysis.networks import DescriptorNetwork
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.analysis.pretrained import pretrained
+from bluesky_edgestem.analysis.projected_lattice import symmetry
+
+STRAIN, ROTATION, THICKNESS = (0.012, -0.008, 0.005), 0.2, 12.0
+OPTICS = Optics(energy_keV=200.0, semiangle_mrad=1.5, pixel_mrad=0.3, n_pixels=128, psf_px=0.6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return CrystalNetwork.pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """SrTiO3, 12 nm: counts of an electron, in all."""
+    crystal = material("SrTiO3")
+    layers = 2 * round(crystal.layers(THICKNESS) / 2)
+    table = disk_tables.compute("SrTiO3", 200.0, (layers,), 3.0, 0.5, 0.9)
+    return compose(table, OPTICS, STRAIN, ROTATION, layers)
+
+
+def counted(expected, dose, seed=0, n=2):
+    return np.random.default_rng(seed).poisson(dose * expected, (n, 128, 128)).astype(np.uint16)
+
+
+def test_a_thick_crystal_is_read_within_what_the_network_says_of_its_errors(network, expected) -> None:
+    found = network.predict(counted(expected, 1e5), OPTICS)
+    assert list(found.flagged) == ["", ""]
+    assert list(found.phase) == ["SrTiO3"] * 2
+    assert found.phases == ("Si", "SrTiO3")
+    # Four standard deviations: eight numbers, and a chance of error of less than a thousandth.
+    assert np.all(np.abs(found.strain - STRAIN) < 4 * found.strain_sd)
+    assert np.all(np.abs(found.rotation - ROTATION) < 4 * found.rotation_sd)
+    assert np.all(np.abs(found.thickness - THICKNESS) < 4 * found.thickness_sd)
+    assert np.all(np.abs(found.centre) < 4 * found.centre_sd)
+    assert np.all(found.strain_sd < 5e-3)
+
+
+def test_frames_that_hold_no_electrons_or_too_many_are_flagged(network, expected) -> None:
+    frames = counted(expected, 1e5, n=3)
+    frames[1] = 0
+    frames[2, 64, 64] = 65535
+    found = network.predict(frames, OPTICS)
+    assert found.flagged[0] == ""
+    assert found.flagged[1].startswith("no electrons")
+    assert found.flagged[2].startswith("saturated")
+    # Nothing but what was known beforehand.
+    assert np.all(found.strain_sd[1:] > 0.02)
+    assert np.isnan(found.thickness[1:]).all()
+
+
+def test_a_pixel_that_is_no_number_is_flagged_and_spoils_no_other_frame(network, expected) -> None:
+    frames = counted(expected, 1e5).astype(np.float32)
+    alone = network.predict(frames[:1], OPTICS)
+    frames[1, 3, 3] = np.nan
+    found = network.predict(frames, OPTICS)
+    assert found.flagged[1].startswith("not counts")
+    assert np.isfinite(found.strain).all()
+    # Single precision in another order.
+    assert np.allclose(found.strain[0], alone.strain[0], atol=1e-5)
+
+
+def unsure(found) -> np.ndarray:
+    """Flagged, or with a strain so uncertain that nobody would use it."""
+    return (found.flagged != "") | (found.strain_sd.max(1) > 5e-3)
+
+
+def test_a_beam_off_the_detector_is_flagged_or_uncertain(network, expected) -> None:
+    moved = np.zeros_like(expected)
+    moved[:, :70] = expected[:, 58:]  # the beam 58 pixels to the left: at the frame's edge
+    assert unsure(network.predict(counted(moved, 1e5), OPTICS)).all()
+
+
+def test_noise_without_a_crystal_is_flagged_or_uncertain(network) -> None:
+    assert unsure(network.predict(counted(np.full((128, 128), 128.0**-2), 1e5), OPTICS)).all()
+
+
+def test_a_calibration_that_is_far_off_is_flagged_or_uncertain(network, expected) -> None:
+    wrong = Optics(energy_keV=200.0, semiangle_mrad=1.5 * 1.2, pixel_mrad=0.3 * 1.2, n_pixels=128, psf_px=0.6)
+    assert unsure(network.predict(counted(expected, 1e5), wrong)).all()
+
+
+def test_the_search_finds_lattice_and_beam(network, expected) -> None:
+    counts = torch.tensor(counted(expected, 1e5).astype(np.float32))
+    beams = network.beams(OPTICS, "SrTiO3", len(counts))
+    lattice, _ = search(counts, beams, symmetry(material("SrTiO3")))
+    turn = torch.linalg.inv(lattice.turn @ lattice.affine).transpose(1, 2)
+    truth = np.array([[1.012, 0.005], [0.005, 0.992]]) @ np.array(
+        [[np.cos(ROTATION), -np.sin(ROTATION)], [np.sin(ROTATION), np.cos(ROTATION)]]
+    )
+    # Modulo quarter turns; within the network's reach, which is a disk's radius at the furthest reflections.
+    quarter = np.array([[0.0, -1.0], [1.0, 0.0]])
+    off = [np.abs(turn.numpy() - truth @ np.linalg.matrix_power(quarter, k)).max((1, 2)) for k in range(4)]
+    assert np.all(np.min(off, axis=0) < 0.03)
+    assert np.allclose(lattice.centre.numpy(), 63.5, atol=1.0)
+
+
+def test_weights_that_are_written_are_read_again(network, tmp_path, expected) -> None:
+    path = tmp_path / "crystal.pt"
+    network.save(path, {"seed": 3})
+    again = pretrained(path)
+    assert isinstance(again, CrystalNetwork)
+    assert again.card == {"seed": 3}
+    assert again.among == ("Si", "SrTiO3")
+    frames = counted(expected, 1e5, n=1)
+    assert np.array_equal(again.predict(frames, OPTICS).strain, network.predict(frames, OPTICS).strain)
+
+
+def test_a_file_says_itself_which_network_it_is_of() -> None:
+    assert isinstance(pretrained(), DescriptorNetwork)
+    assert isinstance(pretrained(str(crystal_networks.SHIPPED)), CrystalNetwork)
+
+
+def test_files_that_are_no_weights_of_this_version_are_refused(tmp_path) -> None:
+    whole = crystal_networks.SHIPPED.read_bytes()
+    header, _, data = whole.partition(b"\n")
+    for content, reason in (
+        (whole[:-1000], "cut short or altered"),
+        (header.replace(b" 1 ", b" 9 ") + b"\n" + data, "format 9, this version reads format 1"),
+        (b"nothing of the kind", "not a weights file"),
+    ):
+        path = tmp_path / "broken.pt"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason):
+            pretrained(path)
+    with pytest.raises(ValueError, match="No such file"):
+        pretrained(tmp_path / "missing.pt")
+
+
+def test_optics_and_frames_that_cannot_be_read_are_refused(network) -> None:
+    with pytest.raises(ValueError, match="touch"):
+        network.check_optics(Optics(energy_keV=200.0, semiangle_mrad=5.0, pixel_mrad=0.3, n_pixels=128))
+    with pytest.raises(ValueError, match=r"need \(any, 128, 128\)"):
+        network.predict(np.zeros((1, 64, 64), np.uint16), OPTICS)
+    with pytest.raises(TypeError, match="electrons counted"):
+        network.predict(np.zeros((1, 128, 128), bool), OPTICS)
+    with pytest.raises(ValueError, match="gold is not among"):
+        network.restricted(["gold"])
