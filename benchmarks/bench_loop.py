@@ -24,8 +24,9 @@ def one(seed: int, folder: Path) -> dict[str, float | str]:
     """Run the demo on the specimen of `seed` with an empty cache; its figures."""
     from bluesky_edgestem.catalog.server import open_catalog
     from bluesky_edgestem.config import demo_experiment
-    from bluesky_edgestem.experiment import carry_out, score
+    from bluesky_edgestem.experiment import carry_out
     from bluesky_edgestem.report import RunRecord, figures
+    from bluesky_edgestem.run_report import score
 
     demo = demo_experiment()
     experiment = demo.model_copy(
@@ -42,7 +43,7 @@ def one(seed: int, folder: Path) -> dict[str, float | str]:
     whole = time.monotonic() - began
     with open_catalog(folder / "data" / "catalog") as catalog:
         record = RunRecord.read(catalog[-1])
-        found = {name: value for name, (value, _) in figures(record, score(experiment, record)).items()}
+        found = {name: value for name, (value, _) in figures(record, score(record)).items()}
     return {**found, "whole command, s": whole}
 
 

@@ -41,11 +41,13 @@ def unstrained(lattice: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def in_the_reference(lattice: np.ndarray, case: StrainCase) -> np.ndarray:
     """The same lattices (n, 2, 2), described by the vectors that the truth is described by; NaN where they are others.
 
-    Any two vectors that span a lattice are as good as another two: which of them are meant is told by the truth.
+    Vectors between other points of a lattice are as good, such as those of the reflections that are not forbidden:
+    which points are meant is told by the truth.
     """
     relative = lattice @ np.linalg.inv(case.lattice)
     index = np.round(np.nan_to_num(relative))
-    same = (np.abs(np.abs(np.linalg.det(index)) - 1) < 1e-9) & (np.abs(relative - index).max((1, 2)) < 0.25)
+    cells = np.round(np.abs(np.linalg.det(index)))
+    same = ((cells == 1) | (cells == 2)) & (np.abs(relative - index).max((1, 2)) < 0.25)
     out = np.full_like(lattice, np.nan)
     out[same] = np.linalg.solve(index[same], lattice[same])
     return out

@@ -1,4 +1,4 @@
-"""The command line: `edgestem demo | run | resume | catalog | sim | train | analyse | stream`.
+"""The command line: `edgestem demo | run | resume | report | catalog | sim | train | analyse | stream`.
 
 Nothing heavy is imported before the command is known, so that `edgestem --help` answers at once.
 """
@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("uid", help="uid of the interrupted run, or its first characters")
     resume.set_defaults(command=_resume)
 
+    report = commands.add_parser("report", help="write the report of a run that is in the catalog")
+    report.add_argument("uid", help="uid of the run, or its first characters")
+    _folder(report)
+    report.set_defaults(command=_report)
+
     # For the list of commands alone: with the right words after them, `main` has called their own command line.
     for first in dict.fromkeys(command.split()[0] for command in DELEGATED):
         own = {command: what for command, (_, what) in DELEGATED.items() if command.split()[0] == first}
@@ -140,6 +145,16 @@ def _resume(options: argparse.Namespace) -> int:
     from .experiment import carry_out
 
     return carry_out(load_experiment(options.experiment), resumes=options.uid)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .catalog.server import open_catalog
+    from .run_report import report
+
+    folder = options.folder.expanduser().absolute()
+    with open_catalog(folder / "catalog", frames=[folder / "frames"]) as client:
+        report(client, options.uid, folder)
+    return 0
 
 
 def _search(options: argparse.Namespace) -> int:

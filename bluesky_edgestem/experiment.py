@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
-import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from .analysis import crystals
 from .analysis.optics import Optics
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from bluesky import RunEngine
 
     from .devices.microscope import Microscope
-    from .report import RunRecord, Score
 
 
 def optics_of(experiment: Experiment) -> Optics:
@@ -107,6 +103,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         from .catalog.writer import CatalogWriter
         from .devices.microscope import Microscope
         from .plans.adaptive import adaptive_map
+        from .run_report import NothingToReport, command_line, report
 
         client = server.client()
         earlier = _documents(client, resumes) if resumes else ()
@@ -116,8 +113,9 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         if experiment.microscope.simulated:
             microscope.beam.current.set(experiment.beam.current_pA).wait(5)
             optics = optics_of(experiment)
+            specimen = {"specimen_seed": experiment.microscope.specimen_seed}  # the report compares with its truth
         else:
-            optics = calibrated_optics(experiment, microscope)
+            optics, specimen = calibrated_optics(experiment, microscope), {}
         writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
         engine = RunEngine({}, context_managers=[_ends_when_told])
         engine.subscribe(writer)
@@ -140,30 +138,23 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             descriptors=network,
             energies=energies,
             resume_from=earlier,
-            md={"sample": experiment.sample, **experiment.metadata},
+            md={"sample": experiment.sample, **experiment.metadata, **specimen},
         )
         status, uid = _run(engine, plan)
         if not writer.flush(60):
             print(
                 "the catalog has not taken everything; nothing is lost: "
-                f"`{command_line('catalog', 'replay', '--folder', folder)}`",
+                f"`{command_line('catalog', 'replay', '--folder', folder)}`"
+                + (f", then `{command_line('report', '--folder', folder, uid)}`" if uid else ""),
                 file=sys.stderr,
             )
             status = status or 1
         elif uid is not None:
-            _report(experiment, client, uid, folders["reports"], server.directory)
+            try:
+                report(client, uid, folder)
+            except NothingToReport as nothing:
+                print(nothing)
     return status
-
-
-def command_line(*words: object) -> str:
-    """What to type, in this shell, for ``edgestem`` with `words`: it need not be on the path, as after `make demo`."""
-    program = Path(sys.executable).with_name("edgestem")
-    found = shutil.which("edgestem")
-    if found and program.exists() and os.path.samefile(found, program):
-        own = ["edgestem"]
-    else:
-        own = [str(program)] if program.exists() else [sys.executable, "-m", "bluesky_edgestem"]
-    return shlex.join([*own, *map(str, words)])
 
 
 def _make(folder: Path) -> None:
@@ -188,17 +179,27 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     network = pretrained(weights)
     EnergyCache(cache).close()
 
+    server, given_up = CatalogServer(folders["catalog"], frames=[folders["frames"]]), threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        serving = pool.submit(CatalogServer(folders["catalog"], frames=[folders["frames"]]).start)
+        serving = pool.submit(server.start)
         computing = pool.submit(
             DFTCluster,
             experiment.energetics.scheduler,
             workers=experiment.energetics.workers,
             cache=cache,
+            given_up=given_up,
         )
         try:
             # In this thread: the process ends with the thread that started it.
             epics = stack.enter_context(_simulate(experiment)) if experiment.microscope.simulated else {}
+            for future in (serving, computing):
+                future.exception()  # waits
+        except BaseException:
+            print("ending what was started ...", flush=True)
+            given_up.set()
+            while wait((serving,), timeout=0.1).not_done:  # its process may not have begun yet
+                server.stop()
+            raise
         finally:
             # Whatever did start is closed, also where something else did not.
             for future, close in ((serving, "stop"), (computing, "close")):
@@ -288,59 +289,3 @@ def _documents(client, uid: str) -> list[tuple[str, dict]]:
         seen.add(start["uid"])
         wanted, of = start.get("resumes", ""), f", which {start['uid'][:8]} resumed,"
     return [document for run in reversed(runs) for document in run]
-
-
-def _report(experiment: Experiment, client, uid: str, folder: Path, catalog: Path) -> None:
-    from .report import RunRecord, described, figures, write_report
-
-    record = RunRecord.read(client[uid])
-    if not record.optimization:
-        print(f"run {uid[:8]} ended before its first batch was complete; there is nothing to report")
-        return
-    truth = score(experiment, record) if experiment.microscope.simulated else None
-    query = (
-        "from bluesky_edgestem.catalog.server import open_catalog\n"
-        f"with open_catalog({str(catalog)!r}) as catalog:\n"
-        f"    run = catalog[{uid!r}]\n"
-        '    print(run["energetics"].read())\n'
-        '    frame = run["primary"]["detector"][0]\n'
-    )
-    path = write_report(record, folder / f"{uid}.html", query, truth)
-    print()
-    for name, value in described(figures(record, truth)).items():
-        print(f"  {name}: {value}")
-    print(f"\nreport: {path}")
-    sought = f"sample={experiment.sample}" if experiment.sample else f"uid={uid}"
-    print(f"find it again: {command_line('catalog', 'search', '--folder', catalog.parent, sought)}")
-    print(f"read it back:\n{query}")
-
-
-def score(experiment: Experiment, record: RunRecord) -> Score:
-    """Compare the energy map of a simulated run with the energies of the specimen's true structure.
-
-    The truth is the committed table of DFT energies over strain, at the true strain of each point of the map.
-    """
-    from .energetics.emulator import Emulator
-    from .geometry import ScanGrid
-    from .report import Score
-    from .sim.specimen import Heterojunction
-
-    mean, sd = record.optimization["energy_mean"][-1], record.optimization["energy_sd"][-1]
-    grid = ScanGrid(record.field, mean.shape[1], mean.shape[0])
-    specimen = Heterojunction(experiment.microscope.specimen_seed)
-    strain, rotation = specimen.strain(grid.positions), specimen.rotation(grid.positions)
-    phases = specimen.phase(grid.positions)
-    truth = np.empty(len(phases))
-    emulator = Emulator()
-    for phase in np.unique(phases):
-        there = phases == phase
-        own = crystals.phase_strain(strain[there], rotation[there], str(phase))
-        truth[there] = emulator.energy(str(phase), own)
-    truth = truth.reshape(grid.shape)
-    error = mean - truth
-    return Score(
-        rmse=float(np.sqrt(np.mean(error**2))),
-        worst=float(np.abs(error).max()),
-        coverage=float(np.mean(np.abs(error) <= 1.96 * sd)),
-        truth=truth,
-    )

@@ -10,7 +10,7 @@ def test_help_lists_every_command(capsys):
         main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert all(command in said for command in ("demo", "run", "resume", "catalog", "sim", "train", "analyse", "stream"))
+    assert all(command in said for command in ("demo", "run", "resume", "report", "catalog", "sim", "train", "analyse"))
 
 
 @pytest.mark.parametrize("command", DELEGATED)

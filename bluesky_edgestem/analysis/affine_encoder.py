@@ -1,7 +1,8 @@
 """The encoder: Fisher scoring of frames by a base pattern whose fills and information are known beforehand. Compiled.
 
-The score is that of the frame itself. The information is that of the mean pattern in the frame's rotation, known per disk and
-scaled to the frame: that of a disk's place by what the disk's own edges say now, that of fills by what its pixels count.
+The score is that of the frame itself. The information is that of the mean pattern in the frame's rotation, known per
+disk and scaled to the frame: that of a disk's place by what the disk's own edges say now, that of fills by what its
+pixels count.
 """
 
 from __future__ import annotations
@@ -13,9 +14,22 @@ from .disk_kernels import add, combine, cut, lay_background, locate, on_detector
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
+#: Steps at most, and the motion of the farthest disk with which they end [pixels].
+_MOST_STEPS, _AT_REST = 8, 0.05
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
+#: Where the information of map and beam stands among the sums over disks, 6 by 6, lower half.
+_SQUARES = np.array(
+    [
+        [0, 0, 0, 0, 0, 0],
+        [1, 2, 0, 0, 0, 0],
+        [3, 4, 6, 0, 0, 0],
+        [4, 5, 7, 8, 0, 0],
+        [9, 10, 11, 12, 15, 0],
+        [11, 12, 13, 14, 16, 17],
+    ]
+)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -75,28 +89,49 @@ def _background_sum(weight, table, shift_x, shift_y, margin, pad):  # pragma: no
     iy = int(np.floor(margin - min(max(shift_y, -margin + 1.0), margin - 1.0) + 0.5))
     total = 0.0
     for row in range(ny):
-        w, b = weight[row + pad], table[row + iy]
+        w, b = weight[row + pad, pad : pad + nx], table[row + iy, ix : ix + nx]
         part = np.float32(0.0)
         for k in range(nx):
-            part += w[pad + k] * b[ix + k]
+            part += w[k] * b[k]
         total += part
     return total
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def encode(
-    frames, good, table, margin, beam, templates, radius, reflections, fills, known, place_known, level_known,
-    back_known, which, share, spread, transform, centre, codes, background, covariance, misfit,
+    frames,
+    good,
+    table,
+    margin,
+    beam,
+    templates,
+    radius,
+    reflections,
+    fills,
+    known,
+    place_known,
+    level_known,
+    back_known,
+    which,
+    share,
+    spread,
+    transform,
+    centre,
+    codes,
+    background,
+    covariance,
+    misfit,
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
-    `fills` (t, K + 1, g, b), `known` (t, g, 3 + K + 1, 3 + K + 1) the information of place x, y, background and codes in the
-    mean pattern of one electron, with `place_known` and `level_known` (t, g) that of place and level it has, `back_known`
-    (t,) the background's; `which` (n,) of the t rotations. `share` and `spread` are the background's, of the electrons.
-    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,).
+    `fills` (t, g, K + 1, b); `known` (t, g, 3 + K + 1, 3 + K + 1), the information of place x, y, background and codes
+    in the mean pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it,
+    `back_known` (t,), the background; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
+    the electrons.
+    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6) and `misfit` (n,).
     """
     n_frames, ny, nx = frames.shape
-    n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[1]
+    n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[2]
     size = templates.shape[3]
     width = int(np.sqrt(size) + 0.5)
     half, pad, total = width // 2, width, 7 + count
@@ -112,8 +147,8 @@ def encode(
     py, px = np.empty(n_disks, np.int64), np.empty(n_disks, np.int64)
     floor = np.empty((ny, nx), np.float32)
     matrix, solved, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
-    scale, local, step = np.empty(total), np.empty(3 + count), np.empty(total)
-    stretch = np.empty(3 + count)
+    scale, step, squares = np.empty(total), np.empty(total), np.empty(18)
+    relative, local = np.empty(count, np.float32), np.empty(count, np.float32)
     for n in range(n_frames):
         t = which[n]
         dose = 0.0
@@ -128,28 +163,27 @@ def encode(
         codes[n, 0] = 1
         background[n] = share
         solvable = True
-        for turn in range(len(FLOORS)):
+        for turn in range(_MOST_STEPS):
             cx, cy = centre[n, 0], centre[n, 1]
             lay_background(lam, table, cx - beam[0], cy - beam[1], background[n] * dose, margin, pad)
+            for k in range(count):
+                relative[k] = codes[n, k] * dose
             for g in range(n_disks):
                 x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
                 y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
                 seen[g] = on_detector(x, y, radius, ny, nx)
                 if not seen[g]:
                     continue
-                coef[:] = 0
-                for k in range(count):
-                    amount = np.float32(codes[n, k] * dose)
-                    for b in range(n_functions):
-                        coef[b] += amount * fills[t, k, g, b]
+                combine(coef, fills[t, g], relative)
                 rows[g], columns[g], py[g], px[g], rx, ry = locate(x, y, half, pad)
                 combine(middle, templates[py[g], px[g]], coef)
                 slopes(value, by_x[g], by_y[g], width)
                 add(lam, middle, by_x[g], by_y[g], rows[g], columns[g], rx, ry, width)
-            floor[:] = FLOORS[turn] * np.float32(dose / (ny * nx))
+            floor[:] = FLOORS[min(turn, len(FLOORS) - 1)] * np.float32(dose / (ny * nx))
             misfit[n] = surprise(weight, inverse, lam, frames[n], good, floor, pad)
             matrix[:] = 0
             score[:] = 0
+            squares[:] = 0
             matrix[6, 6] = back_known[t] * dose
             score[6] = dose * _background_sum(weight, table, cx - beam[0], cy - beam[1], margin, pad)
             for g in range(n_disks):
@@ -160,47 +194,56 @@ def encode(
                 cut(q, inverse, rows[g], columns[g], width)
                 sx, sy, place, level = _window_sums(w, q, by_x[g], by_y[g], functions[0])
                 project(moments, functions, w)
-                local[0], local[1], local[2] = sx, sy, 0.0
-                for k in range(count):
-                    part = np.float32(0.0)
-                    for b in range(n_functions):
-                        part += moments[b] * fills[t, k, g, b]
-                    local[3 + k] = part * dose
+                project(local, fills[t, g], moments)
                 # The mean pattern's information, stretched to what this frame's disk has.
-                p = np.sqrt(place / (dose * max(place_known[t, g], 1e-30))) if place_known[t, g] > 0 else 0.0
-                f = np.sqrt(level * dose / max(level_known[t, g], 1e-30)) if level_known[t, g] > 0 else 0.0
-                stretch[0], stretch[1] = p, p
-                stretch[2:] = f
+                p = np.sqrt(place / (dose * place_known[t, g])) if place_known[t, g] > 0 else 0.0
+                f = np.sqrt(level * dose / level_known[t, g]) if level_known[t, g] > 0 else 0.0
                 gx, gy = reflections[g, 0], reflections[g, 1]
-                for i in range(2):
-                    score[2 * i] += local[i] * gx
-                    score[2 * i + 1] += local[i] * gy
-                    score[4 + i] += local[i]
+                score[0] += sx * gx
+                score[1] += sx * gy
+                score[2] += sy * gx
+                score[3] += sy * gy
+                score[4] += sx
+                score[5] += sy
                 for k in range(count):
-                    score[7 + k] += local[3 + k]
+                    score[7 + k] += local[k] * dose
                 j = known[t, g]
-                for a in range(2):
-                    for b in range(a + 1):
-                        part = j[a, b] * stretch[a] * stretch[b] * dose
-                        matrix[2 * a, 2 * b] += part * gx * gx
-                        matrix[2 * a, 2 * b + 1] += part * gx * gy
-                        matrix[2 * a + 1, 2 * b] += part * gx * gy
-                        matrix[2 * a + 1, 2 * b + 1] += part * gy * gy
-                        matrix[4 + a, 2 * b] += part * gx
-                        matrix[4 + a, 2 * b + 1] += part * gy
-                        if a != b:
-                            matrix[4 + b, 2 * a] += part * gx
-                            matrix[4 + b, 2 * a + 1] += part * gy
-                        matrix[4 + a, 4 + b] += part
+                xx, xy, yy = p * p * dose * j[0, 0], p * p * dose * j[1, 0], p * p * dose * j[1, 1]
+                squares[0] += gx * gx * xx
+                squares[1] += gx * gy * xx
+                squares[2] += gy * gy * xx
+                squares[3] += gx * gx * xy
+                squares[4] += gx * gy * xy
+                squares[5] += gy * gy * xy
+                squares[6] += gx * gx * yy
+                squares[7] += gx * gy * yy
+                squares[8] += gy * gy * yy
+                squares[9] += gx * xx
+                squares[10] += gy * xx
+                squares[11] += gx * xy
+                squares[12] += gy * xy
+                squares[13] += gx * yy
+                squares[14] += gy * yy
+                squares[15] += xx
+                squares[16] += xy
+                squares[17] += yy
+                across, within = p * f * dose, f * f * dose
                 for k in range(1 + count):
-                    for a in range(2):
-                        part = j[2 + k, a] * stretch[2 + k] * stretch[a] * dose
-                        matrix[6 + k, 2 * a] += part * gx
-                        matrix[6 + k, 2 * a + 1] += part * gy
-                        matrix[6 + k, 4 + a] += part
-                    for b in range(k + 1):
-                        if k > 0:
-                            matrix[6 + k, 6 + b] += j[2 + k, 2 + b] * stretch[2 + k] * stretch[2 + b] * dose
+                    row, of = matrix[6 + k], j[2 + k]
+                    bx, by = across * of[0], across * of[1]
+                    row[0] += bx * gx
+                    row[1] += bx * gy
+                    row[2] += by * gx
+                    row[3] += by * gy
+                    row[4] += bx
+                    row[5] += by
+                    if k > 0:
+                        to, part = row[6:total], of[2:]
+                        for b in range(1 + count):
+                            to[b] += within * part[b]
+            for i in range(6):
+                for k in range(i + 1):
+                    matrix[i, k] = squares[_SQUARES[i, k]]
             matrix[6, 6] += 1 / (spread * share + 1 / dose) ** 2
             score[6] -= (background[n] - share) / (spread * share + 1 / dose) ** 2
             for k in range(1, count):
@@ -217,7 +260,9 @@ def encode(
             for g in range(n_disks):
                 if seen[g]:
                     gx, gy = reflections[g, 0], reflections[g, 1]
-                    far = max(far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5]))
+                    far = max(
+                        far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5])
+                    )
             part_taken = min(1.0, _FARTHEST / far)
             transform[n, 0, 0] += part_taken * step[0]
             transform[n, 0, 1] += part_taken * step[1]
@@ -229,5 +274,7 @@ def encode(
             for k in range(count):
                 codes[n, k] += part_taken * step[7 + k]
             codes[n, 0] = max(codes[n, 0], 1e-3)
+            if turn >= len(FLOORS) - 1 and far < _AT_REST:
+                break
         if solvable:
             covariance[n] = solved[:6, :6]

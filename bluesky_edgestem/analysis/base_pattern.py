@@ -2,9 +2,9 @@
 
     λ = Σ_g D_g(p - c - M g) + β B(p - c),    D_g = blur ∗ inside · Σ_k y_k R(θ) A_kg
 
-Disks move with the lattice as rigid images of the aperture. What fills them is a mean and K modes, known from the scan, of
-all disks together: thickness and tilt change them along few directions. The fill belongs to the crystal and turns with it
-by the angle θ of the map M; the aperture does not.
+Disks move with the lattice as rigid images of the aperture. What fills them is a mean and K modes of all disks
+together, known from the scan: thickness and tilt change them along few directions. The fill belongs to the crystal and
+turns with it by the angle θ of the map M; the aperture does not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .disk_aperture import Aperture, turning
 #: Pixels around the frame for which the background is known, for beams that are not where they mostly are.
 MARGIN = 32
 #: Rotations of a fill are rounded to this [rad]: a hundredth of a pixel at a disk's edge.
-_TURN = 0.01
+TURN = 0.01
 
 
 def rotation_of(transform: np.ndarray) -> np.ndarray:
@@ -69,9 +69,9 @@ class BasePattern:
         return self.background.table(self.shape, self.beam)
 
     def turned(self, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fills for each rotation there is, (t, K + 1, g, b) float32, and which of them each map (n, 2, 2) needs, (n,)."""
-        steps, which = np.unique(np.rint(rotation_of(transform) / _TURN).astype(int), return_inverse=True)
-        turns = np.array([turning(self.aperture.degree, step * _TURN) for step in steps])
+        """Fills in each rotation there is, (t, K + 1, g, b) float32, and which each map (n, 2, 2) needs, (n,)."""
+        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
+        turns = np.array([turning(self.aperture.degree, step * TURN) for step in steps])
         return np.einsum("tab,kgb->tkga", turns, self.fills).astype(np.float32), which
 
     def coefficients(self, transform: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -1,9 +1,9 @@
 """The aperture's image, a disk with a sharp edge that the detector blurs, and the functions that fill it.
 
-A disk is ``blur ∗ (inside · Σ a_b φ_b)`` with polynomials φ_b, orthonormal on the unit disk (Zernike's, but for a rotation
-among those of one degree). The blur (point spread and the pixel itself) is applied to edge and fill together: a fill
-that rises towards one side moves the blurred edge to that side, by 0.07 pixels in a disk of 6 pixels, which would
-otherwise be read as a displacement.
+A disk is ``blur ∗ (inside · Σ a_b φ_b)`` with polynomials φ_b, orthonormal on the unit disk (Zernike's, but for a
+rotation among those of one degree). The blur (point spread and the pixel itself) is applied to edge and fill together:
+a fill that rises towards one side moves the blurred edge to that side, by 0.07 pixels in a disk of 6 pixels, which
+would otherwise be read as a displacement.
 """
 
 from __future__ import annotations

@@ -24,9 +24,11 @@ def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma
     w00, w01 = b * (1 - fx) * (1 - fy), b * fx * (1 - fy)
     w10, w11 = b * (1 - fx) * fy, b * fx * fy
     for row in range(ny):
-        low, high, out = table[row + iy], table[row + iy + 1], lam[row + pad]
+        out = lam[row + pad, pad : pad + nx]
+        low, low_next = table[row + iy, ix : ix + nx], table[row + iy, ix + 1 : ix + 1 + nx]
+        high, high_next = table[row + iy + 1, ix : ix + nx], table[row + iy + 1, ix + 1 : ix + 1 + nx]
         for k in range(nx):
-            out[pad + k] = w00 * low[ix + k] + w01 * low[ix + k + 1] + w10 * high[ix + k] + w11 * high[ix + k + 1]
+            out[k] = w00 * low[k] + w01 * low_next[k] + w10 * high[k] + w11 * high_next[k]
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True)
@@ -69,23 +71,27 @@ def project(out, templates, image):  # pragma: no cover - compiled
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True)
+def _differences(out, value, first, step):  # pragma: no cover - compiled
+    """Minus the derivative along a step, for as many samples as `out` has from the first on."""
+    a, b, c = np.float32(0.75), np.float32(0.15), np.float32(1 / 60)
+    n = out.shape[0]
+    m1, p1 = value[first - step : first - step + n], value[first + step : first + step + n]
+    m2, p2 = value[first - 2 * step : first - 2 * step + n], value[first + 2 * step : first + 2 * step + n]
+    m3, p3 = value[first - 3 * step : first - 3 * step + n], value[first + 3 * step : first + 3 * step + n]
+    for k in range(n):
+        out[k] = a * (m1[k] - p1[k])
+    for k in range(n):
+        out[k] += b * (p2[k] - m2[k]) + c * (m3[k] - p3[k])
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
 def slopes(value, along_x, along_y, width):  # pragma: no cover - compiled
     """Derivatives of a disk's image by the disk's place, by differences over seven pixels.
 
     `value` has three rows of zeros before and after those of the window that the derivatives are of.
     """
-    a, b, c = np.float32(-0.75), np.float32(0.15), np.float32(-1 / 60)
-    w1, w2, w3 = width, 2 * width, 3 * width
-    for i in range(along_x.shape[0]):
-        k = i + w3
-        along_x[i] = (
-            a * (value[k + 1] - value[k - 1]) + b * (value[k + 2] - value[k - 2]) + c * (value[k + 3] - value[k - 3])
-        )
-        along_y[i] = (
-            a * (value[k + w1] - value[k - w1])
-            + b * (value[k + w2] - value[k - w2])
-            + c * (value[k + w3] - value[k - w3])
-        )
+    _differences(along_x, value, 3 * width, 1)
+    _differences(along_y, value, 3 * width, width)
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True)
@@ -116,15 +122,15 @@ def surprise(weight, inverse, lam, frame, good, floor, pad):  # pragma: no cover
     ny, nx = frame.shape
     total = 0.0
     for row in range(ny):
-        line, n, g = lam[row + pad], frame[row], good[row]
-        w, v, least = weight[row + pad], inverse[row + pad], floor[row]
+        line, n, g = lam[row + pad, pad : pad + nx], frame[row], good[row]
+        w, v, least = weight[row + pad, pad : pad + nx], inverse[row + pad, pad : pad + nx], floor[row]
         part = np.float32(0.0)
         for k in range(nx):
-            one = g[k] / max(line[pad + k], least[k])
-            more = np.float32(n[k]) - line[pad + k]
-            v[pad + k] = one
-            w[pad + k] = more * one
-            part += more * more * one
+            v[k] = g[k] / max(line[k], least[k])
+        for k in range(nx):
+            w[k] = (np.float32(n[k]) - line[k]) * v[k]
+        for k in range(nx):
+            part += w[k] * (np.float32(n[k]) - line[k])
         total += part
     return total
 
@@ -162,10 +168,10 @@ def evaluate(
 ):  # pragma: no cover - compiled
     """Score and information of patterns (n) whose disks (g) each have a fill of their own.
 
-    What stands in the first line is given: `coef` (n, g, b) [counts per pixel], `amount` (n,) of the background,
-    `reference` (2,) the beam's place for which its table is, `floor` (n, ny, nx) of the variance. The second line is filled: `moments` (n, g, b), `gram`
-    (n, g, b, b), `cross` (n, g, 3, b) of place along x, y and background with fill, `place_info` (n, g, 5) xx, xy, yy, x
-    and y with background, `place_score` (n, g, 2), the rest (n,), `seen` (n, g).
+    Given are all up to `floor`: `coef` (n, g, b) [counts per pixel], `amount` (n,) of the background, `reference` (2,)
+    the beam's place for which its table is, `floor` (n, ny, nx) of the variance. Filled are `moments` (n, g, b), `gram`
+    (n, g, b, b), `cross` (n, g, 3, b) of place along x, y and background with fill, `place_info` (n, g, 5) xx, xy, yy,
+    x and y with background, `place_score` (n, g, 2), `back_score`, `back_info` and `misfit` (n,), `seen` (n, g).
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions = len(reflections), templates.shape[2]

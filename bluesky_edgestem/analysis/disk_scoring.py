@@ -1,8 +1,8 @@
 """Fisher scoring of patterns by the base pattern: the encoder's step, and that of fills which are not known yet.
 
 Unknown are the map M, the beam's place c, the background β, and what fills the disks: each disk its own polynomial
-(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information of
-Poisson counts; what the fill explains is not counted as displacement.
+(`free_step`), or a few codes for all of them (`coded_step`). Both are joint Newton steps with the expected information
+of Poisson counts; what the fill explains is not counted as displacement.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import disk_kernels
-from .base_pattern import MARGIN, BasePattern, rotation_of
+from .base_pattern import MARGIN, BasePattern
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
-#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the frame's mean.
+#: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the mean.
 _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
 
 
@@ -184,19 +184,17 @@ def coded_step(
 class KnownInformation:
     """Fisher information of the mean pattern of one electron, in each of t rotations."""
 
-    fills: np.ndarray  #: (t, K + 1, g, b) float32
+    fills: np.ndarray  #: (t, g, K + 1, b) float32
     local: np.ndarray  #: (t, g, 3 + K + 1, 3 + K + 1) of each disk's place x, y, the background and the codes
     place: np.ndarray  #: (t, g) of x and y together
     level: np.ndarray  #: (t, g) of the disk's first function
     background: np.ndarray  #: (t,)
 
 
-def known_information(base: BasePattern, transforms: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
-    """What the encoder needs to know of maps (n, 2, 2), and which of the rotations each is nearest to, (n,)."""
-    fills, which = base.turned(transforms)
-    angle = np.array([rotation_of(transforms[which == t]).mean() for t in range(len(fills))])
-    c, s = np.cos(angle), np.sin(angle)
-    turned = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation:
+    """What the encoder needs to know of patterns in rotations (t, 2, 2), all different."""
+    fills, which = base.turned(turned)
+    fills = fills[which]
     electrons = 1e6
     count = len(base.fills)
     mean = np.zeros((len(fills), count))
@@ -215,8 +213,8 @@ def known_information(base: BasePattern, transforms: np.ndarray) -> tuple[KnownI
     local[:, :, 3:, 3:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
     lower = np.tril_indices(3 + count, -1)
     local[:, :, lower[0], lower[1]] = local[:, :, lower[1], lower[0]]
-    known = KnownInformation(
-        fills, local, (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons,
-        scores.gram[:, :, 0, 0] * electrons, scores.back_info * electrons,
+    return KnownInformation(
+        np.ascontiguousarray(fills.transpose(0, 2, 1, 3)), local,
+        (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
+        scores.back_info * electrons,
     )  # fmt: skip
-    return known, which

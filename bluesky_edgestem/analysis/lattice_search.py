@@ -1,9 +1,9 @@
 """Where a known lattice lies in a frame, to about a pixel, for any rotation. Compiled.
 
-A site counts by the square root of the electrons in a square inside its disk, which weighs bright and dim disks alike. The
-best rotation is sought over all that the lattice's symmetry leaves; around it, rotation and the beam's place by a pattern
-search. Strain is left to what comes after: one of 2 % moves the outermost disks by less than their radius, and is known
-less well from squares.
+A site counts by the square root of the electrons in a square inside its disk, which weighs bright and dim disks alike.
+The best rotation is sought over all that the lattice's symmetry leaves; around it, rotation and the beam's place by a
+pattern search. Strain is left to what comes after: one of 2 % moves the outermost disks by less than their radius, and
+is known less well from squares.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def search(
 ):  # pragma: no cover - compiled
     """Find the lattice in frames (n, ny, nx); fills `transform` (n, 2, 2) and `found` (n, 2).
 
-    `reflections` (g, 2) are sites that stay in the frame in every rotation, `turns` (t,) the rotations to try [rad], `centre` (2,) about where the beam is, `half` that of the squares,
-    `spacing` the lattice's, `reach` the outermost site's distance [pixels].
+    `reflections` (g, 2) are sites that stay in the frame in every rotation, `turns` (t,) the rotations to try [rad],
+    `centre` (2,) about where the beam is, `half` that of the squares, `spacing` the lattice's, `reach` the outermost
+    site's distance [pixels].
     """
     n_frames, ny, nx = frames.shape
     sums = np.zeros((ny + 1, nx + 1), np.int64)

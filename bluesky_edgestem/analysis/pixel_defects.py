@@ -42,3 +42,30 @@ class PixelDefects:
         """Frames (..., n, n) uint16 of `diffraction.counted` as this detector gives them, saturating at 65535."""
         with_hot = counts.astype(np.int64) + rng.poisson(self.hot, counts.shape)
         return np.where(self.dead, 0, np.minimum(with_hot, 65535)).astype(np.uint16)
+
+
+def good_pixels(frames: np.ndarray) -> np.ndarray:
+    """Which pixels count like their neighbours, from many frames of one detector.
+
+    A pixel is bad where its mean is far outside the range of its eight neighbours': hot above three times the largest,
+    dead below a fifth of the smallest, both beyond what counting noise makes. Neighbours that are bad together, and
+    dead pixels where next to nothing is counted, are not found.
+
+    Parameters
+    ----------
+    frames : array (n, ny, nx), unsigned integers
+
+    Returns
+    -------
+    array (ny, nx) bool
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    total = frames.sum(0, dtype=float)
+    around = np.ones((3, 3), bool)
+    around[1, 1] = False
+    highest, lowest = maximum_filter(total, footprint=around), minimum_filter(total, footprint=around)
+    hot = total > 3 * highest + 6 * np.sqrt(highest + 1) + 20
+    # A hot neighbour hides nothing here: it raises the largest, and the dead are told by the smallest.
+    dead = (total < 0.2 * lowest) & (lowest - total > 6 * np.sqrt(lowest))
+    return ~(hot | dead)

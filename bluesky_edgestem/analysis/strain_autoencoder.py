@@ -1,37 +1,34 @@
 """The strain autoencoder: from a scan's own patterns to the affine map of each, without labels or tuning.
 
-The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `disk_scoring`). The decoder
-makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
-(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its stated
+The encoder finds what a pattern is: affine map, beam, background, codes (`lattice_search`, `affine_encoder`). The
+decoder makes a pattern of that again (`base_pattern`). It learns from the scan what all its patterns have in common
+(`lattice_discovery`, `base_pattern_learning`), and by the cycle from readings to patterns to readings how far its
 uncertainties can be trusted.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import strain_weights
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, Background, BasePattern
+from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
-from .disk_scoring import known_information
+from .disk_scoring import KnownInformation, known_information
 from .lattice_discovery import find_lattice
+from .pixel_defects import good_pixels
 
-MAGIC = b"EDGESTEM-STRAIN"
-FORMAT = 1
 #: Frames that are learned from, in blocks of neighbours.
-_FRAMES, _BLOCK = 512, 16
+_FRAMES, _BLOCK = 768, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Standard deviation of the map's entries where nothing is known.
@@ -74,6 +71,7 @@ class StrainAutoencoder:
         self.converged: bool = False
         self.why: str = "not trained"  #: why it has not converged; empty when it has
         self.report: dict[str, Any] = {}  #: what was learned, in figures
+        self._information: dict[int, tuple] = {}
         self.stretch: float = 1.0  #: of the covariance that counting noise alone would make
         self.floor: np.ndarray = np.zeros((4, 4))  #: covariance of the map that no dose takes away
 
@@ -115,23 +113,27 @@ class StrainAutoencoder:
         _checked(frames)
         tell = progress or (lambda line: None)
         network = cls()
-        drawn = _drawn(frames, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        drawn = _drawn(frames, rng)
         full = np.iinfo(drawn.dtype).max
         usable = (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
         drawn = drawn[usable]
         if len(drawn) < _LEAST:
             network.why = f"{len(drawn)} frames hold electrons and are not saturated; {_LEAST} or more are needed"
             return network
-        lattice = find_lattice(drawn)
+        good = good_pixels(drawn)
+        lattice = find_lattice(drawn * good)
         if lattice is None:
             network.why = (
-                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few electrons, "
-                "or not be of a crystal"
+                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few "
+                "electrons, or not be of a crystal"
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
-        learned = learn(drawn, lattice, np.ones(drawn.shape[1:], np.float32), tell)
+        learned = learn(drawn, lattice, good.astype(np.float32), tell)
         network._take(learned)
+        network._calibrate(learned, rng)
+        tell(f"counting noise makes {np.sqrt(network.stretch):.2f} times the error that it should")
         return network
 
     def _take(self, learned: Learned) -> None:
@@ -146,6 +148,7 @@ class StrainAutoencoder:
             "reflections": len(base.index),
             "modes": len(base.fills) - 1,
             "background_share": base.background.share,
+            "bad_pixels": int((base.good == 0).sum()),
             "misfit": misfit,
             "misfit_spread": float(np.median(np.abs(learned.misfit - misfit)) / 0.6745),
             "restless": learned.restless,
@@ -157,6 +160,21 @@ class StrainAutoencoder:
             reasons.append(f"disks still move by {learned.restless:.1f} of their standard deviations each round")
         self.why = "; ".join(reasons)
         self.converged = not reasons
+
+    def _calibrate(self, learned: Learned, rng: np.random.Generator) -> None:
+        """Close the cycle: patterns made of readings, with noise, are read again; the readings must return."""
+        at, part = learned.estimates, np.unique(np.linspace(0, len(learned.misfit) - 1, 192).astype(int))
+        drawn = learned.base.draw(at.transform[part], at.centre[part], learned.codes[part], at.background[part])
+        excess = []
+        for fewer in (1, 10):
+            frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
+            transform, _, covariance, _ = self._encoded(learned.base, frames)
+            error = (transform - at.transform[part]).reshape(-1, 4)
+            z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
+            excess.append(np.nanmedian(z2) / 0.4549)  # the median of a squared standard normal
+        self.stretch = float(max(1.0, np.mean(excess)))
+        self.floor = learned.fill_error
+        self.report |= {"stretch": self.stretch, "floor": np.sqrt(np.diag(self.floor)).tolist()}
 
     def read(self, frames: np.ndarray) -> AffineReadings:
         """Find the affine map of each of the frames.
@@ -203,14 +221,26 @@ class StrainAutoencoder:
         sd = np.where(known[:, None], sd, max(base.shape))
         return AffineReadings(transform, cov, centre, sd, dose, flagged.astype(str))
 
-    @staticmethod
-    def _encoded(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
+        """What the encoder needs for maps (n, 2, 2), and which rotation each has, (n,); kept for the next frames."""
+        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
+        new = np.array([s for s in steps if s not in self._information])
+        if len(new):
+            c, s = np.cos(new * TURN), np.sin(new * TURN)
+            turned = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+            known = known_information(base, turned)
+            for i, step in enumerate(new):
+                self._information[step] = tuple(getattr(known, f.name)[i] for f in fields(known))
+        columns = zip(*(self._information[step] for step in steps), strict=True)
+        return KnownInformation(*(np.stack(column) for column in columns)), which
+
+    def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6) and misfit (n,) of frames, all processors at work."""
         parts = np.array_split(np.arange(len(frames)), min(_threads(), len(frames)))
         with ThreadPoolExecutor(len(parts)) as pool:
             found = list(pool.map(lambda part: search(base, frames[part]), parts))
             transform, centre = (np.concatenate(column) for column in zip(*found, strict=True))
-            known, which = known_information(base, transform)
+            known, which = self._known(base, transform)
             codes = np.zeros((len(frames), len(base.fills)))
             background, misfit = np.zeros(len(frames)), np.zeros(len(frames))
             covariance = np.zeros((len(frames), 6, 6))
@@ -258,21 +288,14 @@ class StrainAutoencoder:
 
     def save(self, path: Path) -> None:
         """Write what was learned, under a checksum."""
-        payload = io.BytesIO()
-        known: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}
-        known |= {"stretch": self.stretch, "floor": self.floor.tolist()}
+        facts: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}
+        facts |= {"stretch": self.stretch, "floor": self.floor.tolist()}
         arrays: dict[str, np.ndarray] = {}
-        if self.base is not None:
-            base = self.base
-            known |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
-            arrays = {"vectors": base.vectors, "index": base.index, "beam": base.beam, "fills": base.fills}
-            arrays["good"] = base.good
-        np.savez_compressed(payload, known=np.array(json.dumps(known)), **arrays)  # pyright: ignore[reportArgumentType]
-        data = payload.getvalue()
-        header = b"%s %d %s\n" % (MAGIC, FORMAT, hashlib.sha256(data).hexdigest().encode())
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header + data)
+        if (base := self.base) is not None:
+            facts |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
+            names = ("vectors", "index", "beam", "fills", "good")
+            arrays = {name: getattr(base, name) for name in names}
+        strain_weights.write(path, facts, arrays)
 
     @classmethod
     def load(cls, path: Path) -> StrainAutoencoder:
@@ -283,30 +306,12 @@ class StrainAutoencoder:
         ValueError
             If the file is missing, cut short, altered or of another version; the message names it.
         """
-
-        def refuse(why: str) -> ValueError:
-            return ValueError(f"strain autoencoder weights {path}: {why}; write it anew with `edgestem train strain`")
-
-        try:
-            header, _, data = Path(path).read_bytes().partition(b"\n")
-        except OSError as error:
-            raise refuse(error.strerror or "cannot be read") from None
-        words = header.split()
-        if len(words) != 3 or words[0] != MAGIC:
-            raise refuse("not a weights file of the strain autoencoder")
-        if words[1] != b"%d" % FORMAT:
-            raise refuse(f"format {words[1].decode(errors='replace')}, this version reads format {FORMAT}")
-        if hashlib.sha256(data).hexdigest().encode() != words[2]:
-            raise refuse("cut short or altered (its checksum does not match)")
-        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-            known = json.loads(str(kept["known"]))
-            network = cls()
-            network.converged, network.why, network.report = known["converged"], known["why"], known["report"]
-            network.stretch, network.floor = known["stretch"], np.array(known["floor"])
-            if "vectors" in kept:
-                good = kept["good"]
-                network.base = BasePattern(
-                    (good.shape[0], good.shape[1]), kept["vectors"], kept["index"], kept["beam"],
-                    Aperture(**known["aperture"]), Background(**known["background"]), kept["fills"], good,
-                )  # fmt: skip
+        facts, arrays = strain_weights.read(path)
+        network = cls()
+        network.converged, network.why, network.report = facts["converged"], facts["why"], facts["report"]
+        network.stretch, network.floor = facts["stretch"], np.array(facts["floor"])
+        if arrays:
+            ny, nx = arrays["good"].shape
+            aperture, background = Aperture(**facts["aperture"]), Background(**facts["background"])
+            network.base = BasePattern((ny, nx), aperture=aperture, background=background, **arrays)
         return network

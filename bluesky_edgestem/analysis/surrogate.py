@@ -32,6 +32,7 @@ _CANDIDATES = 128  # a side, at most
 _WORKING_SET = 768  # candidates that a choice weighs against each other: its cost is their square
 _REFIT_GROWTH = 17 / 16  # of the measurements since the last fit: many data need no new fit for each batch
 _BATCHES_WITHIN_TARGET = 2
+_SPARE = 3  # a Sobol sequence is drawn two to the power of this times longer where positions have to keep apart
 
 
 class EnergyMap:
@@ -206,7 +207,7 @@ class EnergyMap:
         rng = np.random.default_rng([self.seed, self._batches])
         self._batches += 1
         if not self.measurements:
-            chosen, start = sobol_design(self.field_of_view, num_points, rng), None
+            chosen, start = sobol_design(self.field_of_view, num_points, rng, self.resolution), None
         else:
             with threadpool_limits(1):
                 chosen = self._chosen(num_points, rng)
@@ -297,9 +298,21 @@ class EnergyMap:
         return np.sort(np.argpartition(keys, -_WORKING_SET)[-_WORKING_SET:])
 
 
-def sobol_design(field_of_view: FieldOfView, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2) scrambled Sobol positions over the field [nm]."""
+def sobol_design(field_of_view: FieldOfView, count: int, rng: np.random.Generator, spacing: float = 0.0) -> np.ndarray:
+    """Scrambled Sobol positions over the field, (count, 2) [nm].
+
+    Where the field is small, some are left out and later ones of the sequence taken, so that none is closer to another
+    than `spacing` [nm]; fewer than `count` where they do not fit.
+    """
     if count < 1:
         raise ValueError(f"a Sobol design has 1 position or more, got {count}")
-    unit = qmc.Sobol(2, scramble=True, seed=rng).random_base2(max(1, math.ceil(math.log2(count))))[:count]
-    return np.array([field_of_view.x0, field_of_view.y0]) + unit * [field_of_view.width, field_of_view.height]
+    spare = _SPARE if spacing > 0 else 0
+    unit = qmc.Sobol(2, scramble=True, seed=rng).random_base2(max(1, math.ceil(math.log2(count))) + spare)
+    drawn = np.array([field_of_view.x0, field_of_view.y0]) + unit * [field_of_view.width, field_of_view.height]
+    if not spacing > 0:
+        return drawn[:count]
+    kept = np.empty((0, 2))
+    for position in drawn:
+        if len(kept) < count and (np.hypot(*(kept - position).T) >= spacing).all():
+            kept = np.vstack([kept, position])
+    return kept

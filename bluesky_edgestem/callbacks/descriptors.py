@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,13 @@ from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
 from .announced_frames import AnnouncedFrames, CompleteFrames
 from .derived import DerivedStream, integer, number, text
+
+PORTION = 8
+"""Frames that a source reads together, counted from the first after the last wait.
+
+What a network makes of a pattern may depend a little on those beside it: read in whatever portions they arrived in, the
+same frames would be read a little differently in each run, and all their energies computed again.
+"""
 
 #: Columns of sources that tell the thickness of crystals, by an attribute `tells_thickness`.
 THICK = {
@@ -89,6 +97,7 @@ class Descriptors(DocumentRouter):
         self._keys = (detector, f"{detector}_x", f"{detector}_y")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="descriptors")
         self._work: list[Future[None]] = []
+        self._held: CompleteFrames | None = None  # too few for a portion yet
 
     def start(self, doc):
         """A run begins: take the beam from its metadata."""
@@ -97,6 +106,7 @@ class Descriptors(DocumentRouter):
             raise ValueError("the run's metadata has no 'optics'; Descriptors needs those of the beam")
         self._optics = Optics(**optics)
         self._frames = AnnouncedFrames(self._keys)
+        self._held = None
 
     def stream_resource(self, doc):
         """A file of the run: remember where its frames and positions are."""
@@ -105,10 +115,23 @@ class Descriptors(DocumentRouter):
     def stream_datum(self, doc):
         """More frames are on disk: read what is complete, in the worker."""
         if complete := self._frames.datum(doc):
-            self._work.append(self._worker.submit(self._derive, complete))
+            if self._held is not None and (self._held.path, self._held.stop) == (complete.path, complete.start):
+                complete = replace(complete, start=self._held.start)
+            else:
+                self._read_held()
+            while complete.stop - complete.start >= PORTION:
+                portion = replace(complete, stop=complete.start + PORTION)
+                self._work.append(self._worker.submit(self._derive, portion))
+                complete = replace(complete, start=portion.stop)
+            self._held = complete
+
+    def stop(self, doc):
+        """The run ends: what was held back for a whole portion is read."""
+        self._read_held()
 
     def finished(self) -> Future[None]:
         """Done once each frame announced so far has its row."""
+        self._read_held()
         work, self._work = self._work, []
 
         def settle() -> None:
@@ -116,6 +139,11 @@ class Descriptors(DocumentRouter):
                 future.result()
 
         return self._worker.submit(settle)
+
+    def _read_held(self) -> None:
+        held, self._held = self._held, None
+        if held is not None and held.stop > held.start:
+            self._work.append(self._worker.submit(self._derive, held))
 
     def _derive(self, frames: CompleteFrames) -> None:
         import h5py

@@ -2,9 +2,9 @@
 
 A term is `key=value`, or `!=`, `<`, `<=`, `>`, `>=` in place of `=`; `key~text`, which finds a text or a list that
 contains `text`; or words, looked for in the text of all metadata. Keys go down by dots (`beam.energy_keV>=200`);
-without a prefix they are of the start document, and `stop.exit_status=fail` asks the stop document. What looks like a number is a number, `true` and `false` are booleans,
-anything else is text, and quotes make a text of it in any case (`sample="42"`). A run that lacks the key matches no
-comparison, not even `!=`.
+without a prefix they are of the start document, and `stop.exit_status=fail` asks the stop document. What looks like a
+number is a number, `true` and `false` are booleans, anything else is text, and quotes make a text of it in any case
+(`sample="42"`). A run that lacks the key matches no comparison, not even `!=`.
 """
 
 import json
@@ -158,7 +158,8 @@ def _value(term: str, text: str) -> str | bool | int | float:
 def _bad(term: str, what: str) -> SearchError:
     return SearchError(
         f"The search term {term!r} cannot be understood: {what}. Give key=value (or !=, <, <=, >, >=, or ~ for "
-        '"contains"), for example sample~MoS2, target_sd<0.02, beam.energy_keV>=200; or words to look for in all metadata.'
+        '"contains"), for example sample~MoS2, target_sd<0.02, beam.energy_keV>=200; or words to look for in all '
+        "metadata."
     )
 
 

@@ -109,7 +109,7 @@ class CatalogServer:
                 "ready_fd": ready_in_child,
                 "parent_pid": os.getpid(),
             }
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 [sys.executable, "-m", "bluesky_edgestem.catalog.serving"],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -122,18 +122,21 @@ class CatalogServer:
             )
             os.close(ready_in_child)
             try:
-                assert self._process.stdin is not None
-                with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+                assert process.stdin is not None
+                with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
                     stdin.write(json.dumps(orders).encode())
-                self._wait_until_ready(ready)
+                self._wait_until_ready(process, ready)
             except BaseException:
                 self.stop()
                 raise
-        _write_private(self.directory / "server.json", json.dumps({"uri": self.uri, "pid": self._process.pid}))
+        _write_private(self.directory / "server.json", json.dumps({"uri": self.uri, "pid": process.pid}))
         return self
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End the server; requests under way are finished first, within `timeout` [s]."""
+        """End the server; requests under way are finished first, within `timeout` [s].
+
+        Where another thread is in `start`, that raises.
+        """
         process, self._process = self._process, None
         if process is None:
             return
@@ -201,15 +204,14 @@ class CatalogServer:
         except FileNotFoundError:
             return []
 
-    def _wait_until_ready(self, ready: int) -> None:
-        assert self._process is not None
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]", ready: int) -> None:
         readable, _, _ = select.select([ready], [], [], self._timeout)
         if readable and os.read(ready, 16):
             return
         # Without an answer: the pipe closed because the server ended, or the time is up.
         what = f"was not ready within {self._timeout:g} s"
         if readable:
-            what = f"ended while starting (exit status {self._process.wait()})"
+            what = f"ended while starting (exit status {process.wait()})"
         log = self.directory / "server.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
         raise CatalogError(f"The catalog server over {self.directory} {what}. The end of its log, {log}:\n{tail}")

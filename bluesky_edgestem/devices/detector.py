@@ -11,7 +11,7 @@ from ophyd import Component as Cpt
 from ophyd import Device
 
 from .frame_files import FrameFiles, HDFPlugin
-from .signals import BusySignal, ReadSignal, SetSignal, start_busy, wait_until, watch
+from .signals import BusySignal, ReadSignal, SetSignal, TimeSignal, start_busy, wait_until, watch
 from .statuses import NamedStatus, in_order
 
 READ_OUT_TIMEOUT = 5.0
@@ -22,8 +22,8 @@ class EigerCam(Device):
     """areaDetector's ADEiger, as far as it is needed."""
 
     acquire = Cpt(BusySignal, "Acquire", kind="omitted")
-    acquire_time = Cpt(SetSignal, "AcquireTime", kind="config", doc="exposure [s]")
-    acquire_period = Cpt(SetSignal, "AcquirePeriod", kind="omitted")
+    acquire_time = Cpt(TimeSignal, "AcquireTime", kind="config", doc="exposure [s]")
+    acquire_period = Cpt(TimeSignal, "AcquirePeriod", kind="omitted")
     num_images = Cpt(SetSignal, "NumImages", kind="omitted")
     num_triggers = Cpt(SetSignal, "NumTriggers", kind="omitted")
     trigger_mode = Cpt(SetSignal, "TriggerMode", string=True, kind="config")
@@ -32,6 +32,8 @@ class EigerCam(Device):
     message = Cpt(ReadSignal, "StatusMessage_RBV", string=True, kind="omitted")
     size_x = Cpt(ReadSignal, "ArraySizeX_RBV", kind="omitted")
     size_y = Cpt(ReadSignal, "ArraySizeY_RBV", kind="omitted")
+    # DataType_RBV, which every areaDetector driver has, does not follow the detector's own in ADEiger.
+    bit_depth = Cpt(ReadSignal, "BitDepthImage_RBV", kind="omitted")
     manufacturer = Cpt(ReadSignal, "Manufacturer_RBV", string=True, kind="config")
     model = Cpt(ReadSignal, "Model_RBV", string=True, kind="config")
 
@@ -126,6 +128,20 @@ class PixelatedDetector(Device):
         return int(self.cam.size_x.get())
 
     @property
+    def pixel_type(self) -> np.dtype:
+        """Type of a pixel in the file, as the detector is set now: it may change with the exposure.
+
+        Raises
+        ------
+        ValueError
+            The detector says something else than 8, 16 or 32 bits.
+        """
+        bits = int(self.cam.bit_depth.get(use_monitor=False))
+        if bits not in (8, 16, 32):
+            raise ValueError(f"{self.cam.bit_depth.pvname} is {bits}; pixels of 8, 16 or 32 bits can be read")
+        return np.dtype(f"<u{bits // 8}")
+
+    @property
     def condition(self) -> str:
         """What the detector does, in words, without asking it."""
         return f"{self.cam.detector_state.pvname} is {self.cam.detector_state.latest}"
@@ -178,7 +194,7 @@ class PixelatedDetector(Device):
 
     def describe_collect(self) -> dict[str, DataKey]:
         """Data keys of one stream: the frames and where the probe was."""
-        return self.files.describe()
+        return self.files.describe(self.pixel_type)
 
     def get_index(self) -> int:
         """Frames in the file."""

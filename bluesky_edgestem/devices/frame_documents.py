@@ -15,9 +15,9 @@ ATTRIBUTE_CHUNK = 256
 
 
 def frame_keys(
-    name: str, source: str, shape: tuple[int, int], dtype: str = "<u2", *, positions: bool = True
+    name: str, source: str, shape: tuple[int, int], dtype: str, *, positions: bool = True
 ) -> dict[str, DataKey]:
-    """Data keys of frames of `shape` (ny, nx), called `name`, and of the probe's positions, `name`_x and `name`_y."""
+    """Data keys of frames of `shape` (ny, nx) and `dtype`, called `name`, and of the probe's positions."""
     position = {
         "source": source,
         "dtype": "number",

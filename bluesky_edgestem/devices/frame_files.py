@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import PurePosixPath
 
+import numpy as np
 from bluesky.protocols import StreamAsset
 from event_model import DataKey
 from ophyd import Component as Cpt
@@ -128,9 +129,9 @@ class FrameFiles:
         self.hdf.capture.end()
         return wait_until(self.hdf.capturing, lambda value: value == "Done", f"end {self.hdf.capture.pvname}")
 
-    def describe(self) -> dict[str, DataKey]:
-        """Data keys of the frames and of the probe's positions."""
-        return frame_keys(self.name, f"{self.hdf.prefix}FullFileName_RBV", self._shape)
+    def describe(self, pixel: np.dtype) -> dict[str, DataKey]:
+        """Data keys of the frames, whose pixels are of type `pixel`, and of the probe's positions."""
+        return frame_keys(self.name, f"{self.hdf.prefix}FullFileName_RBV", self._shape, pixel.str)
 
     def _check_name(self) -> None:
         """Raise where the plugin writes to another file than was asked for.

@@ -9,7 +9,7 @@ from ophyd import Component as Cpt
 from ophyd import Device
 from ophyd.utils import LimitError
 
-from .signals import WRITE_TIMEOUT, BusySignal, ReadSignal, SetSignal, wait_until
+from .signals import WRITE_TIMEOUT, BusySignal, ReadSignal, SetSignal, TimeSignal, wait_until
 from .statuses import NamedStatus, in_order, together
 
 FLYING = ("Flying", "Paused")
@@ -32,7 +32,20 @@ def as_positions(positions: Sequence | np.ndarray) -> np.ndarray:
     return array
 
 
-class Coordinate(SetSignal):
+COIL_STEPS = 2**16
+"""Steps in which the coils' converters divide their range, at least."""
+
+
+class PositionList(SetSignal):
+    """Coordinates of positions to fly [nm], which the coils' converters round."""
+
+    @property
+    def tolerance(self) -> float:
+        """A step of the coils [nm]."""
+        return self.parent.step
+
+
+class Coordinate(PositionList):
     """A coordinate of the probe: its put completes once the probe has settled, which may take long."""
 
     def set(self, value: float, *, timeout: float | None = None, settle_time: float | None = None) -> NamedStatus:
@@ -50,15 +63,20 @@ class ScanCoils(Device):
 
     x = Cpt(Coordinate, "X", limits=True, kind="hinted")
     y = Cpt(Coordinate, "Y", limits=True, kind="hinted")
-    settle_time = Cpt(SetSignal, "SettleTime", kind="config", doc="wait between a move and the exposure [s]")
-    positions_x = Cpt(SetSignal, "PositionsX", kind="omitted")
-    positions_y = Cpt(SetSignal, "PositionsY", kind="omitted")
+    settle_time = Cpt(TimeSignal, "SettleTime", kind="config", doc="wait between a move and the exposure [s]")
+    positions_x = Cpt(PositionList, "PositionsX", kind="omitted")
+    positions_y = Cpt(PositionList, "PositionsY", kind="omitted")
     fly = Cpt(BusySignal, "Fly", kind="omitted")
     pause_flight = Cpt(BusySignal, "Pause", kind="omitted")
     abort = Cpt(BusySignal, "Abort", kind="omitted")
     index = Cpt(ReadSignal, "Index_RBV", kind="omitted", doc="positions of the list already exposed")
     state = Cpt(ReadSignal, "State_RBV", kind="omitted", string=True)
     message = Cpt(ReadSignal, "Message_RBV", kind="omitted", string=True)
+
+    @property
+    def step(self) -> float:
+        """Distance [nm] that the coils may not resolve; 0 where they state no limits."""
+        return max(high - low for low, high in (self.x.limits, self.y.limits)) / COIL_STEPS
 
     @property
     def flying(self) -> bool:

@@ -18,6 +18,10 @@ WRITE_TIMEOUT = 3.0
 hangs the caproto client, and completes the put on the pyepics one as if all were well."""
 READBACK_GRACE = 1.0
 """Time [s] that a readback may come after its put has completed."""
+SINGLE_PRECISION = 1e-6
+"""By how much, relative to it, a number may change on its way through a record of single precision."""
+CLOCK_STEP = 1e-6
+"""Step [s] in which hardware may count a time."""
 NAMED = 5
 """PVs that an error names one by one."""
 
@@ -55,10 +59,16 @@ class SetSignal(_Bounded, EpicsSignal):
     ----------
     pv : str
         The setting's PV.
+    rtolerance, tolerance : float
+        By how much a readback may differ from what was written, ``tolerance + rtolerance |written|``: by default no
+        more than single precision does. A PV of whole numbers has to agree.
     """
 
     def __init__(self, pv: str, **kwargs: Any) -> None:
         kwargs.setdefault("write_timeout", WRITE_TIMEOUT)
+        kwargs.setdefault("rtolerance", SINGLE_PRECISION)
+        # ophyd would take it from the record's PREC, which is a matter of display: 1 ms for many an exposure.
+        kwargs.setdefault("tolerance", 0.0)
         super().__init__(f"{pv}_RBV", write_pv=pv, put_complete=True, **kwargs)
 
     def set(self, value: Any, *, timeout: float | None = None, settle_time: float | None = None) -> NamedStatus:
@@ -82,7 +92,7 @@ class SetSignal(_Bounded, EpicsSignal):
         completed = threading.Event()
 
         def follow(*_: Any, **__: Any) -> None:
-            if completed.is_set() and _same(self.latest, value):
+            if completed.is_set() and self._agrees(value, tolerance):
                 status.finish()
 
         def complain() -> None:
@@ -103,6 +113,7 @@ class SetSignal(_Bounded, EpicsSignal):
         watch((self,), status)
         if not self.connected:  # a put would wait for the connection first
             return status
+        tolerance = float(self.tolerance)  # now: it may need the PVs
         self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
         status.add_callback(lambda _: self.clear_sub(follow))
         # caproto's client never completes a put that the IOC refused
@@ -114,8 +125,27 @@ class SetSignal(_Bounded, EpicsSignal):
             status.fail(LostConnection(f"cannot write {self.setpoint_pvname}: {error}"))
         return status
 
+    def _agrees(self, written: Any, tolerance: float) -> bool:
+        """Whether the readback is `written`, as far as the hardware can say it."""
+        read = self.latest
+        if read is None or isinstance(written, str):
+            return read is not None and str(read) == written
+        shown, wanted = np.ravel(read), np.ravel(written)  # a waveform of one value is read as a scalar
+        if shown.shape != wanted.shape:
+            return False
+        if shown.dtype.kind in "iu":
+            return bool((shown == wanted).all())
+        return bool((np.abs(shown - wanted) <= tolerance + self.rtolerance * np.abs(wanted)).all())
+
     def _shown(self) -> str:
         return f"{np.size(self.latest)} values" if np.ndim(self.latest) else repr(self.latest)
+
+
+class TimeSignal(SetSignal):
+    """A time [s], which hardware rounds to steps of its clock; the readback is what holds."""
+
+    def __init__(self, pv: str, **kwargs: Any) -> None:
+        super().__init__(pv, **{"rtolerance": 1e-3, "tolerance": CLOCK_STEP, **kwargs})
 
 
 class BusySignal(_Bounded, EpicsSignal):
@@ -148,16 +178,6 @@ class BusySignal(_Bounded, EpicsSignal):
 
 
 AnySignal = ReadSignal | SetSignal | BusySignal
-
-
-def _same(readback: Any, value: Any) -> bool:
-    """Whether a readback is what was written, to the rounding of a double on its way."""
-    if readback is None:
-        return False
-    if isinstance(value, str):
-        return str(readback) == value
-    read, written = np.ravel(readback), np.ravel(value)  # a waveform of one value is read as a scalar
-    return read.shape == written.shape and bool(np.allclose(read, written, rtol=1e-9, atol=1e-12))
 
 
 def watch(signals: tuple[AnySignal, ...], status: NamedStatus) -> None:

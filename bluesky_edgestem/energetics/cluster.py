@@ -56,6 +56,8 @@ class DFTCluster:
         Settings of the calculations.
     time_limit : float
         Longest duration of one calculation [s].
+    given_up : threading.Event, optional
+        Once it is set, no worker is waited for any longer.
 
     Raises
     ------
@@ -63,6 +65,8 @@ class DFTCluster:
         If the cache cannot be written.
     TimeoutError
         If the scheduler does not answer or has no worker.
+    RuntimeError
+        If it was given up before there was one.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class DFTCluster:
         cache: str | os.PathLike = DEFAULT_CACHE,
         method: DFTMethod = STANDARD,
         time_limit: float = 120.0,
+        given_up: threading.Event | None = None,
     ) -> None:
         EnergyCache(Path(cache).expanduser()).close()  # one that cannot be written is refused before workers start
         self.method, self.time_limit = method, time_limit
@@ -87,7 +92,7 @@ class DFTCluster:
         self._count = threading.Lock()
         with contextlib.ExitStack() as stack:
             self._local: LocalWorkers | None = None
-            self._client = self._connect(scheduler, workers, stack)
+            self._client = self._connect(scheduler, workers, given_up or threading.Event(), stack)
             ready: Future[None] = Future()
             self._thread = threading.Thread(
                 target=self._run, args=(Path(cache).expanduser(), ready), name="dft-cluster", daemon=True
@@ -96,7 +101,7 @@ class DFTCluster:
             ready.result()
             self._resources = stack.pop_all()
 
-    def _connect(self, scheduler: str, workers: int, stack: contextlib.ExitStack) -> Any:
+    def _connect(self, scheduler: str, workers: int, given_up: threading.Event, stack: contextlib.ExitStack) -> Any:
         import dask
         from distributed import Client, LocalCluster
 
@@ -117,7 +122,12 @@ class DFTCluster:
         try:
             client = Client(address, timeout=_PATIENCE, set_as_default=False)
             stack.callback(client.close)
-            client.wait_for_workers(1, timeout=_PATIENCE)
+            patience = time.monotonic() + _PATIENCE
+            while not client.nthreads():
+                if given_up.wait(0.1):
+                    raise RuntimeError("the start of the DFT workers was given up")
+                if time.monotonic() > patience:
+                    raise TimeoutError(f"none came within {_PATIENCE:g} s")
         except OSError as error:
             where = (
                 "start `python -m bluesky_edgestem.energetics.worker ADDRESS` for it"

@@ -29,6 +29,8 @@ class FrameFile:
         A file that does not exist yet.
     shape : tuple[int, int]
         Of one frame (ny, nx) [pixels].
+    pixel : numpy.dtype
+        Of the frames.
     compression : {"None", "zlib", "BSLZ4"}
         Of the frames; BSLZ4 (bitshuffle and LZ4) is what the real detector sends.
     swmr : bool
@@ -40,13 +42,15 @@ class FrameFile:
         The file exists, or cannot be written.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int], compression: str = "BSLZ4", swmr: bool = True) -> None:
+    def __init__(
+        self, path: Path, shape: tuple[int, int], pixel: np.dtype, compression: str = "BSLZ4", swmr: bool = True
+    ) -> None:
         filters = {"None": {}, "zlib": {"compression": "gzip"}, "BSLZ4": hdf5plugin.Bitshuffle(cname="lz4")}
         self._file = h5py.File(path, "x", libver="latest")
         self._frames = self._file.create_dataset(
             FRAMES,
             (0, *shape),
-            np.uint16,
+            pixel,
             maxshape=(None, *shape),
             chunks=(1, *shape),
             **filters[compression],

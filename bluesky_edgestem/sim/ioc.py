@@ -18,7 +18,6 @@ from pathlib import Path
 
 import caproto.server.common
 from caproto.asyncio.server import Context
-from caproto.sync import repeater
 
 from ..analysis.optics import Optics
 from ..geometry import FieldOfView
@@ -30,6 +29,7 @@ from .ioc_detector import EigerIOC
 from .ioc_hdf import HDFPluginIOC
 from .ioc_scan import ScanCoilsIOC
 from .records import Records
+from .repeater import repeat
 from .trigger_line import send_triggers, take_triggers
 
 GROUPS: dict[str, type[Records]] = {
@@ -106,6 +106,7 @@ async def serve(
     field: FieldOfView | None = None,
     optics: Optics | None = None,
     scan_range: float = 120.0,
+    bit_depth: int = 16,
     workers: int = 2,
     interface: str = "127.0.0.1",
     part: str = "all",
@@ -127,6 +128,8 @@ async def serve(
         Beam energy, semiangle and detector to start with.
     scan_range : float
         Reach of the coils along each axis, centred on 0 [nm].
+    bit_depth : {16, 32}
+        Bits of a pixel in the files.
     workers : int
         Processes that compute frames.
     interface : str
@@ -156,7 +159,7 @@ async def serve(
                     for n in range(renderer.workers)
                 )
             )
-            plugin = HDFPluginIOC(prefix + "HDF1:", column=column)
+            plugin = HDFPluginIOC(prefix + "HDF1:", column=column, bit_depth=bit_depth)
             groups += [EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin), plugin]
         if part == "column" and line is not None:
             stack.callback((await send_triggers(column, line)).close)
@@ -208,6 +211,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.background,
         help="fraction of the electrons in the diffuse background (%(default)s)",
     )
+    parser.add_argument(
+        "--bit-depth", type=int, choices=(16, 32), default=16, help="bits of a pixel in the files (%(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
     parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
     parser.add_argument(
@@ -257,8 +263,8 @@ def run(options: argparse.Namespace) -> int:
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
         if options.part != "detector":
-            # EPICS clients look for a repeater of beacons on their port, and complain where there is none.
-            threading.Thread(target=repeater.run, args=("127.0.0.1",), daemon=True).start()
+            port = int(os.environ["EPICS_CA_REPEATER_PORT"])
+            threading.Thread(target=repeat, args=(port,), daemon=True).start()
     elif _served_already(options.prefix):
         print(f"another IOC serves {options.prefix} already; end it, or choose another --prefix", file=sys.stderr)
         return 1
@@ -286,6 +292,7 @@ def run(options: argparse.Namespace) -> int:
             field=FieldOfView.centred(options.field),
             optics=optics,
             scan_range=options.scan_range,
+            bit_depth=options.bit_depth,
             workers=options.workers,
             interface=options.interface,
             part=options.part,

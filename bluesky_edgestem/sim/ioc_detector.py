@@ -24,6 +24,7 @@ DETECTOR_STATES = (
     "Disconnected",
     "Aborted",
 )
+DATA_TYPES = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32")
 BACKLOG = 16
 """Frames under way between exposure and file; a full backlog keeps the coils waiting, as a full detector buffer."""
 
@@ -57,7 +58,8 @@ class EigerIOC(Records):
     size_y = integer("ArraySizeY_RBV", 0, "Rows of a frame", read_only=True)
     max_size_x = integer("MaxSizeX_RBV", 0, "Columns of the sensor", read_only=True)
     max_size_y = integer("MaxSizeY_RBV", 0, "Rows of the sensor", read_only=True)
-    data_type = choice("DataType_RBV", "UInt16", ("Int8", "UInt8", "Int16", "UInt16"), "Of a pixel", read_only=True)
+    data_type = choice("DataType_RBV", "UInt16", DATA_TYPES, "Of a pixel", read_only=True)
+    bit_depth = integer("BitDepthImage_RBV", 16, "Bits of a pixel", read_only=True)
     manufacturer = text("Manufacturer_RBV", "bluesky-edgestem", "Maker", read_only=True)
     model = text("Model_RBV", "Simulated pixelated detector", "Model", read_only=True)
 
@@ -74,6 +76,8 @@ class EigerIOC(Records):
     async def detector_state(self, instance, async_lib):
         for record in (self.size_x, self.size_y, self.max_size_x, self.max_size_y):
             await record.write(self.column.optics.n_pixels)
+        await self.bit_depth.write(self.plugin.bit_depth)
+        await self.data_type.write(f"UInt{self.plugin.bit_depth}")
 
     @trigger_mode.putter
     async def trigger_mode(self, instance, value):

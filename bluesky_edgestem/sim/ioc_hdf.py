@@ -65,9 +65,9 @@ class HDFPluginIOC(Records):
     write_status = choice("WriteStatus", "Write OK", ("Write OK", "Write error"), "Of the last write", read_only=True)
     message = text("WriteMessage", "", "What went wrong with the last write", read_only=True)
 
-    def __init__(self, prefix: str, *, column: Column) -> None:
+    def __init__(self, prefix: str, *, column: Column, bit_depth: int = 16) -> None:
         super().__init__(prefix)
-        self.column = column
+        self.column, self.bit_depth = column, bit_depth
         self._file: FrameFile | None = None
         self._count = 0
         self._ended = asyncio.Event()
@@ -142,7 +142,10 @@ class HDFPluginIOC(Records):
 
     async def _open(self, path: Path) -> None:
         shape = (self.column.optics.n_pixels,) * 2
-        self._file = await self._blocking(FrameFile, path, shape, self.compression.value, self.swmr.value == "On")
+        pixel = np.dtype(f"u{self.bit_depth // 8}")
+        self._file = await self._blocking(
+            FrameFile, path, shape, pixel, self.compression.value, self.swmr.value == "On"
+        )
 
     async def _blocking(self, function, *args):
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

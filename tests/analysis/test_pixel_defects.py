@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis.pixel_defects import PixelDefects
+from bluesky_edgestem.analysis.pixel_defects import PixelDefects, good_pixels
 
 
 def test_defects_change_their_own_pixels_only_and_in_every_frame():
@@ -28,3 +28,16 @@ def test_a_hot_pixel_saturates_and_impossible_fractions_are_refused():
     assert one.applied(np.zeros((1, 1), np.uint16), np.random.default_rng(0))[0, 0] == 65535
     with pytest.raises(ValueError, match=r"fraction of hot pixels is 0 to 0\.1, got 0\.5"):
         PixelDefects.draw(8, np.random.default_rng(0), hot=0.5)
+
+
+def test_defects_are_found_in_frames_with_structure():
+    y, x = np.indices((48, 48))
+    expected = 0.2 + 30.0 * (np.hypot(x - 20, y - 25) < 6) + 8.0 * (np.hypot(x - 37, y - 25) < 6)
+    defects = PixelDefects(np.zeros((48, 48), bool), np.zeros((48, 48)))
+    defects.dead[[25, 40, 25], [22, 40, 36]] = True
+    defects.hot[[10, 26], [10, 36]] = 40.0
+    rng = np.random.default_rng(0)
+    frames = defects.applied(rng.poisson(expected, (300, 48, 48)).astype(np.uint16), rng)
+    found = ~good_pixels(frames)
+    # The dead pixel at (36, 25) has a hot neighbour, the hot one at (36, 26) a dead one; neither hides the other.
+    assert np.argwhere(found).tolist() == [[10, 10], [25, 22], [25, 36], [26, 36], [40, 40]]

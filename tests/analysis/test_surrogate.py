@@ -247,6 +247,19 @@ def test_bad_settings_are_refused(settings, message):
         EnergyMap(**{"field_of_view": FIELD, "target_sd": 0.01, "resolution": 1.0, **settings})
 
 
+def test_the_first_batch_keeps_the_probes_resolution_in_a_small_field():
+    small = EnergyMap(FieldOfView.centred(10.0), 0.01, resolution=1.27)
+    first = small.suggest(32)
+    apart = np.hypot(*(first[:, None] - first[None]).transpose(2, 0, 1)) + np.eye(len(first)) * 99
+    assert len(first) == 32 and apart.min() >= 1.27
+    assert 0 < len(EnergyMap(FieldOfView.centred(3.0), 0.01, resolution=1.27).suggest(32)) < 12
+
+
+def test_a_design_with_room_is_the_sobol_sequence():
+    plain, apart = (sobol_design(FIELD, 16, np.random.default_rng(0), spacing) for spacing in (0.0, 1.27))
+    np.testing.assert_array_equal(plain, apart)
+
+
 def test_a_design_needs_a_position():
     with pytest.raises(ValueError, match="1 position or more, got 0"):
         sobol_design(FIELD, 0, np.random.default_rng(0))

@@ -79,8 +79,10 @@ def test_any_vectors_of_the_lattice_will_do_but_no_other_lattice(scripts, case):
     _, scores = scripts
     other = np.array([[0, 1], [-1, 0]]) @ np.array([[1, 1], [0, 1]]) @ case.lattice
     assert scores.errors(scores.Reading(other), case) == pytest.approx(0, abs=1e-12)
-    doubled = case.lattice * np.array([2.0, 1.0])[:, None]
-    assert np.isnan(scores.errors(scores.Reading(doubled), case)).all()
+    allowed = np.array([[1, 1], [-1, 1]]) @ case.lattice  # of silicon's reflections, half are forbidden
+    assert scores.errors(scores.Reading(allowed), case) == pytest.approx(0, abs=1e-12)
+    wrong = case.lattice * np.array([1.4, 1.0])[:, None]
+    assert np.isnan(scores.errors(scores.Reading(wrong), case)).all()
     missed = case.lattice.copy()
     missed[:64] = np.nan
     assert scores.summarise([scores.Reading(missed)] * 2, case, 1.0)["lost"] == pytest.approx(0.25)

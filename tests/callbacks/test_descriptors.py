@@ -100,6 +100,27 @@ def test_each_frame_is_read_once_with_its_position(file, order):
     assert list(callback.stream.collect()) == []
 
 
+@pytest.mark.parametrize("batches", [[(0, 20)], [(0, 1), (1, 9), (9, 10), (10, 20)], [(i, i + 1) for i in range(20)]])
+def test_frames_are_read_in_the_same_portions_however_they_arrive(tmp_path, batches):
+    path = tmp_path / "twenty.h5"
+    with h5py.File(path, "w") as f:
+        f["/entry/data/data"] = np.arange(20, dtype=np.uint16)[:, None, None] * np.ones((1, 32, 32), np.uint16)
+        for axis in "XY":
+            f[f"/entry/instrument/NDAttributes/Scan{axis}"] = np.zeros(20)
+    portions = []
+
+    class Watched(MeanAsStrain):
+        def predict(self, frames, optics):
+            portions.append(frames[:, 0, 0].tolist())
+            return super().predict(frames, optics)
+
+    callback = Descriptors(Watched())
+    for name, doc in documents(path, batches):
+        callback(name, doc)
+    callback.finished().result(10)
+    assert portions == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+
+
 def test_rows_have_exactly_the_declared_columns_and_types(file):
     callback = Descriptors(MeanAsStrain())
     for name, doc in documents(file, [(0, 1)]):

@@ -161,6 +161,14 @@ def test_unwritable_cache_is_refused_before_anything_runs(tmp_path):
     assert not [t for t in threading.enumerate() if t.name.startswith("dft-")]
 
 
+def test_a_start_that_is_given_up_leaves_nothing(folder):
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(RuntimeError, match="the start of the DFT workers was given up"):
+        DFTCluster(workers=1, cache=folder, given_up=given_up)
+    assert not [t for t in threading.enumerate() if t.name.startswith("dft-")]
+
+
 @contextlib.contextmanager
 def remote_scheduler():
     """A scheduler of its own process, on a free port of the loopback: its process and address."""

@@ -14,7 +14,7 @@ from bluesky_edgestem.sim.hdf5_writer import FrameFile, cause
 
 def test_a_reader_sees_each_frame_as_it_is_written(tmp_path):
     path = tmp_path / "frames.h5"
-    file = FrameFile(path, (4, 6))
+    file = FrameFile(path, (4, 6), np.dtype("u2"))
     with h5py.File(path, "r", swmr=True) as reader:
         frames, x = reader["/entry/data/data"], reader["/entry/instrument/NDAttributes/ScanX"]
         for n in range(3):
@@ -33,7 +33,7 @@ def test_a_reader_sees_each_frame_as_it_is_written(tmp_path):
 @pytest.mark.parametrize(("compression", "filters"), [("None", []), ("zlib", [1]), ("BSLZ4", [32008])])
 def test_compressions(tmp_path, compression, filters):
     path = tmp_path / "frames.h5"
-    file = FrameFile(path, (4, 4), compression)
+    file = FrameFile(path, (4, 4), np.dtype("u2"), compression)
     file.append(np.arange(16, dtype=np.uint16).reshape(4, 4), 0, 0)
     file.close()
     with h5py.File(path) as reader:
@@ -45,7 +45,7 @@ def test_compressions(tmp_path, compression, filters):
 def test_a_file_is_never_overwritten(tmp_path):
     (tmp_path / "frames.h5").write_text("precious")
     with pytest.raises(FileExistsError):
-        FrameFile(tmp_path / "frames.h5", (4, 4))
+        FrameFile(tmp_path / "frames.h5", (4, 4), np.dtype("u2"))
     assert (tmp_path / "frames.h5").read_text() == "precious"
 
 
@@ -57,7 +57,7 @@ from pathlib import Path
 import numpy as np
 from bluesky_edgestem.sim.hdf5_writer import FrameFile, cause
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-file = FrameFile(Path({str(tmp_path)!r}) / "frames.h5", (64, 64), "None")
+file = FrameFile(Path({str(tmp_path)!r}) / "frames.h5", (64, 64), np.dtype("u2"), "None")
 n = 0
 try:
     while n < 1000:

@@ -301,6 +301,8 @@ def test_databroker_reads_the_run_and_leaves_other_clients_alone(
 
     np.testing.assert_equal(energetics["energy"].to_numpy(), [data["energy"] for data in events(documents, "energy")])
     assert [header.start["uid"] for header in db(purpose="databroker")] == [uid]
+    assert len(db[uid].table("primary")) == 0  # what is in files is not in events
+    assert len(db[uid].table("primary", fields=["detector_x"], fill=True)) == TOTAL
     with h5py.File(frames) as file:
         np.testing.assert_array_equal(np.array(list(db[uid].data("detector"))), file["/entry/data/data"][:])
     assert client[uid]["primary"]["detector"].shape == (TOTAL, SIDE, SIDE)

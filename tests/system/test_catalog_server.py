@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_a_server_that_dies_at_its_start_shows_its_log(tmp_path: Path) -> None:
     ) as error:
         CatalogServer(tmp_path).start()
     assert str(tmp_path / "server.log") in str(error.value)
+    assert running_server(tmp_path) is None
+
+
+def test_a_start_is_ended_by_a_stop_from_elsewhere(tmp_path: Path) -> None:
+    server = CatalogServer(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(server.start)
+        while server._process is None:
+            time.sleep(0.01)
+        server.stop()
+        with pytest.raises(CatalogError, match="ended while starting"):
+            starting.result(30)
     assert running_server(tmp_path) is None
 
 

@@ -10,6 +10,9 @@ import hdf5plugin  # noqa: F401 -- registers bitshuffle
 import numpy as np
 import pytest
 
+from bluesky_edgestem.sim.launch import MicroscopeProcess
+
+HERE = Path(__file__).parent
 pytestmark = pytest.mark.system
 
 DISKS_AT_100K = 1e5
@@ -68,6 +71,17 @@ def test_documents_of_two_flights_in_one_run(ioc, client, tmp_path):
 
     stop = documents[-1][1]
     assert (stop["exit_status"], stop["reason"], stop["num_events"]) == ("success", "", {"primary": 12})
+
+
+def test_frames_are_declared_as_deep_as_they_are(client_class, tmp_path, layer):
+    with MicroscopeProcess(source="disks", pixels=64, bit_depth=32) as deep:
+        client = client_class(str(HERE / "flights.py"), {**deep.client_env, "OPHYD_CONTROL_LAYER": layer})
+        documents, error, _ = client.call("run", deep.prefix, str(tmp_path), [FIRST])
+        client.close()
+    assert error == ""
+    (descriptor,) = [document for name, document in documents if name == "descriptor"]
+    frames, _ = read_frames(tmp_path)
+    assert descriptor["data_keys"]["detector"]["dtype_numpy"] == frames.dtype.str == "<u4"
 
 
 def test_frames_are_those_of_the_positions_asked_for(ioc, client, tmp_path, caget):

@@ -1,0 +1,174 @@
+"""The strain autoencoder on a small scan with known strain; patterns are made without it, from computed disks."""
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
+
+OPTICS = Optics(energy_keV=200.0, semiangle_mrad=2.8, pixel_mrad=0.55, n_pixels=80, background=0.1)
+LAYERS = [48, 52, 56, 60]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return disk_tables.compute("SrTiO3", 200.0, LAYERS, 4.2, step_mrad=0.6, g_max=0.9)
+
+
+def patterns(table, count, seed):
+    """Probabilities (n, 80, 80), maps F^-T (n, 2, 2) and descan (n, 2) of a scan with smooth strain, wedge and tilt."""
+    rng = np.random.default_rng(seed)
+    phase = np.linspace(0, 2 * np.pi, count) + rng.uniform(0, 2 * np.pi)
+    strain = 0.01 * np.stack([np.sin(phase), np.cos(2 * phase), 0.5 * np.sin(3 * phase)], -1)
+    rotation, layers = 0.01 * np.cos(phase), 54 + 4 * np.sin(phase + 1)
+    tilt, shift = 0.5 * np.stack([np.sin(2 * phase), np.cos(phase)], -1), rng.normal(0, 0.5, (count, 2))
+    made = [
+        disk_patterns.compose(table, OPTICS, e, r, n, tuple(s), mistilt_mrad=tuple(t))
+        for e, r, n, s, t in zip(strain, rotation, layers, shift, tilt, strict=True)
+    ]
+    seen = np.array([diffraction.detected(p, OPTICS, tuple(s)) for p, s in zip(made, shift, strict=True)])
+    f = np.array([crystals.deformation(e, float(r)) for e, r in zip(strain, rotation, strict=True)])
+    return seen, np.linalg.inv(f).transpose(0, 2, 1), shift
+
+
+@pytest.fixture(scope="module")
+def scan(table):
+    return patterns(table, 144, seed=0)
+
+
+@pytest.fixture(scope="module")
+def network(scan):
+    counts = np.random.default_rng(1).poisson(5e4 * scan[0]).astype(np.uint16)
+    return StrainAutoencoder.train(counts, seed=3)
+
+
+@pytest.fixture(scope="module")
+def held_out(table):
+    return patterns(table, 96, seed=5)
+
+
+def errors(readings, truth):
+    """Of the maps, (n, 2, 2): what is left of M (F^-T S)^-1 - 1 for the one base lattice S."""
+    relative = np.linalg.inv(truth) @ readings.transform
+    return relative @ np.linalg.inv(np.median(relative, 0)) - np.eye(2)
+
+
+def test_it_finds_disks_and_lattice_by_itself(network):
+    assert network.converged, network.why
+    assert network.disk_radius == pytest.approx(OPTICS.disk_radius, abs=0.1)
+    # The reflections (100) are dark: what it sees is the lattice of (110), in one of its frames' strain.
+    length = np.sqrt(2) / 3.905 / OPTICS.pixel_reciprocal
+    assert np.linalg.norm(network.base_vectors, axis=1) == pytest.approx([length, length], rel=0.02)
+
+
+# 0.15 % and 0.06 % are 1.5 times the root mean square errors here, which is near what counting noise leaves.
+@pytest.mark.parametrize(("dose", "limit"), [(1e4, 0.0036), (1e5, 0.0015)])
+def test_strain_of_patterns_it_did_not_see(network, held_out, dose, limit):
+    seen, truth, shift = held_out
+    counts = np.random.default_rng(2).poisson(dose * seen).astype(np.uint16)
+    readings = network.read(counts)
+    assert not any(readings.flagged)
+    wrong = errors(readings, truth)
+    assert np.sqrt((wrong**2).mean()) < limit
+    assert readings.centre - (79 / 2 + shift) == pytest.approx(np.zeros((96, 2)), abs=0.5)
+    assert readings.dose == pytest.approx(counts.sum((1, 2)))
+    # Base and measured maps differ from the identity by a per cent, and so do these deviates from exact ones.
+    z = wrong.reshape(-1, 4) / np.sqrt(np.einsum("nii->ni", readings.covariance))
+    assert 0.88 < (np.abs(z) < 1.96).mean() < 0.995
+
+
+def test_a_turned_grain_is_read_without_retraining(network, table):
+    angle = 0.6
+    made = disk_patterns.compose(table, OPTICS, [0.004, 0.0, 0.0], angle, 54.0)
+    seen = diffraction.detected(made, OPTICS)
+    counts = np.random.default_rng(4).poisson(1e5 * np.repeat(seen[None], 8, 0)).astype(np.uint16)
+    straight = diffraction.detected(disk_patterns.compose(table, OPTICS, [0.0, 0.0, 0.0], 0.0, 54.0), OPTICS)
+    before = np.random.default_rng(5).poisson(1e5 * np.repeat(straight[None], 8, 0)).astype(np.uint16)
+    turned, reference = network.read(counts), network.read(before)
+    assert not any(turned.flagged)
+    m = turned.transform.mean(0) @ np.linalg.inv(reference.transform.mean(0))
+    f = np.linalg.inv(m).T
+    u, s, v = np.linalg.svd(f)
+    stretch, rotation = u @ np.diag(s) @ u.T, u @ v
+    assert stretch - np.eye(2) == pytest.approx(np.diag([0.004, 0.0]), abs=0.0015)
+    assert np.arctan2(rotation[1, 0], rotation[0, 0]) == pytest.approx(angle, abs=0.002)
+
+
+def test_the_same_seed_gives_the_same_weights(scan):
+    counts = np.random.default_rng(1).poisson(5e4 * scan[0][:40]).astype(np.uint16)
+    one, other = (StrainAutoencoder.train(counts, seed=3) for _ in range(2))
+    assert np.array_equal(one.base.fills, other.base.fills)
+    assert np.array_equal(one.base_vectors, other.base_vectors)
+
+
+def test_what_it_cannot_know_is_flagged(network, held_out, table):
+    seen = np.random.default_rng(6).poisson(1e5 * held_out[0][:1]).astype(np.uint16)[0]
+    empty, saturated, moved = np.zeros_like(seen), seen.copy(), np.roll(seen, 60, axis=1)
+    moved[:, :60] = 0
+    saturated[40, 40] = 65535
+    silicon = disk_tables.compute("Si", 200.0, [40], 4.2, step_mrad=0.8, g_max=0.9)
+    foreign = diffraction.detected(disk_patterns.compose(silicon, OPTICS, [0.0, 0.0, 0.0], 0.2, 40), OPTICS)
+    foreign = np.random.default_rng(7).poisson(1e5 * foreign).astype(np.uint16)
+    readings = network.read(np.array([seen, empty, saturated, foreign, moved]))
+    assert readings.flagged[0] == ""
+    assert readings.flagged[1].startswith("no electrons")
+    assert readings.flagged[2].startswith("saturated")
+    assert readings.flagged[3].startswith(("not a pattern of this scan", "no lattice like"))
+    assert readings.flagged[4] != ""
+    for i in range(1, 5):
+        assert readings.transform[i] == pytest.approx(np.eye(2))
+        assert (readings.transform_sd[i] >= 1).all()
+
+
+def test_frames_that_are_no_counts_are_refused(network):
+    with pytest.raises(TypeError, match="frames are float64; the strain autoencoder reads counted electrons"):
+        StrainAutoencoder.train(np.full((64, 80, 80), np.nan))
+    with pytest.raises(TypeError, match="frames are float32"):
+        network.read(np.zeros((1, 80, 80), np.float32))
+    with pytest.raises(ValueError, match=r"needed is \(n, ny, nx\)"):
+        StrainAutoencoder.train(np.zeros((80, 80), np.uint16))
+    with pytest.raises(ValueError, match=r"frames are \(64, 64\) pixels; the autoencoder was trained on \(80, 80\)"):
+        network.read(np.zeros((1, 64, 64), np.uint16))
+
+
+def test_a_scan_without_a_lattice_does_not_converge():
+    noise = np.random.default_rng(0).poisson(2.0, (64, 64, 64)).astype(np.uint16)
+    network = StrainAutoencoder.train(noise)
+    assert not network.converged
+    assert network.why.startswith("no lattice of separate disks")
+    with pytest.raises(ValueError, match="has no base pattern: no lattice"):
+        network.read(noise)
+
+
+def test_too_few_frames_do_not_converge():
+    network = StrainAutoencoder.train(np.zeros((40, 64, 64), np.uint16))
+    assert not network.converged
+    assert network.why == "0 frames hold electrons and are not saturated; 32 or more are needed"
+
+
+def test_weights_read_back_read_the_same(network, held_out, tmp_path):
+    counts = np.random.default_rng(8).poisson(1e4 * held_out[0][:4]).astype(np.uint16)
+    network.save(tmp_path / "weights.strain")
+    again = StrainAutoencoder.load(tmp_path / "weights.strain")
+    assert again.report == network.report
+    one, other = network.read(counts), again.read(counts)
+    assert np.array_equal(one.transform, other.transform)
+    assert np.array_equal(one.covariance, other.covariance)
+
+
+def test_weights_that_are_damaged_are_refused(network, tmp_path):
+    path = tmp_path / "weights.strain"
+    network.save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-10])
+    with pytest.raises(ValueError, match=r"weights\.strain: cut short or altered"):
+        StrainAutoencoder.load(path)
+    path.write_bytes(data.replace(b"EDGESTEM-STRAIN 1", b"EDGESTEM-STRAIN 9", 1))
+    with pytest.raises(ValueError, match="format 9, this version reads format 1"):
+        StrainAutoencoder.load(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="not a weights file of the strain autoencoder"):
+        StrainAutoencoder.load(path)
+    with pytest.raises(ValueError, match="No such file"):
+        StrainAutoencoder.load(tmp_path / "none.strain")
