@@ -6,7 +6,6 @@ it is; see `disk_network` for what it is made of. Nothing here imports what trai
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import weights_file
 from .crystal_reading import read
 from .descriptor import FeatureDescriptors
 from .disk_network import THICKNESS, DiskNetwork
@@ -22,10 +22,10 @@ from .lattice_view import PRIOR_SD, SPOTS, Beams, strain_of, supposed
 from .materials import material
 from .optics import Optics
 from .projected_lattice import first_order, symmetry, wrapped
+from .weights_file import WeightsFile
 
-SHIPPED = Path(__file__).parent / "weights" / "crystal.pt"
-MAGIC = b"EDGESTEM-CRYSTAL"
-FORMAT = 1
+SHIPPED = weights_file.SHIPPED / "crystal.pt"
+WEIGHTS = WeightsFile(b"EDGESTEM-CRYSTAL", 1, "crystal network")
 #: Doses at which the standard deviations are calibrated [electrons per pattern].
 DOSES = tuple(float(10**x) for x in np.arange(3.0, 6.1, 0.5))
 #: Strain beyond which a lattice is another crystal's, or the calibration wrong: half as much again as training had.
@@ -254,10 +254,7 @@ class CrystalNetwork(nn.Module):
         payload = io.BytesIO()
         kept = {"materials": self.materials, "among": self.among, "weights": self.state_dict(), "card": card}
         torch.save(kept, payload)
-        data = payload.getvalue()
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"%s %d %s\n" % (MAGIC, FORMAT, hashlib.sha256(data).hexdigest().encode()) + data)
+        WEIGHTS.write(path, payload.getvalue())
 
     @classmethod
     def pretrained(cls, path: Path | None = None, device: str | None = None) -> CrystalNetwork:
@@ -275,29 +272,14 @@ class CrystalNetwork(nn.Module):
             If the file is missing, cut short, altered, or of another format or network; the message names it.
         """
         path = SHIPPED if path is None else Path(path)
-        remedy = "reinstall bluesky-edgestem" if path == SHIPPED else "write it anew with `edgestem train descriptors`"
-
-        def refuse(why: str) -> ValueError:
-            return ValueError(f"crystal network weights {path}: {why}; {remedy}")
-
-        try:
-            header, _, data = path.read_bytes().partition(b"\n")
-        except OSError as error:
-            raise refuse(error.strerror or "cannot be read") from None
-        words = header.split()
-        if len(words) != 3 or words[0] != MAGIC:
-            raise refuse("not a weights file of the crystal network")
-        if words[1] != b"%d" % FORMAT:
-            raise refuse(f"format {words[1].decode(errors='replace')}, this version reads format {FORMAT}")
-        if hashlib.sha256(data).hexdigest().encode() != words[2]:
-            raise refuse("cut short or altered (its checksum does not match)")
+        data = WEIGHTS.read(path)
         try:
             kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             network = cls(kept["materials"])
             network.load_state_dict(kept["weights"])
             network.restricted(kept["among"])
         except Exception as error:
-            raise refuse(f"of another network ({str(error).splitlines()[0]})") from None
+            raise WEIGHTS.refusal(path, f"of another network ({str(error).splitlines()[0]})") from None
         network.card = kept["card"]
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return network.eval().to(where)

@@ -8,7 +8,6 @@ torch, and trained (`training`).
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import crystals
+from . import crystals, weights_file
 from .descriptor import FeatureDescriptors
 from .disk_likelihood import around, disk_maps, windows
 from .lattice_inference import (
@@ -33,10 +32,10 @@ from .lattice_inference import (
 from .optics import Optics
 from .readings import PRIOR_SD, Reading, check_optics, checked, described
 from .scattering import Beam, ScatteringModel, squared_distance
+from .weights_file import WeightsFile
 
-SHIPPED = Path(__file__).parent / "weights" / "descriptor.pt"
-MAGIC = b"EDGESTEM-DESCRIPTOR"
-FORMAT = 2
+SHIPPED = weights_file.SHIPPED / "descriptor.pt"
+WEIGHTS = WeightsFile(b"EDGESTEM-DESCRIPTOR", 2, "descriptor network")
 #: Electrons between the disks that the optics' own word on the background counts for.
 FIRST_GUESS = 25.0
 #: Frames that go through the network together.
@@ -251,11 +250,7 @@ class DescriptorNetwork(nn.Module):
         """Write the weights with the facts of their training, under a checksum."""
         payload = io.BytesIO()
         torch.save({"weights": self.state_dict(), "card": card}, payload)
-        data = payload.getvalue()
-        header = b"%s %d %s\n" % (MAGIC, FORMAT, hashlib.sha256(data).hexdigest().encode())
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header + data)
+        WEIGHTS.write(path, payload.getvalue())
 
     @classmethod
     def pretrained(cls, path: Path | None = None) -> DescriptorNetwork:
@@ -267,27 +262,12 @@ class DescriptorNetwork(nn.Module):
             If the file is missing, cut short, altered, or of another format or network; the message names it.
         """
         path = SHIPPED if path is None else Path(path)
-        remedy = "reinstall bluesky-edgestem" if path == SHIPPED else "write it anew with `edgestem train descriptors`"
-
-        def refuse(why: str) -> ValueError:
-            return ValueError(f"descriptor network weights {path}: {why}; {remedy}")
-
-        try:
-            header, _, data = path.read_bytes().partition(b"\n")
-        except OSError as error:
-            raise refuse(error.strerror or "cannot be read") from None
-        words = header.split()
-        if len(words) != 3 or words[0] != MAGIC:
-            raise refuse("not a weights file of the descriptor network")
-        if words[1] != b"%d" % FORMAT:
-            raise refuse(f"format {words[1].decode(errors='replace')}, this version reads format {FORMAT}")
-        if hashlib.sha256(data).hexdigest().encode() != words[2]:
-            raise refuse("cut short or altered (its checksum does not match)")
+        data = WEIGHTS.read(path)
         network = cls()
         try:
             kept = torch.load(io.BytesIO(data), weights_only=True)
             network.load_state_dict(kept["weights"])
         except Exception as error:
-            raise refuse(f"of another network ({str(error).splitlines()[0]})") from None
+            raise WEIGHTS.refusal(path, f"of another network ({str(error).splitlines()[0]})") from None
         network.card = kept["card"]
         return network.eval()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import crystal_networks
-from .crystal_networks import CrystalNetwork
+from .crystal_networks import WEIGHTS, CrystalNetwork
 from .networks import DescriptorNetwork
 
 
@@ -25,9 +24,4 @@ def pretrained(path: Path | str | None = None) -> DescriptorNetwork | CrystalNet
     if path is None:
         return DescriptorNetwork.pretrained()
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(crystal_networks.MAGIC))
-    except OSError:
-        start = b""  # what is wrong is said below
-    return (CrystalNetwork if start == crystal_networks.MAGIC else DescriptorNetwork).pretrained(path)
+    return (CrystalNetwork if WEIGHTS.is_of(path) else DescriptorNetwork).pretrained(path)
