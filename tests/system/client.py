@@ -40,13 +40,13 @@ class Client:
             self._connection.recv()  # told after the call before had returned
         self._connection.send((function, args))
 
-    def told(self, timeout: float = 30.0) -> Any:
+    def told(self, timeout: float = 120.0) -> Any:
         """What the running function sends by `tell`."""
         kind, value = self._receive(timeout)
         assert kind == "told", value
         return value
 
-    def result(self, timeout: float = 30.0) -> Any:
+    def result(self, timeout: float = 120.0) -> Any:
         """What the call returns; what it told before is skipped."""
         while True:
             kind, value = self._receive(timeout)
@@ -60,7 +60,7 @@ class Client:
             raise TimeoutError(f"nothing from the client for {timeout:g} s")
         return self._connection.recv()
 
-    def call(self, function: str, *args: Any, timeout: float = 30.0) -> Any:
+    def call(self, function: str, *args: Any, timeout: float = 120.0) -> Any:
         """`start` and `result` in one."""
         self.start(function, *args)
         return self.result(timeout)

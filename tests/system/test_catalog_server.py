@@ -119,7 +119,7 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path, end: s
         assert found is not None
         check_answers(found[0])
         parent.send_signal(end)
-        _, errors = parent.communicate(timeout=20)
+        _, errors = parent.communicate(timeout=120)
         deadline = time.monotonic() + 10
         while running_server(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.1)

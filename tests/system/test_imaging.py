@@ -48,7 +48,7 @@ def check(documents, frames, images):
 def test_a_raster_with_imaging(scans, ioc, tmp_path):
     nx, ny = 40, 30
     documents, error, frames, images, grown = scans.call(
-        "raster", ioc.prefix, str(tmp_path), nx, ny, str(tmp_path / "images.png"), timeout=60
+        "raster", ioc.prefix, str(tmp_path), nx, ny, str(tmp_path / "images.png"), timeout=180
     )
     assert error == ""
     for name, doc in documents:
@@ -81,7 +81,7 @@ def test_a_raster_with_imaging(scans, ioc, tmp_path):
 
 
 def test_an_aborted_raster_keeps_what_was_reduced(scans, ioc, tmp_path):
-    documents, _, frames, images, _ = scans.call("raster", ioc.prefix, str(tmp_path), 80, 60, None, 300, timeout=60)
+    documents, _, frames, images, _ = scans.call("raster", ioc.prefix, str(tmp_path), 80, 60, None, 300, timeout=180)
     assert documents[-1][1]["exit_status"] == "abort"
     assert 256 <= len(columns(documents)["frame"]) <= images.frames < 4800
     measured = np.isfinite(images.values["sum"])
@@ -90,7 +90,7 @@ def test_an_aborted_raster_keeps_what_was_reduced(scans, ioc, tmp_path):
 
 
 def test_a_sobol_survey_has_a_value_at_each_position(scans, ioc, tmp_path):
-    documents, error, frames, images, _ = scans.call("sobol", ioc.prefix, str(tmp_path), 64, timeout=60)
+    documents, error, frames, images, _ = scans.call("sobol", ioc.prefix, str(tmp_path), 64, timeout=180)
     assert error == ""
     check(documents, frames, images)
     assert images.grid is None

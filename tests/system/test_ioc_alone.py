@@ -37,17 +37,17 @@ def alone(env) -> Iterator[subprocess.Popen]:
 
 def test_ctrl_c_ends_it_without_a_word(alone):
     alone.send_signal(signal.SIGINT)
-    _, errors = alone.communicate(timeout=10)
+    _, errors = alone.communicate(timeout=120)
     assert (alone.returncode, errors) == (0, "")
 
 
 def test_a_prefix_is_served_once(alone, env):
-    second = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=30)
+    second = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=120)
     assert second.returncode == 1
     assert second.stderr == "another IOC serves ALONE: already; end it, or choose another --prefix\n"
 
 
 def test_help_lists_the_pvs():
-    shown = subprocess.run([*COMMAND[:3], "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
+    shown = subprocess.run([*COMMAND[:3], "--help"], capture_output=True, text=True, timeout=120, check=True).stdout
     for name in ("Scan:X(_RBV)", "Beam:Blank(_RBV)", "cam1:TriggerMode(_RBV)", "HDF1:NumCaptured_RBV"):
         assert f"SIM:{name}" in shown

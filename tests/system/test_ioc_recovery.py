@@ -34,13 +34,13 @@ def test_a_run_begins_where_a_killed_client_left_off(
     for folder in (old, new):
         folder.mkdir()
     fresh_client.start("paused", fresh_ioc.prefix, str(old), MANY, "stay")
-    while fresh_client.told(10)[1] < 20:
+    while fresh_client.told(60)[1] < 20:
         pass
     if state == "paused":
         fresh_client.interrupt()
         time.sleep(0.2)
         fresh_client.interrupt()
-        while fresh_client.told(10)[0] != "paused":
+        while fresh_client.told(60)[0] != "paused":
             pass
     fresh_client.process.kill()
     fresh_client.process.wait()

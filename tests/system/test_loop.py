@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_resumed_from_its_own_documents(microscope, loops,
 
 def test_a_field_beyond_the_coils_moves_nothing(microscope, loops, tmp_path, caget):
     before = caget(microscope, "Scan:X_RBV"), caget(microscope, "Scan:Y_RBV")
-    documents, error = loops.call("too_large", microscope.prefix, str(tmp_path), timeout=60)
+    documents, error = loops.call("too_large", microscope.prefix, str(tmp_path), timeout=180)
     assert "LimitError" in error
     assert "Scan:X" in error
     assert [name for name, _ in documents] == []
@@ -146,7 +146,7 @@ def test_a_field_beyond_the_coils_moves_nothing(microscope, loops, tmp_path, cag
 
 
 def test_a_raster_goes_row_by_row_and_its_descriptors_follow(microscope, loops, tmp_path):
-    documents, error = loops.call("raster", microscope.prefix, str(tmp_path), 4, 3, timeout=60)
+    documents, error = loops.call("raster", microscope.prefix, str(tmp_path), 4, 3, timeout=180)
     assert error == ""
     found = columns(documents, "descriptors")
     expected = ScanGrid(FieldOfView.centred(100.0), 4, 3).positions
@@ -155,7 +155,7 @@ def test_a_raster_goes_row_by_row_and_its_descriptors_follow(microscope, loops, 
 
 
 def test_a_sobol_survey_is_reproducible_by_its_seed(microscope, loops, tmp_path):
-    documents, error = loops.call("sobol", microscope.prefix, str(tmp_path), 8, 3, timeout=60)
+    documents, error = loops.call("sobol", microscope.prefix, str(tmp_path), 8, 3, timeout=180)
     assert error == ""
     assert documents[-1][1]["num_events"] == {"primary": 8}
     assert documents[0][1]["seed"] == 3

@@ -107,7 +107,7 @@ def test_a_map_that_is_paused_while_the_detector_arms(ioc, scanner, tmp_path: Pa
     with SimplonProcess(pixels=64, rate=500, manual=True) as detector:
         host = f"127.0.0.1:{detector.api_port}"
         call = ("paused_while_arming", ioc.prefix, host, detector.address, str(tmp_path), 8, 5, then, armed)
-        documents, in_pause, at_end = scanner.call(*call, timeout=60)
+        documents, in_pause, at_end = scanner.call(*call, timeout=180)
         assert in_pause == ("Blanked", "ready" if armed == "while paused" else "idle", False)
         assert at_end == ("Blanked", "idle", then == "resume"), "what is armed after the abort is disarmed"
         stop = documents[-1][1]

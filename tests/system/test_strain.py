@@ -114,7 +114,7 @@ def strained(ioc, scanner, tmp_path_factory) -> tuple[list, Path]:
     with SimplonProcess(file=str(path), rate=2000, drop=[9, 10]) as detector:
         host = f"127.0.0.1:{detector.api_port}"
         call = ("strained", ioc.prefix, host, detector.address, str(folder / "frames"), NX, NY)
-        documents, error = scanner.call(*call, timeout=60)
+        documents, error = scanner.call(*call, timeout=180)
     assert error == ""
     return documents, folder
 

@@ -47,7 +47,7 @@ def run(path: Path, *options: str, **simulated: object) -> tuple[int, str]:
         recorder(detector.address, path, "--protocol", protocol, *options) as process,
     ):
         detector.put("detector/command/arm")  # the detector keeps its messages until somebody is there
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=120)[0]
     return process.returncode, said
 
 
@@ -69,7 +69,7 @@ def test_a_recorder_says_when_it_is_connected(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == f"waiting for a series at {detector.address}\n"
         detector.put("detector/command/arm")
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=120)[0]
     assert said.startswith("series 1: 10 of 10 frames"), said
 
 
@@ -140,7 +140,7 @@ def test_a_signal_closes_the_file(tmp_path: Path, name: str) -> None:
             time.sleep(0.1)
         time.sleep(0.5)
         process.send_signal(getattr(signal, name))
-        said = process.communicate(timeout=20)[0]
+        said = process.communicate(timeout=120)[0]
     assert process.returncode == 3, said
     assert "ended by stop" in said
     with h5py.File(path, "r") as file:
@@ -160,7 +160,7 @@ def test_an_abort_by_rest_ends_the_series_and_the_next_is_whole(tmp_path: Path) 
                         time.sleep(0.05)
                     assert detector.put("detector/command/abort") == {"sequence id": 1}
                     assert detector.get("detector/status/state") == "idle"
-                said = process.communicate(timeout=60)[0]
+                said = process.communicate(timeout=120)[0]
             assert process.returncode == (3 if series == 1 else 0), said
             assert "ended by end message" in said
             detector.put("detector/config/ntrigger", 500)
@@ -189,7 +189,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             recorder(detector.address, path, preexec_fn=None if mounted else limit) as process,
         ):
             detector.put("detector/command/arm")
-            said = process.communicate(timeout=60)[0]
+            said = process.communicate(timeout=120)[0]
         if mounted:
             assert process.returncode == 3, said
             assert "ended by disk full: the disk of" in said
@@ -220,7 +220,7 @@ def test_a_disk_error_that_hdf5_meets_ends_with_its_words(tmp_path: Path) -> Non
         recorder(detector.address, path, preexec_fn=limit) as process,
     ):
         detector.put("detector/command/arm")
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=120)[0]
     assert process.returncode == 1, said
     assert "edgestem: " in said and "Traceback" not in said
     assert mend(path)[0] > 100
@@ -261,7 +261,7 @@ def test_a_disk_error_at_an_idle_moment_or_at_the_end(tmp_path: Path, where: str
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
                 detector.put("detector/command/arm")
-                said = process.communicate(timeout=60)[0]
+                said = process.communicate(timeout=120)[0]
             finally:
                 process.kill()
     assert process.returncode == 1, said
