@@ -18,7 +18,10 @@ from . import __version__
 DELEGATED = {
     "sim": ("bluesky_edgestem.sim.ioc", "the simulated microscope alone, for any EPICS client"),
     "sim simplon": ("bluesky_edgestem.sim.simplon", "a simulated DECTRIS detector"),
-    "train": ("bluesky_edgestem.analysis.training", "train a network"),
+    "train descriptors": (
+        "bluesky_edgestem.analysis.train_descriptors",
+        "patterns to strain, rotation, phase and, of thick crystals, thickness",
+    ),
     "train library": ("bluesky_edgestem.analysis.disk_library", "compute the disks that training patterns are made of"),
     "train patterns": ("bluesky_edgestem.analysis.pattern_sets", "draw training patterns of thick crystals"),
     "train strain": ("bluesky_edgestem.recorded.train_strain", "the strain autoencoder, on a scan of your own"),

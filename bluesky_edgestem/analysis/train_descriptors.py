@@ -1,0 +1,78 @@
+"""The command ``edgestem train descriptors``: the likelihood network of monolayers, or the crystal network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import crystals
+
+
+def main(arguments: list[str]) -> int:
+    """Train, and print the card.
+
+    Raises
+    ------
+    ValueError, OSError
+        A setting is not allowed, or a file cannot be used; the message says which.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    # Of monolayers alone nothing reads better than the likelihood network.
+    thick = bool(set(options.material or ()) - set(crystals.MONOLAYERS))
+    data = options.data or Path("edgestem_data") / ("disks.h5" if thick else "patterns.h5")
+    out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
+    typed = f"edgestem train descriptors --seed {options.seed}"
+    if thick:
+        from .crystal_card import card_text
+        from .crystal_training import train
+
+        settings = {name: getattr(options, name) for name in ("steps", "minutes", "batch", "averaging", "device")}
+        changed = "".join(f" --{k} {v}" for k, v in settings.items() if v != parser.get_default(k))
+        typed += f" --material {' '.join(options.material)}" + changed
+        card = train(out, data, options.material, seed=options.seed, workers=options.workers, command=typed, **settings)
+    else:
+        from .training import train
+        from .training_card import card_text
+
+        typed += f" --patterns {options.patterns}"
+        card = train(out, data, options.seed, options.patterns, options.workers, command=typed)
+    print(card_text(card))
+    print(f"weights: {out}; card: {out.with_suffix('.md')}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgestem train descriptors",
+        description=(
+            "Computes multislice patterns, trains on them, judges the network on conditions held out, and writes the "
+            "weights and a card. Without materials it trains the likelihood network of MoS2 and WS2 monolayers; with "
+            "them, the crystal network, on patterns drawn from tables of disks. An interrupted computation of patterns "
+            "or tables goes on where it was when the command is repeated."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--seed", type=int, default=0, help="settles patterns, noise and training")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compute patterns or tables")
+    parser.add_argument("--out", type=Path, help="weights file to write; descriptor.pt, or crystal.pt")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="HDF5 file of the patterns, edgestem_data/patterns.h5, or tables, edgestem_data/disks.h5",
+    )
+    parser.add_argument("--patterns", type=int, default=4800, help="multislice patterns of monolayers; 60 ms each")
+    crystal = parser.add_argument_group("the crystal network")
+    crystal.add_argument(
+        "--material",
+        nargs="+",
+        help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know; MoS2 and WS2 alone are the likelihood network's",
+    )
+    crystal.add_argument("--steps", type=int, default=3000, help="of the optimiser; a tenth of a second each on a GPU")
+    crystal.add_argument("--minutes", type=float, default=0.0, help="train no longer than so long; 0 for no limit")
+    crystal.add_argument("--batch", type=int, default=480, help="patterns a step")
+    crystal.add_argument(
+        "--averaging", default="weights", help="none, weights (over steps), noise (drawn twice) or both"
+    )
+    crystal.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="what computes")
+    return parser
