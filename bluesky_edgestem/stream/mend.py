@@ -24,6 +24,7 @@ from .nexus import DETECTOR, list_missing, listed
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FLAGS, END, CHECKSUM = 11, 28, 44
 MASK = 0xFFFFFFFF
+DATA = "/entry/data/data"
 
 
 def mend(path: Path) -> tuple[int, int]:
@@ -46,11 +47,20 @@ def mend(path: Path) -> tuple[int, int]:
     OSError
         It cannot be written, or is still being written or read; it is as it was.
     """
-    _clear(path)
+    before = _clear(path)
+    try:
+        return _completed(path)
+    except ValueError:
+        with open(path, "r+b") as file:
+            file.write(before)
+        raise
+
+
+def _completed(path: Path) -> tuple[int, int]:
     with h5py.File(path, "r+", libver="latest") as file:
-        if "/entry/data/data" not in file:
-            raise ValueError(f"{path} has no /entry/data/data: it is no file of a recorded series")
-        detector, data = file[DETECTOR], file["/entry/data/data"]
+        if DATA not in file or DETECTOR not in file or "ended" not in file[DETECTOR].attrs:
+            raise ValueError(f"{path} has no {DATA} beside {DETECTOR}: it is no file of a recorded series")
+        detector, data = file[DETECTOR], file[DATA]
         stored, ended = _stored(data), bool(detector.attrs["ended"])
         if ended and (file["entry"].attrs["complete"] or "missing_frames" in detector):
             return stored.size, len(data)
@@ -72,7 +82,8 @@ def _stored(data: h5py.Dataset) -> np.ndarray:
     return np.array(sorted(numbers), np.uint64)
 
 
-def _clear(path: Path) -> None:
+def _clear(path: Path) -> bytes:
+    """Take the mark off; gives the bytes that the file began with."""
     with open(path, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,12 +96,14 @@ def _clear(path: Path) -> None:
         block = bytearray(file.read(CHECKSUM + 4))
         if block[:8] != SIGNATURE or len(block) < CHECKSUM + 4 or block[8] != 3 or block[9] != 8:
             raise ValueError(f"{path} is no HDF5 file that was open for others to read (superblock version 3)")
+        before = bytes(block)
         block[FLAGS] = 0
         (end,) = struct.unpack_from("<Q", block, END)
         struct.pack_into("<Q", block, END, max(end, os.fstat(file.fileno()).st_size))
         struct.pack_into("<I", block, CHECKSUM, lookup3(bytes(block[:CHECKSUM])))
         file.seek(0)
         file.write(block)
+    return before
 
 
 def lookup3(data: bytes) -> int:

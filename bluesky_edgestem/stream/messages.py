@@ -107,9 +107,13 @@ class Inbox:
         socket = np.uint64(self.socket.underlying)
         parts, error = _receive(libzmq, socket, self._slots, self._sizes, self._more, begun, self._most, self._room)
         sizes = self._sizes[:parts].copy()
-        data = np.empty(sizes.sum(), np.uint8)
+        try:
+            data = np.empty(sizes.sum(), np.uint8)
+        except MemoryError:
+            _copy(libzmq, self._slots, sizes, np.empty(0, np.uint8))
+            raise
         _copy(libzmq, self._slots, sizes, data)
-        if error not in (0, errno.EAGAIN, errno.EINTR):
+        if error not in (0, errno.EAGAIN) and not parts:  # else it is met again, when what came is handed over
             raise zmq.ZMQError(int(error))
         return data, sizes, self._more[:parts].copy()
 
@@ -133,8 +137,10 @@ def _receive(libzmq, socket, slots, sizes, more, begun, most, room):  # pragma: 
             return k, 0
         slot = np.uint64(slots.ctypes.data + k * SLOT)
         call(libzmq[INIT], (slot,))
-        if np.int32(call(libzmq[RECV], (slot, socket, np.int32(zmq.DONTWAIT)))) < 0:
-            return k, np.int32(call(libzmq[ERRNO], ()))
+        while np.int32(call(libzmq[RECV], (slot, socket, np.int32(zmq.DONTWAIT)))) < 0:
+            error = np.int32(call(libzmq[ERRNO], ()))
+            if error != errno.EINTR:
+                return k, error
         sizes[k] = call(libzmq[SIZE], (slot,))
         begun = more[k] = np.int32(call(libzmq[MORE], (slot,))) != 0
         nbytes += sizes[k]
@@ -144,11 +150,12 @@ def _receive(libzmq, socket, slots, sizes, more, begun, most, room):  # pragma: 
 
 @kernel
 def _copy(libzmq, slots, sizes, data):  # pragma: no cover
-    """Put what was received one behind the other, and let libzmq have its memory back."""
-    at = np.uint64(data.ctypes.data)
+    """Put what was received one behind the other, as far as there is room, and let libzmq have its memory back."""
+    at, end = np.uint64(data.ctypes.data), np.uint64(data.ctypes.data + data.size)
     for k in range(sizes.size):
         slot = np.uint64(slots.ctypes.data + k * SLOT)
         size = np.uint64(sizes[k])
-        call(libzmq[MEMCPY], (at, np.uint64(call(libzmq[DATA], (slot,))), size))
+        if at + size <= end:
+            call(libzmq[MEMCPY], (at, np.uint64(call(libzmq[DATA], (slot,))), size))
         call(libzmq[CLOSE], (slot,))
         at += size

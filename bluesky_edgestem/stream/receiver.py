@@ -138,11 +138,12 @@ class Receiver:
     def gate(self, series: Series) -> Gate:
         """The gate of a series, the same for all threads."""
         with self._lock:
-            if series.number not in self._gates:
+            gate = self._gates.get(series.number)
+            if gate is None or gate.series is not series:  # a detector that was initialised counts from 1 again
                 if len(self._gates) >= 4:  # those of series long over
                     self._gates.pop(min(self._gates))
-                self._gates[series.number] = Gate(series, self._reduce)
-            return self._gates[series.number]
+                gate = self._gates[series.number] = Gate(series, self._reduce)
+            return gate
 
     def forget(self, number: int) -> None:
         """Series `number` is over; a later one may have its number, after the detector was initialised."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -75,6 +76,16 @@ def record(
         receiver.close()
 
 
+def _time(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait; a time is a number of seconds above 0")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit status 0 for a complete series, 3 for one that lacks frames."""
     parser = argparse.ArgumentParser(
@@ -84,9 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="file to write; it must not exist")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="v1", help="of the stream (%(default)s)")
     parser.add_argument(
-        "--timeout", type=float, default=10.0, help="close a series without a message for so long [s] (%(default)s)"
+        "--timeout", type=_time, default=10.0, help="close a series without a message for so long [s] (%(default)s)"
     )
-    parser.add_argument("--start-timeout", type=float, help="wait so long for a series to begin [s] (for ever)")
+    parser.add_argument("--start-timeout", type=_time, help="wait so long for a series to begin [s] (for ever)")
     parser.add_argument("--workers", type=int, default=1, help="sockets that share the stream (%(default)s)")
     parser.add_argument("--no-verify", action="store_true", help="do not decode frames: damaged ones go to the file")
     options = parser.parse_args(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -86,6 +87,8 @@ class Recorder:
         """
         if path.exists():
             raise FileExistsError(f"{path} exists; frames are never written over: give another name")
+        if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+            raise OSError(f"{path} cannot be made: {path.absolute().parent} is no folder that can be written to")
         stop = stop or threading.Event()
         series, came = self._await_series(stop, start_timeout, waiting)
         self._last = series.number
@@ -169,6 +172,7 @@ class _UnderWay:
         self.duplicates = self.refused_count = self.nbytes = 0
         self.refused: list[Refusal] = []
         self.ended, self.deadline = "", float("inf")
+        self.replaced = False  # by another series of the same number: what comes of that number is the other's
         self.first = self.last = 0.0
 
     def run(self, items: list[Item], stop: threading.Event) -> None:
@@ -197,10 +201,13 @@ class _UnderWay:
             if item.series in (None, self.series.number):
                 self._refuse(item)
         elif isinstance(item, Series):
-            if item.number != self.series.number:
-                self.recorder.keep(item)
+            self.recorder.keep(item)
+            if item.number == self.series.number:
+                self._end(f"a second start of series {item.number}, without an end message")
+                self.replaced, self.deadline = True, 0.0
+            else:
                 self._end(f"the header of series {item.number}, without an end message")
-        elif _number(item) != self.series.number:
+        elif self.replaced or _number(item) != self.series.number:
             if not self.recorder.keep(item):
                 numbers = item.numbers.tolist() if isinstance(item, Frames) else [None]
                 for number in numbers:

@@ -63,6 +63,21 @@ def test_it_opens_for_any_reader_and_says_what_is_missing(
     assert mend(path)[0] == len(frames), "a second time changes nothing"
 
 
+@pytest.mark.parametrize("names", [["other"], ["entry/data/data"]])
+def test_another_programs_file_is_as_it_was(tmp_path: Path, names: list[str]) -> None:
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for name in names:
+            file[name] = np.arange(4)
+        file.swmr_mode = True
+        file.flush()
+        left = path.read_bytes()  # as the death of its writer would leave it
+    path.write_bytes(left)
+    with pytest.raises(ValueError, match="it is no file of a recorded series"):
+        mend(path)
+    assert path.read_bytes() == left
+
+
 def test_what_is_no_such_file_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.h5").write_text("no HDF5" * 20)
     assert main([str(tmp_path / "text.h5")]) == 1

@@ -22,7 +22,7 @@ from bluesky_edgestem.stream import series_file
 from bluesky_edgestem.stream.gate import Decoder
 from bluesky_edgestem.stream.nexus import Context, missing_frames
 from bluesky_edgestem.stream.receiver import Receiver
-from bluesky_edgestem.stream.record import record
+from bluesky_edgestem.stream.record import main, record
 from bluesky_edgestem.stream.recorder import Recorder, Recording
 from bluesky_edgestem.stream.series import Frame
 from bluesky_edgestem.stream.series_file import SeriesFile
@@ -238,6 +238,37 @@ def test_a_second_start_before_the_end(wire, tmp_path: Path) -> None:
     check(wire, second, [])
 
 
+def test_a_second_start_of_the_same_number_is_another_series(wire, tmp_path: Path) -> None:
+    """A detector that was initialised counts from 1 again: its frames are not those of the series before."""
+    receiver = Receiver(wire.address, protocol=wire.protocol)
+    try:
+        recorder = Recorder(receiver, timeout=wire.patience)
+        results: list[Recording] = []
+
+        def keep() -> None:
+            results.extend(recorder.record(tmp_path / f"{k}.h5", start_timeout=wire.patience) for k in (1, 2))
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        wire.start(1)
+        for number in range(4):
+            wire.frame(number, 1)
+        wire.start(1)
+        for number in range(10):
+            wire.frame(number, 1, wire.chunk(100 + number))
+        wire.end(1)
+        thread.join(wire.patience)
+    finally:
+        receiver.close()
+    first, second = results
+    check(wire, first, [4, 5, 6, 7, 8, 9])
+    assert first.ended == "a second start of series 1, without an end message"
+    assert (second.frames, second.complete, second.duplicates) == (10, True, 0)
+    with h5py.File(tmp_path / "2.h5", "r") as file:
+        for number in range(10):
+            np.testing.assert_array_equal(file["/entry/data/data"][number], wire.image(100 + number))
+
+
 def test_a_header_without_detail_and_a_count_that_nobody_knows(make_wire: Callable, tmp_path: Path) -> None:
     wire = make_wire("v1")
     future = wire.record(tmp_path / "run.h5")
@@ -289,6 +320,18 @@ def test_frames_are_never_written_over(wire, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="give another name"):
         wire.record(tmp_path / "run.h5").result(wire.patience)
     assert (tmp_path / "run.h5").read_text() == "precious"
+
+
+def test_a_folder_that_is_not_there_is_told_of_before_the_series(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"run.h5 cannot be made: .*missing is no folder that can be written to"):
+        record("tcp://127.0.0.1:1", tmp_path / "missing" / "run.h5")
+
+
+@pytest.mark.parametrize("time", ["-1", "nan", "inf", "soon"])
+def test_a_time_that_is_none_is_refused(tmp_path: Path, time: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tcp://127.0.0.1:1", str(tmp_path / "run.h5"), f"--timeout={time}"])
+    assert "is no time to wait; a time is a number of seconds above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("address", "options"), [("nonsense", {}), ("tcp://127.0.0.1:1", {"protocol": "v3"})])
