@@ -7,10 +7,10 @@ pixels count.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from .disk_kernels import add, combine, cut, lay_background, locate, on_detector, project, slopes, surprise
+from .kernels import kernel
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
@@ -32,7 +32,7 @@ _SQUARES = np.array(
 )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _inverse(matrix, out, scale):  # pragma: no cover - compiled
     """Inverse of a positive definite matrix by Cholesky's method, diagonal scaled to one; false if it is not."""
     n = len(matrix)
@@ -69,7 +69,7 @@ def _inverse(matrix, out, scale):  # pragma: no cover - compiled
     return True
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _window_sums(w, q, dx, dy, level):  # pragma: no cover - compiled
     """Score of a disk's place along x and y, information of the place, and of its level."""
     sx, sy, place, inside = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
@@ -81,7 +81,7 @@ def _window_sums(w, q, dx, dy, level):  # pragma: no cover - compiled
     return sx, sy, place, inside
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _background_sum(weight, table, shift_x, shift_y, margin, pad):  # pragma: no cover - compiled
     """Σ weight · background, of a beam at the nearest whole pixel."""
     ny, nx = weight.shape[0] - 2 * pad, weight.shape[1] - 2 * pad
@@ -97,7 +97,7 @@ def _background_sum(weight, table, shift_x, shift_y, margin, pad):  # pragma: no
     return total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def encode(
     frames,
     good,

@@ -6,13 +6,13 @@ cases of their own.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from .disk_aperture import PHASES
+from .kernels import kernel
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma: no cover - compiled
     """Set the image to the background, tabulated with a margin around the frame, of a beam moved by a shift."""
     ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
@@ -31,7 +31,7 @@ def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma
             out[k] = w00 * low[k] + w01 * low_next[k] + w10 * high[k] + w11 * high_next[k]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def locate(x, y, half, pad):  # pragma: no cover - compiled
     """First row and column of a disk's window in a padded image, phases along y and x, and what is left of x and y."""
     ix, iy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
@@ -42,7 +42,7 @@ def locate(x, y, half, pad):  # pragma: no cover - compiled
     return iy - half + pad, ix - half + pad, py, px, rx, ry
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def combine(out, templates, coef):  # pragma: no cover - compiled
     """``out = coef @ templates`` (b, pixels), four functions at a time."""
     n, size = len(coef), out.shape[0]
@@ -59,7 +59,7 @@ def combine(out, templates, coef):  # pragma: no cover - compiled
             out[k] += c0 * t0[k]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def project(out, templates, image):  # pragma: no cover - compiled
     """``out = templates (b, pixels) @ image``."""
     for b in range(len(out)):
@@ -70,7 +70,7 @@ def project(out, templates, image):  # pragma: no cover - compiled
         out[b] = total
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def _differences(out, value, first, step):  # pragma: no cover - compiled
     """Minus the derivative along a step, for as many samples as `out` has from the first on."""
     a, b, c = np.float32(0.75), np.float32(0.15), np.float32(1 / 60)
@@ -84,7 +84,7 @@ def _differences(out, value, first, step):  # pragma: no cover - compiled
         out[k] += b * (p2[k] - m2[k]) + c * (m3[k] - p3[k])
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def slopes(value, along_x, along_y, width):  # pragma: no cover - compiled
     """Derivatives of a disk's image by the disk's place, by differences over seven pixels.
 
@@ -94,7 +94,7 @@ def slopes(value, along_x, along_y, width):  # pragma: no cover - compiled
     _differences(along_y, value, 3 * width, width)
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def add(lam, value, along_x, along_y, row0, col0, rx, ry, width):  # pragma: no cover - compiled
     """Add a disk's image, moved by what its phase leaves of its place."""
     qx, qy = np.float32(rx), np.float32(ry)
@@ -104,7 +104,7 @@ def add(lam, value, along_x, along_y, row0, col0, rx, ry, width):  # pragma: no 
             out[col0 + k] += value[first + k] + qx * along_x[first + k] + qy * along_y[first + k]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def cut(out, image, row0, col0, width):  # pragma: no cover - compiled
     """A window of an image, flat."""
     for row in range(width):
@@ -113,7 +113,7 @@ def cut(out, image, row0, col0, width):  # pragma: no cover - compiled
             out[first + k] = line[col0 + k]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def surprise(weight, inverse, lam, frame, good, floor, pad):  # pragma: no cover - compiled
     """``(n - λ)/v`` and ``1/v`` of the good pixels inside the frame; returns Pearson's Σ (n - λ)²/v.
 
@@ -135,13 +135,13 @@ def surprise(weight, inverse, lam, frame, good, floor, pad):  # pragma: no cover
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def on_detector(x, y, radius, ny, nx):  # pragma: no cover - compiled
     """Whether any part of a disk is inside the frame."""
     return -radius < x < nx - 1 + radius and -radius < y < ny - 1 + radius
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def evaluate(
     frames,
     good,
@@ -245,7 +245,7 @@ def evaluate(
                     gram[n, g, other, b] = gram[n, g, b, other]
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@kernel(fastmath=True)
 def draw(
     out, table, margin, templates, radius, reflections, coef, transform, centre, amount, reference
 ):  # pragma: no cover - compiled

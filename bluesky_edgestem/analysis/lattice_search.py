@@ -8,8 +8,9 @@ is known less well from squares.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from .kernels import kernel
 
 
 def symmetry(vectors: np.ndarray, tolerance: float = 0.04) -> int:
@@ -30,7 +31,7 @@ def angles(fold: int, radius: float, reach: float) -> np.ndarray:
     return np.concatenate([[0.0], np.stack([each, -each], 1).ravel()])[:-1]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _score(sums, reflections, m, cx, cy, half):  # pragma: no cover - compiled
     ny, nx = sums.shape[0] - 1, sums.shape[1] - 1
     total = 0.0
@@ -45,7 +46,7 @@ def _score(sums, reflections, m, cx, cy, half):  # pragma: no cover - compiled
     return total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def search(
     frames, good, reflections, turns, centre, half, spacing, reach, transform, found
 ):  # pragma: no cover - compiled
