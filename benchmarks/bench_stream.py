@@ -492,7 +492,7 @@ def since(seen: list[tuple[float, int]], frames: int) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Rates of the detector's stream, beside libertem-live.")
-    parser.add_argument("--frames", type=int, default=20_000, help="in a timed series (%(default)s)")
+    parser.add_argument("--frames", type=int, default=60_000, help="in a timed series, a second of it (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
     parser.add_argument("--long", type=int, default=100_000, help="frames of the series for memory (%(default)s)")
     options = parser.parse_args()
