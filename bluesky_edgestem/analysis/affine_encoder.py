@@ -121,6 +121,7 @@ def encode(
     background,
     covariance,
     misfit,
+    scatter,
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
@@ -128,7 +129,9 @@ def encode(
     in the mean pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it,
     `back_known` (t,), the background; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
     the electrons.
-    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6) and `misfit` (n,).
+    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,), and
+    `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
+    noise explains.
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[2]
@@ -157,6 +160,7 @@ def encode(
                 dose += frames[n, row, k] * good[row, k]
         covariance[n] = np.nan
         misfit[n] = np.nan
+        scatter[n] = np.nan
         if dose <= 0:
             continue
         codes[n] = 0
@@ -183,6 +187,7 @@ def encode(
             misfit[n] = surprise(weight, inverse, lam, frames[n], good, floor, pad)
             matrix[:] = 0
             score[:] = 0
+            away, freedom = 0.0, -6.0 - count
             squares[:] = 0
             matrix[6, 6] = back_known[t] * dose
             score[6] = dose * _background_sum(weight, table, cx - beam[0], cy - beam[1], margin, pad)
@@ -209,6 +214,10 @@ def encode(
                     score[7 + k] += local[k] * dose
                 j = known[t, g]
                 xx, xy, yy = p * p * dose * j[0, 0], p * p * dose * j[1, 0], p * p * dose * j[1, 1]
+                det = xx * yy - xy * xy
+                if det > 0:
+                    away += (sx * sx * yy - 2 * sx * sy * xy + sy * sy * xx) / det
+                    freedom += 2
                 squares[0] += gx * gx * xx
                 squares[1] += gx * gy * xx
                 squares[2] += gy * gy * xx
@@ -278,3 +287,4 @@ def encode(
                 break
         if solvable:
             covariance[n] = solved[:6, :6]
+            scatter[n] = away / max(freedom, 1.0)

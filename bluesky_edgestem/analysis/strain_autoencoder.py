@@ -74,6 +74,7 @@ class StrainAutoencoder:
         self._information: dict[int, tuple] = {}
         self.stretch: float = 1.0  #: of the covariance that counting noise alone would make
         self.floor: np.ndarray = np.zeros((4, 4))  #: covariance of the map that no dose takes away
+        self.scatter: float = 1.0  #: that of single disks about the lattice, squared, in patterns that the base makes
 
     @property
     def base_vectors(self) -> np.ndarray:
@@ -165,14 +166,16 @@ class StrainAutoencoder:
         """Close the cycle: patterns made of readings, with noise, are read again; the readings must return."""
         at, part = learned.estimates, np.unique(np.linspace(0, len(learned.misfit) - 1, 192).astype(int))
         drawn = learned.base.draw(at.transform[part], at.centre[part], learned.codes[part], at.background[part])
-        excess = []
+        excess, usual = [], []
         for fewer in (1, 10):
             frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
-            transform, _, covariance, _ = self._encoded(learned.base, frames)
+            transform, _, covariance, _, scatter = self._encoded(learned.base, frames)
+            usual.append(np.nanmedian(scatter))
             error = (transform - at.transform[part]).reshape(-1, 4)
             z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
             excess.append(np.nanmedian(z2) / 0.4549)  # the median of a squared standard normal
         self.stretch = float(max(1.0, np.mean(excess)))
+        self.scatter = float(max(usual))
         self.floor = learned.fill_error
         self.report |= {"stretch": self.stretch, "floor": np.sqrt(np.diag(self.floor)).tolist()}
 
@@ -209,8 +212,10 @@ class StrainAutoencoder:
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
         dose = frames.sum((1, 2), dtype=float)
-        transform, centre, covariance, misfit = self._encoded(base, frames)
-        covariance = covariance * self.stretch
+        transform, centre, covariance, misfit, scatter = self._encoded(base, frames)
+        # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
+        disagreement = np.maximum(scatter / self.scatter, 1.0)
+        covariance = covariance * (self.stretch * disagreement)[:, None, None]
         flagged = self._flags(base, frames, dose, transform, centre, covariance, misfit)
         known = flagged == ""
         transform = np.where(known[:, None, None], transform, np.eye(2))
@@ -234,15 +239,15 @@ class StrainAutoencoder:
         columns = zip(*(self._information[step] for step in steps), strict=True)
         return KnownInformation(*(np.stack(column) for column in columns)), which
 
-    def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6) and misfit (n,) of frames, all processors at work."""
+    def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), misfit (n,) and scatter (n,), all processors at work."""
         parts = np.array_split(np.arange(len(frames)), min(_threads(), len(frames)))
         with ThreadPoolExecutor(len(parts)) as pool:
             found = list(pool.map(lambda part: search(base, frames[part]), parts))
             transform, centre = (np.concatenate(column) for column in zip(*found, strict=True))
             known, which = self._known(base, transform)
             codes = np.zeros((len(frames), len(base.fills)))
-            background, misfit = np.zeros(len(frames)), np.zeros(len(frames))
+            background, misfit, scatter = (np.zeros(len(frames)) for _ in range(3))
             covariance = np.zeros((len(frames), 6, 6))
 
             def encode_part(part: np.ndarray) -> None:
@@ -251,11 +256,11 @@ class StrainAutoencoder:
                     frames[p], base.good, base.background_table, MARGIN, base.beam, base.aperture.templates,
                     base.aperture.radius, base.reflections, known.fills, known.local, known.place, known.level,
                     known.background, which[p], base.background.share, base.background.spread, transform[p],
-                    centre[p], codes[p], background[p], covariance[p], misfit[p],
+                    centre[p], codes[p], background[p], covariance[p], misfit[p], scatter[p],
                 )  # fmt: skip
 
             list(pool.map(encode_part, parts))
-        return transform, centre, covariance, misfit / base.good.sum()
+        return transform, centre, covariance, misfit / base.good.sum(), scatter
 
     def _flags(self, base, frames, dose, transform, centre, covariance, misfit) -> np.ndarray:
         flagged = np.full(len(frames), "", dtype=object)
@@ -289,7 +294,7 @@ class StrainAutoencoder:
     def save(self, path: Path) -> None:
         """Write what was learned, under a checksum."""
         facts: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}
-        facts |= {"stretch": self.stretch, "floor": self.floor.tolist()}
+        facts |= {"stretch": self.stretch, "floor": self.floor.tolist(), "scatter": self.scatter}
         arrays: dict[str, np.ndarray] = {}
         if (base := self.base) is not None:
             facts |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
@@ -310,6 +315,7 @@ class StrainAutoencoder:
         network = cls()
         network.converged, network.why, network.report = facts["converged"], facts["why"], facts["report"]
         network.stretch, network.floor = facts["stretch"], np.array(facts["floor"])
+        network.scatter = facts["scatter"]
         if arrays:
             ny, nx = arrays["good"].shape
             aperture, background = Aperture(**facts["aperture"]), Background(**facts["background"])
