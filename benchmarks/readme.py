@@ -285,6 +285,84 @@ ROWS = (
         )
         for pixels, asked in ((128, 0.15), (256, 0.4))
     ),
+    *(
+        Row(
+            f"Crystal network, {material}, {dose} electrons, held-out conditions: strain RMS ± sd over seeds (worst);"
+            " worst component: over the Cramér–Rao bound, its scatter alone over it",
+            "",
+            "networks",
+            f"{{{material}[{dose}][strain][all]:.2%}} ± {{{material}[{dose}][strain][sd]:.2%}}"
+            f" ({{{material}[{dose}][strain][worst]:.2%}}); {{{material}[{dose}][ratio_worst]:.1f}},"
+            f" {{{material}[{dose}][scatter_ratio_worst]:.1f}}",
+        )
+        for material in ("Si", "SrTiO3")
+        for dose in ("1e4", "1e5")
+    ),
+    *(
+        Row(
+            f"the same, {material}, exx, eyy, exy at 1e5: bias; scatter; bound",
+            "",
+            "networks",
+            "; ".join(
+                ", ".join(f"{{{material}[1e5][{part}][{c}]:.2%}}" for c in COMPONENTS[:3])
+                for part in ("bias", "scatter", "bound")
+            ),
+        )
+        for material in ("Si", "SrTiO3")
+    ),
+    *(
+        Row(
+            f"the same, {material}, 1e4 / 1e5: 95 % intervals of strain cover, of thickness; material right; flagged"
+            " and left out",
+            "",
+            "networks",
+            "; ".join(
+                f"{{{material}[1e4][{share}]:.1%}} / {{{material}[1e5][{share}]:.1%}}"
+                for share in ("coverage", "thickness_coverage", "material_right", "flagged")
+            ),
+        )
+        for material in ("Si", "SrTiO3")
+    ),
+    Row(
+        "the same, thickness RMS ± sd over seeds at 1e5 electrons: Si, SrTiO3",
+        "",
+        "networks",
+        "{Si[1e5][thickness][all]:.1f} ± {Si[1e5][thickness][sd]:.1f},"
+        " {SrTiO3[1e5][thickness][all]:.1f} ± {SrTiO3[1e5][thickness][sd]:.1f} nm",
+    ),
+    *(
+        Row(
+            f"Crystals that no training had, {dose} electrons, area under the ROC: all; Au, NaCl, GaAs"
+            " (of log-odds alone)",
+            "≥ 0.95",
+            "networks",
+            f"{{foreign[{dose}][auroc][all]:.2f}}; "
+            + ", ".join(f"{{foreign[{dose}][auroc][{name}]:.2f}}" for name in ("Au", "NaCl", "GaAs"))
+            + f" ({{foreign[{dose}][auroc of log-odds alone][all]:.2f}})",
+        )
+        for dose in ("1e4", "1e5")
+    ),
+    Row(
+        "the same, flagged at 1e5 electrons: Au, NaCl, GaAs; of the network's own",
+        "",
+        "networks",
+        "{foreign[1e5][flagged][Au]:.0%}, {foreign[1e5][flagged][NaCl]:.0%}, {foreign[1e5][flagged][GaAs]:.0%};"
+        " {foreign[1e5][flagged][own]:.0%}",
+    ),
+    Row(
+        "Crystal network: time a pattern of 128 px on the CPU, 1 and 2 threads",
+        "",
+        "networks",
+        "{ms_per_pattern[1 thread]:.0f} and {ms_per_pattern[2 threads]:.0f} ms",
+    ),
+    Row(
+        "Crystal network in bfloat16 against float32: places, RMS (worst); strain, RMS; time a pattern and material",
+        "",
+        "networks",
+        "{bfloat16[place_px][rms]:.4f} ({bfloat16[place_px][worst]:.4f}) px; {bfloat16[strain][rms]:.1e};"
+        " {bfloat16[ms_per_pattern][bfloat16]:.1f} of {bfloat16[ms_per_pattern][float32]:.1f} ms"
+        " on {bfloat16[device]}",
+    ),
     Row("`import bluesky_edgestem`, median", "≤ 0.5 s", "import", "{import[median_s]:.2f} s"),
     Row("`edgestem --help`, median", "≤ 0.5 s", "import", "{help[median_s]:.2f} s"),
 )
