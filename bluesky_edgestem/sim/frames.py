@@ -116,5 +116,6 @@ class Renderer:
         return self._executor.submit(_render, position, dose, optics, (self.seed, number))
 
     def close(self) -> None:
-        """End the workers; frames under way are dropped."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """End the workers, which finish the frame that they are at; those that wait are dropped."""
+        # Not waiting, the interpreter's end wakes the pool's thread over a pipe that this thread may have closed.
+        self._executor.shutdown(wait=True, cancel_futures=True)
