@@ -59,6 +59,7 @@ class Wire:
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = f"tcp://127.0.0.1:{port}"
         self._executor = ThreadPoolExecutor(1)
+        self._stop = threading.Event()
 
     def image(self, number: int, dtype: str = "uint16") -> np.ndarray:
         """Image `number`: no other is like it."""
@@ -86,7 +87,7 @@ class Wire:
     def record(self, path: Path, **options: object) -> Future[Recording]:
         """Begin to record; returns once the receiver is connected."""
         patient = {"timeout": PATIENCE, "start_timeout": PATIENCE}
-        settings = {"protocol": self.protocol, "grace": 0.2, **patient, **options}
+        settings = {"protocol": self.protocol, "grace": 0.2, "stop": self._stop, **patient, **options}
         monitor = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         future = self._executor.submit(record, self.address, path, **settings)
         for _ in range(int(settings.get("workers", 1))):
@@ -97,7 +98,8 @@ class Wire:
         return future
 
     def close(self) -> None:
-        """End."""
+        """End, also of a recording whose test has failed: one that has no frame yet would wait for ever."""
+        self._stop.set()
         self._executor.shutdown()
         self.socket.close(0)
 

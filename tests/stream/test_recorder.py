@@ -281,7 +281,7 @@ def test_a_header_without_detail_and_a_count_that_nobody_knows(make_wire: Callab
 
 def test_two_thresholds(make_wire: Callable, tmp_path: Path) -> None:
     wire = make_wire("v2")
-    names = wire.messages.channels = ["threshold_1", "threshold_2"]
+    names = wire.messages.channels = ("threshold_1", "threshold_2")
     future = wire.record(tmp_path / "run.h5")
     wire.start(frames=3)
     for number in range(3):
