@@ -14,8 +14,11 @@ from .kernels import kernel
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
-#: Steps at most, and the motion of the farthest disk with which they end [pixels].
-_MOST_STEPS, _AT_REST = 8, 0.05
+#: Codes, which are of order one, change by no more than this in one step.
+_STRANGEST = 1.0
+#: Steps at most, and what a last step promises of the log-likelihood: all is then within a fifth of its standard
+#: deviation of where it is most likely.
+_MOST_STEPS, _AT_REST = 24, 0.1
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
@@ -261,10 +264,12 @@ def encode(
             solvable = _inverse(matrix, solved, scale)
             if not solvable:
                 break
+            gain = 0.0
             for i in range(total):
                 step[i] = 0
                 for k in range(total):
                     step[i] += solved[i, k] * score[k]
+                gain += 0.5 * step[i] * score[i]
             far = 1e-12
             for g in range(n_disks):
                 if seen[g]:
@@ -272,7 +277,10 @@ def encode(
                     far = max(
                         far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5])
                     )
-            part_taken = min(1.0, _FARTHEST / far)
+            strange = 1e-12
+            for k in range(1, count):
+                strange = max(strange, abs(step[7 + k]))
+            part_taken = min(1.0, _FARTHEST / far, _STRANGEST / strange)
             transform[n, 0, 0] += part_taken * step[0]
             transform[n, 0, 1] += part_taken * step[1]
             transform[n, 1, 0] += part_taken * step[2]
@@ -283,7 +291,7 @@ def encode(
             for k in range(count):
                 codes[n, k] += part_taken * step[7 + k]
             codes[n, 0] = max(codes[n, 0], 1e-3)
-            if turn >= len(FLOORS) - 1 and far < _AT_REST:
+            if turn >= len(FLOORS) - 1 and gain < _AT_REST:
                 break
         if solvable:
             covariance[n] = solved[:6, :6]

@@ -84,9 +84,15 @@ class BasePattern:
 
     def draw(self, transform: np.ndarray, centre: np.ndarray, codes: np.ndarray, background: np.ndarray) -> np.ndarray:
         """Expected counts (n, ny, nx) float32 of maps (n, 2, 2), beams (n, 2), codes (n, K + 1), background (n,)."""
-        out = np.empty((len(codes), *self.shape), np.float32)
+        return self.draw_filled(transform, centre, self.coefficients(transform, codes), background)
+
+    def draw_filled(
+        self, transform: np.ndarray, centre: np.ndarray, fills: np.ndarray, background: np.ndarray
+    ) -> np.ndarray:
+        """The same of disks that are filled (n, g, b) [counts] as they may be."""
+        out = np.empty((len(fills), *self.shape), np.float32)
         disk_kernels.draw(
             out, self.background_table, MARGIN, self.aperture.templates, self.aperture.radius, self.reflections,
-            self.coefficients(transform, codes), transform, centre, background, self.beam,
+            fills.astype(np.float32), transform, centre, background, self.beam,
         )  # fmt: skip
         return out

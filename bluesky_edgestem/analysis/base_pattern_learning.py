@@ -16,7 +16,7 @@ import numpy as np
 from . import lattice_search
 from .base_pattern import Background, BasePattern, rotation_of
 from .disk_aperture import Aperture, turning
-from .disk_scoring import Estimates, Scores, coded_step, evaluate, free_step
+from .disk_scoring import Estimates, Scores, coded_step, design, evaluate, free_step, place_information
 from .lattice_discovery import FoundLattice
 
 #: Principal components this much above the edge of noise are kept as modes, and how many at most.
@@ -25,8 +25,8 @@ _FREE_STEPS, _ROUNDS = 6, 6
 #: Errors of fills move disks by this many times the variance that counting noise alone would make: what disks hold
 #: beyond the modes counts, too. From simulated specimens with disks of 6 pixels.
 _FILL_ERROR = 6.0
-#: Frames that the aperture is fitted to.
-_FEW = 32
+#: Frames that the aperture is fitted to, and what is expected at least there, over a frame's mean.
+_FEW, _LEAST_EXPECTED = 32, 0.01
 
 
 @dataclass(frozen=True)
@@ -121,26 +121,49 @@ def _background(base: BasePattern, frames: np.ndarray, at: Estimates) -> tuple[B
     return replace(fitted, share=max(share, 1e-4), spread=float(np.clip(spread, 0.1, 1.0))), amount
 
 
+def _brightest(base: BasePattern, at: Estimates, fills: np.ndarray) -> np.ndarray:
+    """Pixels (n, ny, nx) at and around the brightest disks, which hold half of the electrons between them."""
+    level = fills[:, :, 0].mean(0)
+    order = np.argsort(-level)
+    some = order[: 1 + np.searchsorted(np.cumsum(np.maximum(level[order], 0)), level.clip(0).sum() / 2)]
+    places = at.centre[:, None] + np.einsum("nij,gj->ngi", at.transform, base.reflections[some])
+    y, x = np.indices(base.shape)
+    near = np.zeros((len(fills), *base.shape), bool)
+    for n, frame in enumerate(places):
+        for px, py in frame:
+            near[n] |= (x - px) ** 2 + (y - py) ** 2 < (base.aperture.half + 1) ** 2
+    return near
+
+
 def _fit_aperture(
     base: BasePattern, frames: np.ndarray, at: Estimates, fills: np.ndarray, prior: tuple[np.ndarray, np.ndarray]
 ) -> Aperture:
-    """Radius and spread that fit best."""
+    """Radius and spread that make the counts of the brightest disks most likely, with fills of half of them.
+
+    Fills of all would fit noise, and the sharper the disks the better; the half that they do not know takes that back.
+    Pearson's statistic would not do: of few counts it is the less, the more is expected around the disks.
+    """
     from scipy.optimize import minimize
 
     degree = base.aperture.degree
+    half = np.random.default_rng(0).binomial(frames, 0.5).astype(frames.dtype)
+    start = replace(at, background=at.background / 2, dose=at.dose / 2)
+    least = _LEAST_EXPECTED * frames.mean((1, 2), keepdims=True)
+    counted = base.good * _brightest(base, at, fills)
 
     def cost(p):
         aperture = Aperture(float(np.clip(p[0], 1.5, None)), float(np.clip(p[1], 0.05, 3.0)), degree)
-        trial, moved, filled = replace(base, aperture=aperture), at, fills
+        trial, moved, filled = replace(base, aperture=aperture), start, fills
         for _ in range(2):
-            moved, filled, _, scores = free_step(trial, frames, moved, filled, *prior)
-        scores = evaluate(trial, frames, moved, filled * at.dose[:, None, None])
-        return float(scores.misfit.mean())
+            moved, filled, _, _ = free_step(trial, half, moved, filled, *prior)
+        drawn = trial.draw_filled(moved.transform, moved.centre, filled * at.dose[:, None, None], at.background)
+        expected = np.maximum(drawn, least)
+        return float((counted * (expected - frames * np.log(expected))).sum(dtype=float) / len(frames))
 
-    start = np.array([base.aperture.radius, base.aperture.spread])
-    simplex = start + np.array([[0, 0], [0.25, 0.0], [0.0, 0.3]])
+    known = np.array([base.aperture.radius, base.aperture.spread])
+    simplex = known + np.array([[0, 0], [0.25, 0.0], [0.0, 0.3]])
     best = minimize(
-        cost, start, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 0.01, "maxfev": 30}
+        cost, known, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 0.01, "maxfev": 30}
     ).x
     return Aperture(float(max(best[0], 1.5)), float(np.clip(best[1], 0.05, 3.0)), degree)
 
@@ -175,15 +198,20 @@ def _modes(base: BasePattern, at: Estimates, fills: np.ndarray, scores: Scores) 
 
 def _improved(
     base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray, covariance: np.ndarray
-) -> BasePattern:
-    """The base pattern with fills that make the frames more likely, over what is known of the codes."""
+) -> tuple[BasePattern, Estimates]:
+    """Fills that make the frames more likely, over what is known of the codes, and maps that go with them.
+
+    Fills can take up most of what a deformation common to all maps does, and in turns neither would move: the two are
+    found together.
+    """
     scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
-    turns = _turns(base, at)
+    turns, m = _turns(base, at), at.transform
     count, disks, functions = base.fills.shape
     known = covariance[:, 7:, 7:]
     second = (np.einsum("nk,nl->nkl", codes, codes) + known).reshape(len(at), -1)
     normal = np.empty((disks, count * functions, count * functions))
     right = np.empty((disks, count, functions))
+    cross = np.empty((disks, 2, count * functions))
     for g in range(disks):
         gram = turns.transpose(0, 2, 1) @ scores.gram[:, g].astype(float) @ turns
         blocks = (second.T @ gram.reshape(len(at), -1)).reshape(count, count, functions, functions)
@@ -191,12 +219,24 @@ def _improved(
         right[g] = codes.T @ np.einsum("nb,nba->na", scores.moments[:, g].astype(float), turns)
         fills = np.einsum("nkl,lb->nkb", known, base.fills[:, g])
         right[g] -= np.einsum("nab,nkb->ka", gram, fills)
+        by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float) @ turns
+        cross[g] = np.einsum("nib,nk->ikb", by_place, codes).reshape(2, -1)
     scale = np.sqrt(np.maximum(np.einsum("gii->gi", normal), 1e-30))
     # Directions of which nothing is known stay as they are.
     scaled = normal / scale[:, :, None] / scale[:, None] + 1e-4 * np.eye(count * functions)
-    step = np.linalg.solve(scaled, (right.reshape(disks, -1) / scale)[..., None])[..., 0] / scale
-    step[~scores.seen.any(0)] = 0
-    return replace(base, fills=base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2))
+    both = np.concatenate([right.reshape(disks, -1, 1), cross.transpose(0, 2, 1)], 2)
+    both = np.linalg.solve(scaled, both / scale[..., None]) / scale[..., None]
+    seen = scores.seen.any(0)
+    both[~seen] = 0
+    place, push = place_information(scores), scores.place_score
+    place = np.einsum("nxi,ngxy,nyj->gij", m, place, m, optimize=True) - cross @ both[..., 1:]
+    push = np.einsum("nxi,ngx->gi", m, push) - (cross @ both[..., :1])[..., 0]
+    places = design(base.reflections)[:, :, :4]
+    information = np.einsum("gia,gij,gjb->ab", places[seen], place[seen], places[seen], optimize=True)
+    common = np.linalg.solve(information, np.einsum("gia,gi->a", places[seen], push[seen]))
+    step = both[..., 0] - (both[..., 1:] @ (places @ common)[..., None])[..., 0]
+    improved = replace(base, fills=base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2))
+    return improved, replace(at, transform=m @ (np.eye(2) + common.reshape(2, 2)))
 
 
 def _standardised(base: BasePattern, codes: np.ndarray) -> tuple[BasePattern, np.ndarray]:
@@ -255,7 +295,7 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
         before = at
         for _ in range(2):
             at, codes, covariance, scores = coded_step(base, frames, at, codes)
-        base = _improved(base, frames, at, codes, covariance)
+        base, at = _improved(base, frames, at, codes, covariance)
         base, codes = _standardised(base, codes)
         change = (at.transform - before.transform).reshape(-1, 4)
         restless = float(np.sqrt((change**2 / np.einsum("nii->ni", covariance[:, :4, :4])).mean()))

@@ -98,7 +98,8 @@ def _moved(at: Estimates, step: np.ndarray, places: np.ndarray) -> tuple[Estimat
     return moved, part
 
 
-def _place_information(scores: Scores) -> np.ndarray:
+def place_information(scores: Scores) -> np.ndarray:
+    """Fisher information (n, g, 2, 2) of the disks' places."""
     p = scores.place_info
     return np.stack([np.stack([p[..., 0], p[..., 1]], -1), np.stack([p[..., 1], p[..., 2]], -1)], -2)
 
@@ -126,7 +127,7 @@ def free_step(
     cross = scores.cross[:, :, :2] * dose[..., None]
     both = np.linalg.solve(gram, np.concatenate([cross.transpose(0, 1, 3, 2), moments[..., None]], -1))
     places = design(base.reflections)
-    left = _place_information(scores) - cross @ both[..., :2]
+    left = place_information(scores) - cross @ both[..., :2]
     push = scores.place_score - (cross @ both[..., 2:])[..., 0]
     information = np.einsum("gia,ngij,gjb->nab", places, left, places, optimize=True)
     step, covariance = _solved(information, np.einsum("gia,ngi->na", places, push))
@@ -150,7 +151,7 @@ def coded_step(
     n, count = codes.shape
     information, score = np.zeros((n, 7 + count, 7 + count)), np.zeros((n, 7 + count))
     places = design(base.reflections)
-    information[:, :6, :6] = np.einsum("gia,ngij,gjb->nab", places, _place_information(scores), places, optimize=True)
+    information[:, :6, :6] = np.einsum("gia,ngij,gjb->nab", places, place_information(scores), places, optimize=True)
     information[:, :6, 6] = np.einsum("gia,ngi->na", places, scores.place_info[..., 3:5])
     information[:, 6, 6] = scores.back_info
     score[:, :6] = np.einsum("gia,ngi->na", places, scores.place_score)
@@ -206,7 +207,7 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     scores = evaluate(base, drawn, at, base.coefficients(turned, mean))
     a = fills.astype(float)
     local = np.zeros((*scores.place_score.shape[:2], 3 + count, 3 + count))
-    local[:, :, :2, :2] = _place_information(scores) / electrons
+    local[:, :, :2, :2] = place_information(scores) / electrons
     local[:, :, :2, 2] = scores.place_info[..., 3:5]
     local[:, :, :2, 3:] = np.einsum("tgib,tkgb->tgik", scores.cross[:, :, :2], a)
     local[:, :, 2, 3:] = np.einsum("tgb,tkgb->tgk", scores.cross[:, :, 2], a) * electrons

@@ -31,6 +31,8 @@ from .pixel_defects import good_pixels
 _FRAMES, _BLOCK = 768, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
+#: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found.
+_NO_LATTICE = 10.0
 #: Standard deviation of the map's entries where nothing is known.
 _UNKNOWN = 1.0
 
@@ -216,7 +218,7 @@ class StrainAutoencoder:
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
-        flagged = self._flags(base, frames, dose, transform, centre, covariance, misfit)
+        flagged = self._flags(base, frames, dose, transform, centre, covariance, misfit, disagreement)
         known = flagged == ""
         transform = np.where(known[:, None, None], transform, np.eye(2))
         cov = np.where(known[:, None, None], covariance[:, :4, :4] + self.floor, _UNKNOWN**2 * np.eye(4))
@@ -262,7 +264,7 @@ class StrainAutoencoder:
             list(pool.map(encode_part, parts))
         return transform, centre, covariance, misfit / base.good.sum(), scatter
 
-    def _flags(self, base, frames, dose, transform, centre, covariance, misfit) -> np.ndarray:
+    def _flags(self, base, frames, dose, transform, centre, covariance, misfit, disagreement) -> np.ndarray:
         flagged = np.full(len(frames), "", dtype=object)
 
         def flag(where: np.ndarray, reason: Callable[[int], str]) -> None:
@@ -288,6 +290,10 @@ class StrainAutoencoder:
         usual, learned = self.report["misfit"], self.report["dose"]
         allowed = 1.3 + max(usual - 1, 0.05) * 3 * np.maximum(dose / learned, 1)
         flag(misfit > allowed, lambda i: f"not a pattern of this scan: {misfit[i]:.1f} times its noise is unexplained")
+        flag(
+            disagreement > _NO_LATTICE,
+            lambda i: f"disks on no lattice: they are {np.sqrt(disagreement[i]):.1f} times as far from one as usual",
+        )
         flag(sd > 0.05, lambda i: f"too few electrons to find the lattice: {dose[i]:.0f} in the frame")
         return flagged
 

@@ -62,6 +62,22 @@ def test_it_finds_disks_and_lattice_by_itself(network):
     assert np.linalg.norm(network.base_vectors, axis=1) == pytest.approx([length, length], rel=0.02)
 
 
+def test_it_finds_the_detectors_point_spread(network):
+    # A disk's edge of 10⁴ electrons tells it to some hundredths of a pixel.
+    assert network.report["point_spread_px"] == pytest.approx(OPTICS.psf_px, abs=0.05)
+
+
+def test_its_lattice_is_the_crystals_not_only_alike_in_all_frames(network, held_out):
+    seen, truth, _ = held_out
+    readings = network.read(np.random.default_rng(7).poisson(1e5 * seen).astype(np.uint16))
+    found = network.base_vectors @ readings.transform.transpose(0, 2, 1)
+    true = np.eye(2) / 3.905 / OPTICS.pixel_reciprocal @ truth.transpose(0, 2, 1)
+    index = np.rint(found @ np.linalg.inv(true))
+    offset = (np.linalg.solve(index @ true, found) - np.eye(2)).mean(0)
+    # Of the fills learned from 144 frames; what is known of them is of this size.
+    assert np.abs(offset) == pytest.approx(np.zeros((2, 2)), abs=6e-4)
+
+
 # 0.15 % and 0.06 % are 1.5 times the root mean square errors here, which is near what counting noise leaves.
 @pytest.mark.parametrize(("dose", "limit"), [(1e4, 0.0036), (1e5, 0.0015)])
 def test_strain_of_patterns_it_did_not_see(network, held_out, dose, limit):
@@ -159,6 +175,9 @@ def test_disks_that_agree_on_no_lattice_make_it_less_sure(network, held_out):
     # Of some twenty disks: the mean of forty squared normal numbers is within 0.6 of 1 for 99 %.
     assert np.median(whole) / network.scatter == pytest.approx(1, abs=0.3)
     assert np.median(apart) / network.scatter > 2
+    far = np.where(torn != patterns, np.roll(patterns, 2, axis=1), patterns)  # two pixels too high: no lattice at all
+    readings = network.read(rng.poisson(1e5 * far).astype(np.uint16))
+    assert all("disks on no lattice" in why or "not a pattern of this scan" in why for why in readings.flagged)
 
 
 def test_weights_read_back_read_the_same(network, held_out, tmp_path):
