@@ -14,8 +14,8 @@ from .kernels import kernel
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
-#: Codes, which are of order one, change by no more than this in one step.
-_STRANGEST = 1.0
+#: Brightness and codes, which are of order one, change by no more than this in one step.
+_BRIGHTER, _STRANGER = 0.1, 0.5
 #: Steps at most, and what a last step promises of the log-likelihood: all is then within a fifth of its standard
 #: deviation of where it is most likely.
 _MOST_STEPS, _AT_REST = 24, 0.1
@@ -277,10 +277,7 @@ def encode(
                     far = max(
                         far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5])
                     )
-            strange = 1e-12
-            for k in range(1, count):
-                strange = max(strange, abs(step[7 + k]))
-            part_taken = min(1.0, _FARTHEST / far, _STRANGEST / strange)
+            part_taken = min(1.0, _FARTHEST / far)
             transform[n, 0, 0] += part_taken * step[0]
             transform[n, 0, 1] += part_taken * step[1]
             transform[n, 1, 0] += part_taken * step[2]
@@ -289,7 +286,8 @@ def encode(
             centre[n, 1] += part_taken * step[5]
             background[n] = max(background[n] + part_taken * step[6], 0.0)
             for k in range(count):
-                codes[n, k] += part_taken * step[7 + k]
+                most = _BRIGHTER if k == 0 else _STRANGER
+                codes[n, k] += min(max(part_taken * step[7 + k], -most), most)
             codes[n, 0] = max(codes[n, 0], 1e-3)
             if turn >= len(FLOORS) - 1 and gain < _AT_REST:
                 break

@@ -64,9 +64,8 @@ def search(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarra
     inner = base.reflections[np.linalg.norm(base.reflections, axis=1) < reach - 1.2 * radius - a / 3]
     turns = lattice_search.angles(lattice_search.symmetry(base.vectors), radius, reach)
     transform, centre = np.empty((len(frames), 2, 2)), np.empty((len(frames), 2))
-    lattice_search.search(
-        frames, base.good, inner, turns, base.beam, max(round(0.6 * radius), 1), a, reach, transform, centre
-    )
+    half, wide = max(round(0.6 * radius), 1), max(round(0.9 * radius), 2)
+    lattice_search.search(frames, base.good, inner, turns, base.beam, half, wide, a, reach, transform, centre)
     return transform, centre
 
 

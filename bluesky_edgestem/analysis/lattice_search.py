@@ -2,8 +2,9 @@
 
 A site counts by the square root of the electrons in a square inside its disk, which weighs bright and dim disks alike.
 The best rotation is sought over all that the lattice's symmetry leaves; around it, rotation and the beam's place by a
-pattern search. Strain is left to what comes after: one of 2 % moves the outermost disks by less than their radius, and
-is known less well from squares.
+pattern search, and once more with squares as wide as the disks, which lose counts as soon as a disk is off. Strain is
+left to what comes after: one of 2 % moves the outermost disks by less than their radius, and what fills the disks moves
+squares as much.
 """
 
 from __future__ import annotations
@@ -47,14 +48,37 @@ def _score(sums, reflections, m, cx, cy, half):  # pragma: no cover - compiled
 
 
 @kernel(fastmath=True)
+def _climb(sums, reflections, m, trial, half, reach, step):  # pragma: no cover - compiled
+    """Move map and beam `m` (6,) to where the score is highest, by steps of beam and rotation [pixels at `reach`]."""
+    best = _score(sums, reflections, m, m[4], m[5], half)
+    for _ in range(4):
+        for _ in range(2):
+            for kind in range(3):
+                for sign in (-1.0, 1.0):
+                    move = sign * step
+                    trial[:] = m
+                    if kind == 2:
+                        e = move / reach
+                        trial[0], trial[1] = m[0] - e * m[2], m[1] - e * m[3]
+                        trial[2], trial[3] = m[2] + e * m[0], m[3] + e * m[1]
+                    else:
+                        trial[4 + kind] += move
+                    score = _score(sums, reflections, trial, trial[4], trial[5], half)
+                    if score > best:
+                        best = score
+                        m[:] = trial
+        step *= 0.5
+
+
+@kernel(fastmath=True)
 def search(
-    frames, good, reflections, turns, centre, half, spacing, reach, transform, found
+    frames, good, reflections, turns, centre, half, wide, spacing, reach, transform, found
 ):  # pragma: no cover - compiled
     """Find the lattice in frames (n, ny, nx); fills `transform` (n, 2, 2) and `found` (n, 2).
 
     `reflections` (g, 2) are sites that stay in the frame in every rotation, `turns` (t,) the rotations to try [rad],
-    `centre` (2,) about where the beam is, `half` that of the squares, `spacing` the lattice's, `reach` the outermost
-    site's distance [pixels].
+    `centre` (2,) about where the beam is, `half` and `wide` half the squares' sides, `spacing` the lattice's, `reach`
+    the outermost site's distance [pixels].
     """
     n_frames, ny, nx = frames.shape
     sums = np.zeros((ny + 1, nx + 1), np.int64)
@@ -75,23 +99,7 @@ def search(
                 best = score
                 m[:4] = trial[:4]
         m[4], m[5] = centre[0], centre[1]
-        step = spacing / 6
-        for _ in range(4):
-            for _ in range(2):
-                for kind in range(3):
-                    for sign in (-1.0, 1.0):
-                        move = sign * step
-                        trial[:] = m
-                        if kind == 2:
-                            e = move / reach
-                            trial[0], trial[1] = m[0] - e * m[2], m[1] - e * m[3]
-                            trial[2], trial[3] = m[2] + e * m[0], m[3] + e * m[1]
-                        else:
-                            trial[4 + kind] += move
-                        score = _score(sums, reflections, trial, trial[4], trial[5], half)
-                        if score > best:
-                            best = score
-                            m[:] = trial
-            step *= 0.5
+        _climb(sums, reflections, m, trial, half, reach, spacing / 6)
+        _climb(sums, reflections, m, trial, wide, reach, spacing / 12)
         transform[n, 0, 0], transform[n, 0, 1], transform[n, 1, 0], transform[n, 1, 1] = m[0], m[1], m[2], m[3]
         found[n, 0], found[n, 1] = m[4], m[5]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables
+from bluesky_edgestem.analysis.base_pattern_learning import search
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 
@@ -76,6 +77,13 @@ def test_its_lattice_is_the_crystals_not_only_alike_in_all_frames(network, held_
     offset = (np.linalg.solve(index @ true, found) - np.eye(2)).mean(0)
     # Of the fills learned from 144 frames; what is known of them is of this size.
     assert np.abs(offset) == pytest.approx(np.zeros((2, 2)), abs=6e-4)
+
+
+def test_the_search_brings_the_beam_into_its_pixel(network, held_out):
+    seen, _, shift = held_out
+    _, centre = search(network.base, np.random.default_rng(8).poisson(1e5 * seen).astype(np.uint16))
+    # Places are whole pixels in it, and what fills the disks moves all of them a little.
+    assert np.quantile(np.abs(centre - (79 / 2 + shift)), 0.95) < 0.75
 
 
 # 0.15 % and 0.06 % are 1.5 times the root mean square errors here, which is near what counting noise leaves.
