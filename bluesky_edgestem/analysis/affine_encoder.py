@@ -15,8 +15,8 @@ from .kernels import kernel
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
 #: Brightness and codes, which are of order one, change by no more than this in one step.
-_BRIGHTER, _STRANGER = 0.1, 0.5
-#: Steps at most, and what a last step promises of the log-likelihood: all is then within a fifth of its standard
+_MOST_BRIGHTNESS, _MOST_CODE = 0.1, 0.5
+#: Steps at most, and what a last step promises of the log-likelihood: before it, too, all was within half a standard
 #: deviation of where it is most likely.
 _MOST_STEPS, _AT_REST = 24, 0.1
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
@@ -286,7 +286,7 @@ def encode(
             centre[n, 1] += part_taken * step[5]
             background[n] = max(background[n] + part_taken * step[6], 0.0)
             for k in range(count):
-                most = _BRIGHTER if k == 0 else _STRANGER
+                most = _MOST_BRIGHTNESS if k == 0 else _MOST_CODE
                 codes[n, k] += min(max(part_taken * step[7 + k], -most), most)
             codes[n, 0] = max(codes[n, 0], 1e-3)
             if turn >= len(FLOORS) - 1 and gain < _AT_REST:

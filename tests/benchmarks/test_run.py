@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import readme
+import run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def script(name: str) -> ModuleType:
-    """The module of ``benchmarks/NAME.py``, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up here
-    spec.loader.exec_module(module)
-    return module
-
-
-run = script("run")
-readme = script("readme")
 
 
 def test_the_last_line_is_the_result() -> None:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import strain_cases as cases
 
 from bluesky_edgestem.analysis import disk_tables
 from bluesky_edgestem.analysis.materials import material
 
-PATH = Path(__file__).parents[2] / "benchmarks/strain_cases.py"
-
-
-@pytest.fixture(scope="module")
-def cases():
-    spec = importlib.util.spec_from_file_location("benchmarks_strain_cases", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.mark.parametrize("seed", range(5))
-def test_specimens_keep_within_what_is_said_of_them(cases, seed):
+def test_specimens_keep_within_what_is_said_of_them(seed):
     for name, kind in cases.CASES.items():
         made = cases.draw_specimen(kind, seed)
         assert len(made) == kind.side**2
@@ -37,7 +22,7 @@ def test_specimens_keep_within_what_is_said_of_them(cases, seed):
         assert cases.TABLES[kind.material].layers[0] < 0.95 * made.layers.min() or kind.by_multislice, name
 
 
-def test_the_seed_settles_a_specimen_and_related_cases_share_it(cases):
+def test_the_seed_settles_a_specimen_and_related_cases_share_it():
     one, again = (cases.draw_specimen(cases.CASES["Si-256"], 3) for _ in range(2))
     assert np.array_equal(one.strain, again.strain)
     assert not np.array_equal(one.strain, cases.draw_specimen(cases.CASES["Si-256"], 4).strain)
@@ -46,7 +31,7 @@ def test_the_seed_settles_a_specimen_and_related_cases_share_it(cases):
     assert np.array_equal(one.mistilt_mrad, noisy.mistilt_mrad)
 
 
-def test_disks_lie_on_the_lattice_that_a_case_states(cases):
+def test_disks_lie_on_the_lattice_that_a_case_states():
     kind = cases.Kind("Si", 128, background=0.0, side=2, by_multislice=True)
     specimen = cases.draw_specimen(kind, 0)
     disks = disk_tables.compute("Si", 200.0, [48, 72], 6.0, step_mrad=1.0, g_max=0.5)

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import strain_cases as cases
+import strain_scores as scores
 
 from bluesky_edgestem.analysis.affine_readings import AffineReadings
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def scripts():
-    """The modules strain_cases and strain_scores; scripts find each other by their folder."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import strain_cases
-        import strain_scores
-
-        yield strain_cases, strain_scores
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def case(scripts):
-    cases, _ = scripts
+def case():
     kind = cases.CASES["grains-128"]
     specimen = cases.draw_specimen(kind, 1)
     n = len(specimen)
@@ -56,8 +39,7 @@ def moved(case, change):
     return case.reference @ np.linalg.inv(f)
 
 
-def test_bias_and_scatter_are_told_apart(scripts, case):
-    _, scores = scripts
+def test_bias_and_scatter_are_told_apart(case):
     rng = np.random.default_rng(0)
     n = len(case.specimen)
     bias = np.zeros((n, 3))
@@ -75,8 +57,7 @@ def test_bias_and_scatter_are_told_apart(scripts, case):
     assert scores.summarise(draws, case, 1.0, relative=True)["offset"]["exx"] == found["offset"]["exx"]
 
 
-def test_any_vectors_of_the_lattice_will_do_but_no_other_lattice(scripts, case):
-    _, scores = scripts
+def test_any_vectors_of_the_lattice_will_do_but_no_other_lattice(case):
     other = np.array([[0, 1], [-1, 0]]) @ np.array([[1, 1], [0, 1]]) @ case.lattice
     assert scores.errors(scores.Reading(other), case) == pytest.approx(0, abs=1e-12)
     allowed = np.array([[1, 1], [-1, 1]]) @ case.lattice  # of silicon's reflections, half are forbidden
@@ -88,8 +69,7 @@ def test_any_vectors_of_the_lattice_will_do_but_no_other_lattice(scripts, case):
     assert scores.summarise([scores.Reading(missed)] * 2, case, 1.0)["lost"] == pytest.approx(0.25)
 
 
-def test_an_affine_reading_brings_its_intervals_along(scripts, case):
-    _, scores = scripts
+def test_an_affine_reading_brings_its_intervals_along(case):
     rng = np.random.default_rng(1)
     base = case.lattice[17]  # as good a base pattern as any
     exact = np.swapaxes(np.linalg.solve(base[None], case.lattice), 1, 2)
