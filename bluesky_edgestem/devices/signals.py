@@ -16,6 +16,9 @@ CONNECTION_TIMEOUT = 2.0
 WRITE_TIMEOUT = 3.0
 """Time [s] for a put to complete and to be read back. ophyd's own default waits forever: an IOC that was killed then
 hangs the caproto client, and completes the put on the pyepics one as if all were well."""
+LOST_MEANWHILE = 0.1
+"""Time [s] that a put waits for a connection which was there when it was asked for: ophyd would wait
+`CONNECTION_TIMEOUT`, before the next step that makes the microscope safe."""
 READBACK_GRACE = 1.0
 """Time [s] that a readback may come after its put has completed."""
 SINGLE_PRECISION = 1e-6
@@ -40,6 +43,15 @@ class _Bounded:
         """The value of the last monitor, without going to the network; None before the first."""
         value = self._readback  # type: ignore[attr-defined]
         return value if isinstance(value, str | int | float | np.ndarray | np.generic) else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether its PVs answer now.
+
+        `connected` says so only once ophyd's callbacks have come round to it: until then a put to a lost IOC would wait
+        for a connection, seconds each, before the next step that makes the microscope safe.
+        """
+        return self.connected and not self.missing  # type: ignore[attr-defined]
 
     @property
     def missing(self) -> list[str]:
@@ -111,7 +123,7 @@ class SetSignal(_Bounded, EpicsSignal):
                 status.after(READBACK_GRACE, complain)
 
         watch((self,), status)
-        if not self.connected:  # a put would wait for the connection first
+        if not self.answers:  # a put would wait for the connection first
             return status
         tolerance = float(self.tolerance)  # now: it may need the PVs
         self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
@@ -120,7 +132,14 @@ class SetSignal(_Bounded, EpicsSignal):
         allowed = (timeout or self.write_timeout) + (settle_time or 0)
         status.after(allowed, complain)
         try:
-            self.put(value, force=True, callback=complete, use_complete=True, timeout=allowed)
+            self.put(
+                value,
+                force=True,
+                callback=complete,
+                use_complete=True,
+                timeout=allowed,
+                connection_timeout=LOST_MEANWHILE,
+            )
         except Exception as error:
             status.fail(LostConnection(f"cannot write {self.setpoint_pvname}: {error}"))
         return status
@@ -159,22 +178,20 @@ class BusySignal(_Bounded, EpicsSignal):
         LostConnection
             The IOC is not there.
         """
-        self._check_connection()
-        self.put(1, force=True, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
+        self._write(1, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
 
     def begin(self) -> None:
         """Write 1, without waiting; raises as `start` does."""
-        self._check_connection()
-        self.put(1, force=True, use_complete=False)
+        self._write(1, use_complete=False)
 
     def end(self) -> None:
         """Write 0, without waiting; raises as `start` does."""
-        self._check_connection()
-        self.put(0, force=True, use_complete=False)
+        self._write(0, use_complete=False)
 
-    def _check_connection(self) -> None:
-        if not self.connected:  # a put would wait for it
+    def _write(self, value: int, **kwargs: Any) -> None:
+        if not self.answers:  # a put would wait for it
             raise LostConnection(f"no connection to {self.pvname}; its IOC has ended or cannot be reached")
+        self.put(value, force=True, connection_timeout=LOST_MEANWHILE, **kwargs)
 
 
 AnySignal = ReadSignal | SetSignal | BusySignal
@@ -195,7 +212,7 @@ def watch(signals: tuple[AnySignal, ...], status: NamedStatus) -> None:
 
         signal.subscribe(changed, event_type="meta", run=False)
         status.add_callback(lambda _, signal=signal, changed=changed: signal.clear_sub(changed))
-        changed(connected=signal.connected, obj=signal)
+        changed(connected=signal.answers, obj=signal)
 
 
 def signals_of(device: Device, include_lazy: bool = False) -> tuple[AnySignal, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -22,7 +23,7 @@ from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.devices.beam import BeamBlanker
 from bluesky_edgestem.devices.microscope import Microscope
 from bluesky_edgestem.devices.scan_coils import ScanCoils
-from bluesky_edgestem.devices.signals import ReadSignal
+from bluesky_edgestem.devices.signals import ReadSignal, signals_of
 from bluesky_edgestem.devices.statuses import NamedStatus, in_order
 from bluesky_edgestem.plans.adaptive import adaptive_map
 from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
@@ -161,6 +162,29 @@ def loop_waiting(prefix, directory, positions):
     except Exception as error:
         return documents, f"{type(error).__name__}: {error}", time.time()
     return documents, "", time.time()
+
+
+def stop_unaware(prefix, directory):
+    """Stop a microscope whose IOC was lost before ophyd's callbacks tell of it; the time [s] it took, and the log.
+
+    The IOC is to be killed once this tells that it is ready.
+    """
+    scope = microscope(prefix, directory)
+    told = threading.Event()
+    ophyd.cl.get_dispatcher().get_thread_context("metadata").run(told.wait)  # whatever follows has to queue
+    errors: list = []
+    handler = logging.Handler()
+    handler.emit = lambda record: errors.append(record.getMessage())
+    logging.getLogger("bluesky_edgestem").addHandler(handler)
+    tell("ready")
+    while not all(signal.missing for signal in signals_of(scope)):
+        time.sleep(0.01)
+    assert scope.beam.blank.connected, "ophyd knows already: this shows nothing"
+    began = time.monotonic()
+    scope.stop()
+    took = time.monotonic() - began
+    told.set()
+    return took, errors
 
 
 class UnmonitoredCoils(ScanCoils):

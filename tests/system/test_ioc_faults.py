@@ -87,6 +87,16 @@ def test_an_ioc_killed_while_the_loop_waits_for_energies_ends_the_run(fresh_ioc,
     assert stop["num_events"]["descriptors"] == 8, "what was measured is in the run"
 
 
+def test_a_lost_ioc_holds_no_stop_up_that_comes_before_its_callbacks(fresh_ioc, fresh_client, tmp_path):
+    """Each put would wait for a connection [2 s], and the next step towards a safe microscope with it."""
+    fresh_client.start("stop_unaware", fresh_ioc.prefix, str(tmp_path))
+    assert fresh_client.told(HANGS) == "ready"
+    fresh_ioc.process.kill()
+    took, errors = fresh_client.result(HANGS)
+    assert took < 1
+    assert f"lost the connection to {fresh_ioc.prefix}Beam:Blank" in " ".join(errors)
+
+
 def test_the_end_of_a_put_that_a_lost_ioc_completes_is_no_end_of_the_flight(fresh_ioc, fresh_client, tmp_path):
     """pyepics completes the put that started the flight when its IOC dies."""
     fresh_client.start("run_hasty", fresh_ioc.prefix, str(tmp_path), [ENDLESS], 2e-3, 2e-3)
