@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from .disk_kernels import add, combine, cut, lay_background, locate, on_detector, project, slopes, surprise
+from .disk_kernels import INSIDE, add, combine, cut, lay_background, leave_out, locate, on_detector, project, slopes
 from .kernels import kernel
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
 #: Brightness and codes, which are of order one, change by no more than this in one step.
-_MOST_BRIGHTNESS, _MOST_CODE = 0.1, 0.5
-#: Steps at most, and what a last step promises of the log-likelihood: before it, too, all was within half a standard
-#: deviation of where it is most likely.
-_MOST_STEPS, _AT_REST = 24, 0.1
+_MOST_BRIGHTNESS, _MOST_CODE = 0.1, 1.0
+#: Steps at most, in all and of the leading disks alone.
+_MOST_STEPS, _MOST_LEADING = 24, 10
+#: Gain in log-likelihood which a step promises that is the last of the leading disks, and what may be left after the
+#: last of all: a tenth of a standard deviation.
+_LED, _AT_REST = 1.0, 0.1
+#: By how much the gain is expected to fall from step to step, before two are known.
+_FALL = 0.2
+#: Moves that are remembered for what they did to the score.
+_MEMORY = 5
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
@@ -72,6 +78,117 @@ def _inverse(matrix, out, scale):  # pragma: no cover - compiled
     return True
 
 
+@kernel
+def _quasi_newton(step, inverse, score, moves, changes, known, weights):  # pragma: no cover - compiled
+    """The step that the inverse information proposes, corrected by what the last moves did to the score (L-BFGS)."""
+    n = len(score)
+    left = score.copy()
+    for i in range(known - 1, -1, -1):
+        along, curved = 0.0, 0.0
+        for k in range(n):
+            along += moves[i, k] * left[k]
+            curved += moves[i, k] * changes[i, k]
+        weights[i] = along / curved
+        for k in range(n):
+            left[k] -= weights[i] * changes[i, k]
+    for i in range(n):
+        step[i] = 0
+        for k in range(n):
+            step[i] += inverse[i, k] * left[k]
+    for i in range(known):
+        along, curved = 0.0, 0.0
+        for k in range(n):
+            along += changes[i, k] * step[k]
+            curved += moves[i, k] * changes[i, k]
+        for k in range(n):
+            step[k] += (weights[i] - along / curved) * moves[i, k]
+
+
+@kernel
+def _remember(moves, changes, known, move, before, score):  # pragma: no cover - compiled
+    """Keep a move and how it changed the score, the oldest forgotten; returns how many are kept."""
+    curved, long, far = 0.0, 0.0, 0.0
+    for k in range(len(score)):
+        change = before[k] - score[k]
+        curved += move[k] * change
+        long += move[k] * move[k]
+        far += change * change
+    if not curved > 1e-3 * np.sqrt(long * far):  # the likelihood is not concave along it
+        return known
+    if known == len(moves):
+        for i in range(known - 1):
+            moves[i] = moves[i + 1]
+            changes[i] = changes[i + 1]
+        known -= 1
+    moves[known] = move
+    changes[known] = before - score
+    return known + 1
+
+
+@kernel(fastmath=True)
+def _padded(out, image, good, pad):  # pragma: no cover - compiled
+    """Set the inside of a padded image to what good pixels hold; returns its sum."""
+    ny, nx = image.shape
+    total = 0.0
+    for row in range(ny):
+        line, g, to = image[row], good[row], out[row + pad, pad : pad + nx]
+        part = np.float32(0.0)
+        for k in range(nx):
+            to[k] = np.float32(line[k]) * g[k]
+            part += to[k]
+        total += part
+    return total
+
+
+@kernel(fastmath=True)
+def _lay_window(lam, table, shift_x, shift_y, amount, row0, col0, width, margin, pad):  # pragma: no cover - compiled
+    """As `lay_background`, in one window, of a beam at the nearest whole pixel."""
+    ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
+    ix = int(np.floor(margin - min(max(shift_x, -margin + 1.0), margin - 1.0) + 0.5)) - pad
+    iy = int(np.floor(margin - min(max(shift_y, -margin + 1.0), margin - 1.0) + 0.5)) - pad
+    b = np.float32(amount)
+    first, last = max(col0, pad), min(col0 + width, pad + nx)
+    for row in range(max(row0, pad), min(row0 + width, pad + ny)):
+        out, t = lam[row, first:last], table[row + iy, first + ix : last + ix]
+        for k in range(last - first):
+            out[k] = b * t[k]
+
+
+@kernel(fastmath=True)
+def _weigh(w, q, expected, counts, lam, good, least, row0, col0, width):  # pragma: no cover - compiled
+    """``(n - λ)/v`` and ``1/v`` of a window, flat; v is λ, but no less than a floor: no count is impossible."""
+    cut(w, counts, row0, col0, width)
+    cut(q, good, row0, col0, width)
+    cut(expected, lam, row0, col0, width)
+    for k in range(w.shape[0]):
+        q[k] /= max(expected[k], least)
+        w[k] = (w[k] - expected[k]) * q[k]
+
+
+@kernel(fastmath=True)
+def _whole(counts, lam, good, least, table, shift_x, shift_y, margin, pad):  # pragma: no cover - compiled
+    """Pearson's Σ (n - λ)²/v over the number of pixels, and the score Σ (n - λ)/v · b of the background."""
+    ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
+    ix = int(np.floor(margin - min(max(shift_x, -margin + 1.0), margin - 1.0) + 0.5))
+    iy = int(np.floor(margin - min(max(shift_y, -margin + 1.0), margin - 1.0) + 0.5))
+    total, score, number = 0.0, 0.0, 1e-9
+    for row in range(ny):
+        inside = slice(pad, pad + nx)
+        n, line, g = counts[row + pad, inside], lam[row + pad, inside], good[row + pad, inside]
+        b = table[row + iy, ix : ix + nx]
+        part, along, counted = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for k in range(nx):
+            left = n[k] - line[k]
+            w = left * g[k] / max(line[k], least)
+            part += w * left
+            along += w * b[k]
+            counted += g[k]
+        total += part
+        score += along
+        number += counted
+    return total / number, score
+
+
 @kernel(fastmath=True)
 def _window_sums(w, q, dx, dy, level):  # pragma: no cover - compiled
     """Score of a disk's place along x and y, information of the place, and of its level."""
@@ -82,22 +199,6 @@ def _window_sums(w, q, dx, dy, level):  # pragma: no cover - compiled
         place += q[k] * (dx[k] * dx[k] + dy[k] * dy[k])
         inside += q[k] * level[k] * level[k]
     return sx, sy, place, inside
-
-
-@kernel(fastmath=True)
-def _background_sum(weight, table, shift_x, shift_y, margin, pad):  # pragma: no cover - compiled
-    """Σ weight · background, of a beam at the nearest whole pixel."""
-    ny, nx = weight.shape[0] - 2 * pad, weight.shape[1] - 2 * pad
-    ix = int(np.floor(margin - min(max(shift_x, -margin + 1.0), margin - 1.0) + 0.5))
-    iy = int(np.floor(margin - min(max(shift_y, -margin + 1.0), margin - 1.0) + 0.5))
-    total = 0.0
-    for row in range(ny):
-        w, b = weight[row + pad, pad : pad + nx], table[row + iy, ix : ix + nx]
-        part = np.float32(0.0)
-        for k in range(nx):
-            part += w[k] * b[k]
-        total += part
-    return total
 
 
 @kernel(fastmath=True)
@@ -115,6 +216,9 @@ def encode(
     place_known,
     level_known,
     back_known,
+    order,
+    leading,
+    telling,
     which,
     share,
     spread,
@@ -128,9 +232,13 @@ def encode(
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
+    First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
+    that tell something of it. The others are drawn only, and roughly.
+
     `fills` (t, g, K + 1, b); `known` (t, g, 3 + K + 1, 3 + K + 1), the information of place x, y, background and codes
     in the mean pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it,
-    `back_known` (t,), the background; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
+    `back_known` (t,), the background; `order` (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many
+    of them tell most, and what there is; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
     the electrons.
     Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,), and
     `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
@@ -142,25 +250,25 @@ def encode(
     width = int(np.sqrt(size) + 0.5)
     half, pad, total = width // 2, width, 7 + count
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
-    weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
+    counts, usable, counting = np.zeros_like(lam), np.zeros_like(lam), np.zeros_like(lam)
+    usable[pad : pad + ny, pad : pad + nx] = good
     value = np.zeros(size + 6 * width, np.float32)
     middle = value[3 * width : 3 * width + size]
     by_x, by_y = np.empty((n_disks, size), np.float32), np.empty((n_disks, size), np.float32)
-    w, q = np.empty(size, np.float32), np.empty(size, np.float32)
+    w, q, expected = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     coef, moments = np.empty(n_functions, np.float32), np.empty(n_functions, np.float32)
     seen = np.empty(n_disks, np.bool_)
     rows, columns = np.empty(n_disks, np.int64), np.empty(n_disks, np.int64)
     py, px = np.empty(n_disks, np.int64), np.empty(n_disks, np.int64)
-    floor = np.empty((ny, nx), np.float32)
+    left_x, left_y = np.empty(n_disks), np.empty(n_disks)
     matrix, solved, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
     scale, step, squares = np.empty(total), np.empty(total), np.empty(18)
     relative, local = np.empty(count, np.float32), np.empty(count, np.float32)
+    move, earlier, weights = np.zeros(total), np.zeros(total), np.empty(_MEMORY)
+    moves, changes = np.empty((_MEMORY, total)), np.empty((_MEMORY, total))
     for n in range(n_frames):
         t = which[n]
-        dose = 0.0
-        for row in range(ny):
-            for k in range(nx):
-                dose += frames[n, row, k] * good[row, k]
+        dose = _padded(counts, frames[n], good, pad)
         covariance[n] = np.nan
         misfit[n] = np.nan
         scatter[n] = np.nan
@@ -169,37 +277,52 @@ def encode(
         codes[n] = 0
         codes[n, 0] = 1
         background[n] = share
-        solvable = True
+        solvable, remembered, comparable = True, 0, False
+        led, before = False, np.inf
         for turn in range(_MOST_STEPS):
             cx, cy = centre[n, 0], centre[n, 1]
-            lay_background(lam, table, cx - beam[0], cy - beam[1], background[n] * dose, margin, pad)
-            for k in range(count):
-                relative[k] = codes[n, k] * dose
-            for g in range(n_disks):
+            shift_x, shift_y = cx - beam[0], cy - beam[1]
+            used = telling[t] if led else leading[t]
+            if led:
+                counting[pad : pad + ny, pad : pad + nx] = good
+            for i in range(n_disks if led else used):
+                g = order[t, i]
                 x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
                 y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
-                seen[g] = on_detector(x, y, radius, ny, nx)
+                seen[g] = i < used and on_detector(x, y, -INSIDE * radius, ny, nx)
+                if seen[g]:
+                    rows[g], columns[g], py[g], px[g], left_x[g], left_y[g] = locate(x, y, half, pad)
+                    if not led:
+                        _lay_window(lam, table, shift_x, shift_y, share * dose, rows[g], columns[g], width, margin, pad)
+                elif on_detector(x, y, half, ny, nx):
+                    leave_out(counting, x + pad, y + pad, half)
+            if led:
+                lay_background(lam, table, shift_x, shift_y, background[n] * dose, margin, pad)
+            for k in range(count):
+                relative[k] = codes[n, k] * dose
+            for i in range(used):
+                g = order[t, i]
                 if not seen[g]:
                     continue
                 combine(coef, fills[t, g], relative)
-                rows[g], columns[g], py[g], px[g], rx, ry = locate(x, y, half, pad)
                 combine(middle, templates[py[g], px[g]], coef)
                 slopes(value, by_x[g], by_y[g], width)
-                add(lam, middle, by_x[g], by_y[g], rows[g], columns[g], rx, ry, width)
-            floor[:] = FLOORS[min(turn, len(FLOORS) - 1)] * np.float32(dose / (ny * nx))
-            misfit[n] = surprise(weight, inverse, lam, frames[n], good, floor, pad)
+                add(lam, middle, by_x[g], by_y[g], rows[g], columns[g], left_x[g], left_y[g], width)
+            least = np.float32(FLOORS[min(turn, len(FLOORS) - 1)] * dose / (ny * nx))
             matrix[:] = 0
             score[:] = 0
             away, freedom = 0.0, -6.0 - count
             squares[:] = 0
-            matrix[6, 6] = back_known[t] * dose
-            score[6] = dose * _background_sum(weight, table, cx - beam[0], cy - beam[1], margin, pad)
-            for g in range(n_disks):
+            if led:
+                misfit[n], of_background = _whole(counts, lam, counting, least, table, shift_x, shift_y, margin, pad)
+                matrix[6, 6] = back_known[t] * dose
+                score[6] = dose * of_background
+            for i in range(used):
+                g = order[t, i]
                 if not seen[g]:
                     continue
                 functions = templates[py[g], px[g]]
-                cut(w, weight, rows[g], columns[g], width)
-                cut(q, inverse, rows[g], columns[g], width)
+                _weigh(w, q, expected, counts, lam, counting if led else usable, least, rows[g], columns[g], width)
                 sx, sy, place, level = _window_sums(w, q, by_x[g], by_y[g], functions[0])
                 project(moments, functions, w)
                 project(local, fills[t, g], moments)
@@ -256,41 +379,58 @@ def encode(
             for i in range(6):
                 for k in range(i + 1):
                     matrix[i, k] = squares[_SQUARES[i, k]]
-            matrix[6, 6] += 1 / (spread * share + 1 / dose) ** 2
-            score[6] -= (background[n] - share) / (spread * share + 1 / dose) ** 2
+            if led:
+                matrix[6, 6] += 1 / (spread * share + 1 / dose) ** 2
+                score[6] -= (background[n] - share) / (spread * share + 1 / dose) ** 2
+            else:  # as it is in other patterns
+                matrix[6, :] = 0
+                matrix[7:, 6] = 0
+                matrix[6, 6] = 1
             for k in range(1, count):
                 matrix[7 + k, 7 + k] += 1
                 score[7 + k] -= codes[n, k] / codes[n, 0]
             solvable = _inverse(matrix, solved, scale)
             if not solvable:
                 break
+            if comparable:
+                remembered = _remember(moves, changes, remembered, move, earlier, score)
+            _quasi_newton(step, solved, score, moves, changes, remembered, weights)
             gain = 0.0
             for i in range(total):
-                step[i] = 0
-                for k in range(total):
-                    step[i] += solved[i, k] * score[k]
                 gain += 0.5 * step[i] * score[i]
             far = 1e-12
-            for g in range(n_disks):
+            for i in range(used):
+                g = order[t, i]
                 if seen[g]:
                     gx, gy = reflections[g, 0], reflections[g, 1]
                     far = max(
                         far, abs(step[0] * gx + step[1] * gy + step[4]), abs(step[2] * gx + step[3] * gy + step[5])
                     )
             part_taken = min(1.0, _FARTHEST / far)
-            transform[n, 0, 0] += part_taken * step[0]
-            transform[n, 0, 1] += part_taken * step[1]
-            transform[n, 1, 0] += part_taken * step[2]
-            transform[n, 1, 1] += part_taken * step[3]
-            centre[n, 0] += part_taken * step[4]
-            centre[n, 1] += part_taken * step[5]
-            background[n] = max(background[n] + part_taken * step[6], 0.0)
+            earlier[:] = score
+            comparable = turn >= len(FLOORS) - 1
+            for i in range(total):
+                move[i] = part_taken * step[i]
+                if i > 6:
+                    most = _MOST_BRIGHTNESS if i == 7 else _MOST_CODE
+                    move[i] = min(max(move[i], -most), most)
+            move[6] = max(move[6], -background[n])
+            move[7] = max(move[7], 1e-3 - codes[n, 0])
+            transform[n, 0, 0] += move[0]
+            transform[n, 0, 1] += move[1]
+            transform[n, 1, 0] += move[2]
+            transform[n, 1, 1] += move[3]
+            centre[n, 0] += move[4]
+            centre[n, 1] += move[5]
+            background[n] += move[6]
             for k in range(count):
-                most = _MOST_BRIGHTNESS if k == 0 else _MOST_CODE
-                codes[n, k] += min(max(part_taken * step[7 + k], -most), most)
-            codes[n, 0] = max(codes[n, 0], 1e-3)
-            if turn >= len(FLOORS) - 1 and gain < _AT_REST:
-                break
+                codes[n, k] += move[7 + k]
+            if led:
+                if turn >= len(FLOORS) and gain * min(gain / before, 1.0) < _AT_REST:
+                    break
+                before = gain
+            elif turn >= len(FLOORS) - 1 and (gain < _LED or turn >= _MOST_LEADING - 1):
+                led, before, remembered, comparable = True, gain / _FALL, 0, False
         if solvable:
             covariance[n] = solved[:6, :6]
             scatter[n] = away / max(freedom, 1.0)

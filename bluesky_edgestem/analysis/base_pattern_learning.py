@@ -8,7 +8,7 @@ Fisher scoring with the fills known, fills by the expected likelihood over the c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +22,17 @@ from .lattice_discovery import FoundLattice
 #: Principal components this much above the edge of noise are kept as modes, and how many at most.
 _ABOVE_NOISE, _MOST_MODES = 1.6, 12
 _FREE_STEPS, _ROUNDS = 6, 6
+#: Least and greatest radius, spread [pixels] and shared part that an aperture can have.
+_LEAST, _MOST = np.array([1.5, 0.05, 0.0]), np.array([np.inf, 3.0, 1.0])
+#: By how much each is varied to see which are the most likely.
+_VARIED = np.array([0.05, 0.05, 0.25])
+#: Disks count that are in the frame, or nearly, in this part of the frames.
+_OFTEN = 0.05
 #: Errors of fills move disks by this many times the variance that counting noise alone would make: what disks hold
 #: beyond the modes counts, too. From simulated specimens with disks of 6 pixels.
 _FILL_ERROR = 6.0
 #: Frames that the aperture is fitted to, and what is expected at least there, over a frame's mean.
-_FEW, _LEAST_EXPECTED = 32, 0.01
+_FEW, _MORE, _LEAST_EXPECTED = 32, 64, 0.01
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Learned:
 
 
 def _degree(radius: float) -> int:
-    # Finer structure than a quarter of the radius the detector's blur would hide in small disks.
-    return int(np.clip(round(radius / 2 + 1), 2, 6))
+    # Finer structure the detector's blur would hide in small disks; in large ones it is more noise than structure.
+    return int(np.clip(round(radius / 2 + 1), 2, 4))
 
 
 def _sites(lattice: FoundLattice, shape: tuple[int, int]) -> np.ndarray:
@@ -121,17 +127,25 @@ def _background(base: BasePattern, frames: np.ndarray, at: Estimates) -> tuple[B
 
 
 def _brightest(base: BasePattern, at: Estimates, fills: np.ndarray) -> np.ndarray:
-    """Pixels (n, ny, nx) at and around the brightest disks, which hold half of the electrons between them."""
+    """Pixels (n, ny, nx) at and around the brightest whole disks, which hold half of the electrons between them."""
     level = fills[:, :, 0].mean(0)
     order = np.argsort(-level)
     some = order[: 1 + np.searchsorted(np.cumsum(np.maximum(level[order], 0)), level.clip(0).sum() / 2)]
     places = at.centre[:, None] + np.einsum("nij,gj->ngi", at.transform, base.reflections[some])
+    inner = base.aperture.radius + 1.0
     y, x = np.indices(base.shape)
-    near = np.zeros((len(fills), *base.shape), bool)
+    near = np.zeros((len(places), *base.shape), bool)
     for n, frame in enumerate(places):
         for px, py in frame:
-            near[n] |= (x - px) ** 2 + (y - py) ** 2 < (base.aperture.half + 1) ** 2
+            if inner < px < base.shape[1] - 1 - inner and inner < py < base.shape[0] - 1 - inner:
+                near[n] |= (x - px) ** 2 + (y - py) ** 2 < (base.aperture.half + 1) ** 2
     return near
+
+
+def _aperture(p: Sequence[float] | np.ndarray, degree: int) -> Aperture:
+    """Of a radius, a spread and a shared part, as far as there can be such."""
+    radius, spread, shared = np.clip(p, _LEAST, _MOST)
+    return Aperture(float(radius), float(spread), float(shared), degree)
 
 
 def _fit_aperture(
@@ -151,7 +165,7 @@ def _fit_aperture(
     counted = base.good * _brightest(base, at, fills)
 
     def cost(p):
-        aperture = Aperture(float(np.clip(p[0], 1.5, None)), float(np.clip(p[1], 0.05, 3.0)), degree)
+        aperture = _aperture([*p, base.aperture.shared], degree)
         trial, moved, filled = replace(base, aperture=aperture), start, fills
         for _ in range(2):
             moved, filled, _, _ = free_step(trial, half, moved, filled, *prior)
@@ -164,7 +178,56 @@ def _fit_aperture(
     best = minimize(
         cost, known, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 0.01, "maxfev": 30}
     ).x
-    return Aperture(float(max(best[0], 1.5)), float(np.clip(best[1], 0.05, 3.0)), degree)
+    return _aperture([*best, base.aperture.shared], degree)
+
+
+def _likelihood(
+    base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray, aperture: Aperture, counted: np.ndarray
+) -> float:
+    """Log-likelihood of the pixels `counted` with another aperture, once maps, codes and fills have gone with it."""
+    grown = (base.aperture.radius / aperture.radius) ** 2
+    trial = replace(base, aperture=aperture, fills=base.fills * grown)
+    at, codes, covariance, _ = coded_step(trial, frames, at, codes)
+    trial, at = _improved(trial, frames, at, codes, covariance)
+    at, codes, _, _ = coded_step(trial, frames, at, codes)
+    drawn = trial.draw(at.transform, at.centre, codes, at.background)
+    expected = np.maximum(drawn, _LEAST_EXPECTED * frames.mean((1, 2), keepdims=True))
+    return float((counted * (frames * np.log(expected) - expected)).sum(dtype=float))
+
+
+def _refined_aperture(base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray) -> tuple[Aperture, bool]:
+    """Radius and blur that are most likely with fills that all frames share, and whether those known were near.
+
+    An error of a hundredth of a pixel shows: disks that grow dimmer outwards would be taken for displaced, by the
+    contrast of their edges times the error, all inwards.
+    """
+    was = np.array([base.aperture.radius, base.aperture.spread, base.aperture.shared])
+    known = np.clip(was, _LEAST + _VARIED, _MOST - _VARIED)
+    counted = base.good * _brightest(base, at, base.fills[:1])
+
+    def found(*moves: int) -> float:
+        moved = known.copy()
+        for move in moves:
+            moved[abs(move) - 1] += np.sign(move) * _VARIED[abs(move) - 1]
+        return _likelihood(base, frames, at, codes, _aperture(moved, base.aperture.degree), counted)
+
+    none, up, down = found(), [found(i) for i in (1, 2, 3)], [found(-i) for i in (1, 2, 3)]
+    slope = (np.array(up) - down) / 2
+    bend = np.diag(np.array(up) + down - 2 * none)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        bend[i, j] = bend[j, i] = found(i + 1, j + 1) - up[i] - up[j] + none
+    # Uphill, also where the likelihood is not concave: by its curvature along each axis, whatever the sign.
+    values, axes = np.linalg.eigh(bend)
+    bend = (axes * -np.maximum(np.abs(values), 1e-9)) @ axes.T
+    low, high = np.maximum((_LEAST - known) / _VARIED, -3), np.minimum((_MOST - known) / _VARIED, 3)
+    free, step = np.ones(3, bool), np.zeros(3)
+    for _ in range(3):  # what would go farther than it can stays there
+        step[free] = -np.linalg.solve(bend[np.ix_(free, free)], slope[free] + bend[np.ix_(free, ~free)] @ step[~free])
+        free &= (low < step) & (step < high)
+        step = np.clip(step, low, high)
+    likeliest = known + step * _VARIED
+    near = bool((np.abs(likeliest - was) < _VARIED / 2).all())
+    return _aperture(likeliest, base.aperture.degree), near
 
 
 def _turns(base: BasePattern, at: Estimates) -> np.ndarray:
@@ -221,11 +284,20 @@ def _improved(
         by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float) @ turns
         cross[g] = np.einsum("nib,nk->ikb", by_place, codes).reshape(2, -1)
     scale = np.sqrt(np.maximum(np.einsum("gii->gi", normal), 1e-30))
+    # Fills are no wilder than disks are bright: where few frames, or few electrons, do not tell.
+    by_degree = np.concatenate([np.full(d + 1, d) for d in range(base.aperture.degree + 1)])
+    level = np.maximum(base.fills[0, :, 0], 0.1 * base.fills[0, :, 0].mean())
+    precision = ((1.0 + by_degree) / (2 * level[:, None])) ** 2
+    precision = np.repeat(precision[:, None], count, 1)
+    precision[:, 0, 0] = 0
+    right -= precision * base.fills.transpose(1, 0, 2)
+    normal += precision.reshape(disks, -1, 1) * np.eye(count * functions)
     # Directions of which nothing is known stay as they are.
     scaled = normal / scale[:, :, None] / scale[:, None] + 1e-4 * np.eye(count * functions)
     both = np.concatenate([right.reshape(disks, -1, 1), cross.transpose(0, 2, 1)], 2)
     both = np.linalg.solve(scaled, both / scale[..., None]) / scale[..., None]
     seen = scores.seen.any(0)
+    seen &= base.fills[0].any(1)
     both[~seen] = 0
     place, push = place_information(scores), scores.place_score
     place = np.einsum("nxi,ngxy,nyj->gij", m, place, m, optimize=True) - cross @ both[..., 1:]
@@ -254,7 +326,7 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
     degree = _degree(lattice.radius)
     index = _sites(lattice, shape)
     base = BasePattern(
-        shape, lattice.vectors, index, lattice.centre, Aperture(lattice.radius, 0.6, degree),
+        shape, lattice.vectors, index, lattice.centre, Aperture(lattice.radius, 0.6, 0.5, degree),
         Background(max(shape) / 4, 0.1, 0.05, 1.0), np.zeros((1, len(index), (degree + 1) * (degree + 2) // 2)), good,
     )  # fmt: skip
     dose = frames.sum((1, 2), dtype=float)
@@ -283,13 +355,12 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
             at = replace(at, background=amount)
             aperture = _fit_aperture(base, frames[few], at.part(few), fills[few], (flat, variance))
             base = replace(base, aperture=aperture)
-            progress(f"disks of radius {aperture.radius:.2f} pixels, point spread {aperture.spread:.2f} pixels")
-    seen = scores.seen.any(0)
-    base, fills = replace(base, index=base.index[seen]), fills[:, seen]
-    scores = replace(scores, gram=scores.gram[:, seen], seen=scores.seen[:, seen])
+            progress(f"disks of radius {aperture.radius:.2f} pixels, blur {aperture.blur:.2f} pixels")
     learned, codes = _modes(base, at, fills, scores)
+    learned[:, scores.seen.mean(0) < _OFTEN] = 0
     base = replace(base, fills=learned)
-    restless = np.inf
+    restless, settled = np.inf, False
+    more = np.unique(np.linspace(0, len(frames) - 1, _MORE).astype(int))
     for turn in range(_ROUNDS):
         before = at
         for _ in range(2):
@@ -299,6 +370,14 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
         change = (at.transform - before.transform).reshape(-1, 4)
         restless = float(np.sqrt((change**2 / np.einsum("nii->ni", covariance[:, :4, :4])).mean()))
         progress(f"fills with {len(base.fills) - 1} modes, round {turn + 1}: misfit {scores.misfit.mean():.3f}")
+        if not settled and turn < _ROUNDS - 2:
+            aperture, settled = _refined_aperture(base, frames[more], at.part(more), codes[more])
+            fills = base.fills * (base.aperture.radius / aperture.radius) ** 2
+            base = replace(base, aperture=aperture, fills=fills)
+            progress(
+                f"disks of radius {aperture.radius:.3f} pixels, point spread {aperture.spread:.3f} pixels, "
+                f"{100 * aperture.shared:.0f} % of it between pixels"
+            )
     for _ in range(2):
         at, codes, _, scores = coded_step(base, frames, at, codes)
     # Each disk's mean and modes are as many unknown fills as they are, known from all frames together: their errors act

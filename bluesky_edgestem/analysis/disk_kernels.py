@@ -11,6 +11,10 @@ import numpy as np
 from .disk_aperture import PHASES
 from .kernels import kernel
 
+#: Disks are read whose centre is this many radii or more inside the frame. Of what is beyond the edge, learning knows
+#: little, and in a grain that is turned it would show.
+INSIDE = 0.6
+
 
 @kernel(fastmath=True)
 def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma: no cover - compiled
@@ -99,46 +103,59 @@ def add(lam, value, along_x, along_y, row0, col0, rx, ry, width):  # pragma: no 
     """Add a disk's image, moved by what its phase leaves of its place."""
     qx, qy = np.float32(rx), np.float32(ry)
     for row in range(width):
-        out, first = lam[row0 + row], row * width
+        out, part = lam[row0 + row, col0 : col0 + width], slice(row * width, (row + 1) * width)
+        v, x, y = value[part], along_x[part], along_y[part]
         for k in range(width):
-            out[col0 + k] += value[first + k] + qx * along_x[first + k] + qy * along_y[first + k]
+            out[k] += v[k] + qx * x[k] + qy * y[k]
 
 
 @kernel(fastmath=True)
 def cut(out, image, row0, col0, width):  # pragma: no cover - compiled
     """A window of an image, flat."""
     for row in range(width):
-        line, first = image[row0 + row], row * width
+        line, to = image[row0 + row, col0 : col0 + width], out[row * width : (row + 1) * width]
         for k in range(width):
-            out[first + k] = line[col0 + k]
+            to[k] = line[k]
 
 
 @kernel(fastmath=True)
-def surprise(weight, inverse, lam, frame, good, floor, pad):  # pragma: no cover - compiled
-    """``(n - λ)/v`` and ``1/v`` of the good pixels inside the frame; returns Pearson's Σ (n - λ)²/v.
+def surprise(weight, inverse, lam, frame, counting, floor, pad):  # pragma: no cover - compiled
+    """``(n - λ)/v`` and ``1/v`` of the pixels that count; returns Pearson's Σ (n - λ)²/v over their number.
 
     The variance v is λ, but no less than a floor (ny, nx): no count is impossible.
     """
     ny, nx = frame.shape
-    total = 0.0
+    total, number = 0.0, 1e-9
     for row in range(ny):
-        line, n, g = lam[row + pad, pad : pad + nx], frame[row], good[row]
+        line, n, g = lam[row + pad, pad : pad + nx], frame[row], counting[row]
         w, v, least = weight[row + pad, pad : pad + nx], inverse[row + pad, pad : pad + nx], floor[row]
-        part = np.float32(0.0)
+        part, counted = np.float32(0.0), np.float32(0.0)
         for k in range(nx):
             v[k] = g[k] / max(line[k], least[k])
         for k in range(nx):
             w[k] = (np.float32(n[k]) - line[k]) * v[k]
         for k in range(nx):
             part += w[k] * (np.float32(n[k]) - line[k])
+            counted += g[k]
         total += part
-    return total
+        number += counted
+    return total / number
 
 
 @kernel
 def on_detector(x, y, radius, ny, nx):  # pragma: no cover - compiled
-    """Whether any part of a disk is inside the frame."""
+    """Whether any part of a disk is inside the frame; all of it, where the radius is given negative."""
     return -radius < x < nx - 1 + radius and -radius < y < ny - 1 + radius
+
+
+@kernel(fastmath=True)
+def leave_out(counting, x, y, reach):  # pragma: no cover - compiled
+    """Let the pixels of a disk not count, with as much around it as its blur reaches."""
+    ny, nx = counting.shape
+    for row in range(max(int(np.ceil(y - reach)), 0), min(int(np.floor(y + reach)) + 1, ny)):
+        wide = np.sqrt(reach * reach - (row - y) ** 2)
+        for k in range(max(int(np.ceil(x - wide)), 0), min(int(np.floor(x + wide)) + 1, nx)):
+            counting[row, k] = 0
 
 
 @kernel(fastmath=True)
@@ -172,6 +189,9 @@ def evaluate(
     the beam's place for which its table is, `floor` (n, ny, nx) of the variance. Filled are `moments` (n, g, b), `gram`
     (n, g, b, b), `cross` (n, g, 3, b) of place along x, y and background with fill, `place_info` (n, g, 5) xx, xy, yy,
     x and y with background, `place_score` (n, g, 2), `back_score`, `back_info` and `misfit` (n,), `seen` (n, g).
+
+    Pixels of a disk that the frame's edge cuts deeper than `INSIDE` do not count, nor those of one whose coefficients
+    are all zero: of it, or of its part outside, little is known, and what it holds would be read as a displacement.
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions = len(reflections), templates.shape[2]
@@ -184,25 +204,33 @@ def evaluate(
     middle = value[3 * width : 3 * width + size]
     by_x, by_y = np.empty((n_disks, size), np.float32), np.empty((n_disks, size), np.float32)
     w, q, product = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    counting = np.empty((ny, nx), np.float32)
     for n in range(n_frames):
         cx, cy = centre[n, 0], centre[n, 1]
         lay_background(lam, table, cx - reference[0], cy - reference[1], amount[n], margin, pad)
+        counting[:] = good
         for g in range(n_disks):
             x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
             y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
-            seen[n, g] = on_detector(x, y, radius, ny, nx)
+            seen[n, g] = on_detector(x, y, -INSIDE * radius, ny, nx) and np.any(coef[n, g] != 0)
+            if not seen[n, g] and on_detector(x, y, half, ny, nx):
+                leave_out(counting, x, y, half)
             if seen[n, g]:
                 row0, col0, py, px, rx, ry = locate(x, y, half, pad)
                 combine(middle, templates[py, px], coef[n, g])
                 slopes(value, by_x[g], by_y[g], width)
                 add(lam, middle, by_x[g], by_y[g], row0, col0, rx, ry, width)
-        misfit[n] = surprise(weight, inverse, lam, frames[n], good, floor[n], pad)
+        misfit[n] = surprise(weight, inverse, lam, frames[n], counting, floor[n], pad)
         lay_background(lam, table, cx - reference[0], cy - reference[1], 1.0, margin, pad)
         back_score[n], back_info[n] = 0.0, 0.0
         for row in range(pad, pad + ny):
-            for k in range(pad, pad + nx):
-                back_score[n] += weight[row, k] * lam[row, k]
-                back_info[n] += inverse[row, k] * lam[row, k] * lam[row, k]
+            w_line, v_line, line = weight[row, pad : pad + nx], inverse[row, pad : pad + nx], lam[row, pad : pad + nx]
+            total, known = np.float32(0.0), np.float32(0.0)
+            for k in range(nx):
+                total += w_line[k] * line[k]
+                known += v_line[k] * line[k] * line[k]
+            back_score[n] += total
+            back_info[n] += known
         for g in range(n_disks):
             if not seen[n, g]:
                 continue

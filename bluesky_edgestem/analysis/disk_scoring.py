@@ -13,11 +13,14 @@ import numpy as np
 
 from . import disk_kernels
 from .base_pattern import MARGIN, BasePattern
+from .kernels import in_parts
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
 #: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the mean.
 _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
+#: Parts of the information on map and beam that the disks hold which lead, and those which are read at all.
+_LEADING, _TELLING = 0.8, 0.99
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Scores:
     place_score: np.ndarray
     back_score: np.ndarray
     back_info: np.ndarray
-    misfit: np.ndarray  #: (n,) Pearson's statistic over the number of pixels
+    misfit: np.ndarray  #: (n,) Pearson's statistic over the number of pixels that count
     seen: np.ndarray
 
 
@@ -66,13 +69,18 @@ def evaluate(base: BasePattern, frames: np.ndarray, at: Estimates, coefficients:
         np.zeros((n, g, b), np.float32), np.zeros((n, g, b, b), np.float32), np.zeros((n, g, 3, b), np.float32),
         np.zeros((n, g, 5)), np.zeros((n, g, 2)), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, g), bool),
     )  # fmt: skip
-    disk_kernels.evaluate(
-        frames, base.good, base.background_table, MARGIN, base.aperture.templates, base.aperture.radius,
-        base.reflections, coefficients.astype(np.float32), at.transform, at.centre, at.background, base.beam,
-        floors(frames), s.moments, s.gram, s.cross, s.place_info, s.place_score, s.back_score, s.back_info, s.misfit,
-        s.seen,
-    )  # fmt: skip
-    return replace(s, misfit=s.misfit / base.good.sum())
+    coefficients = coefficients.astype(np.float32)
+    templates, table, reflections = base.aperture.templates, base.background_table, base.reflections
+
+    def part(p: slice) -> None:
+        disk_kernels.evaluate(
+            frames[p], base.good, table, MARGIN, templates, base.aperture.radius, reflections, coefficients[p],
+            at.transform[p], at.centre[p], at.background[p], base.beam, floors(frames[p]), s.moments[p], s.gram[p],
+            s.cross[p], s.place_info[p], s.place_score[p], s.back_score[p], s.back_info[p], s.misfit[p], s.seen[p],
+        )  # fmt: skip
+
+    in_parts(n, part)
+    return s
 
 
 def design(reflections: np.ndarray) -> np.ndarray:
@@ -190,6 +198,16 @@ class KnownInformation:
     place: np.ndarray  #: (t, g) of x and y together
     level: np.ndarray  #: (t, g) of the disk's first function
     background: np.ndarray  #: (t,)
+    order: np.ndarray  #: (t, g) of the disks by what they tell of map and beam
+    leading: np.ndarray  #: (t,) how many of them hold `_LEADING` of what all tell
+    telling: np.ndarray  #: (t,) how many hold `_TELLING` of it
+
+
+def _shares(local: np.ndarray, reflections: np.ndarray) -> np.ndarray:
+    """What each disk holds (t, g) of the information on map and beam, the mean over the six."""
+    places = design(reflections)
+    each = np.einsum("gia,tgij,gja->tga", places, local[:, :, :2, :2], places, optimize=True)
+    return (each / each.sum(1, keepdims=True)).mean(2)
 
 
 def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation:
@@ -214,8 +232,11 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     local[:, :, 3:, 3:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
     lower = np.tril_indices(3 + count, -1)
     local[:, :, lower[0], lower[1]] = local[:, :, lower[1], lower[0]]
+    shares = _shares(local, base.reflections)
+    order = np.argsort(-shares, axis=1, kind="stable")
+    held = np.cumsum(np.take_along_axis(shares, order, 1), axis=1)
     return KnownInformation(
         np.ascontiguousarray(fills.transpose(0, 2, 1, 3)), local,
         (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
-        scores.back_info * electrons,
+        scores.back_info * electrons, order, 1 + (held < _LEADING).sum(1), 1 + (held < _TELLING).sum(1),
     )  # fmt: skip

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import itertools
+import os
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -34,6 +37,14 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
     with contextlib.suppress(RuntimeError):  # there is no folder that can be written
         compiled._cache = _Cache(function)
     return compiled
+
+
+def in_parts(n: int, do: Callable[[slice], object]) -> None:
+    """Call `do` with parts of `n`, all processors at work; kernels do not hold the interpreter's lock."""
+    count = max(min(len(os.sched_getaffinity(0)), n), 1)
+    edges = [n * i // count for i in range(count + 1)]
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(do, [slice(*edge) for edge in itertools.pairwise(edges)]))
 
 
 class _Sources(CompileResultCacheImpl):

@@ -85,11 +85,11 @@ def search(
     m, trial = np.empty(6), np.empty(6)
     for n in range(n_frames):
         for row in range(ny):
-            line = np.int64(0)
+            total, counts, usable = np.int64(0), frames[n, row], good[row]
+            above, out = sums[row, 1:], sums[row + 1, 1:]
             for k in range(nx):
-                if good[row, k] > 0:
-                    line += np.int64(frames[n, row, k])
-                sums[row + 1, k + 1] = sums[row, k + 1] + line
+                total += np.int64(counts[k]) * (usable[k] > 0)
+                out[k] = above[k] + total
         best = -1e300
         for t in range(len(turns)):
             c, s = np.cos(turns[t]), np.sin(turns[t])

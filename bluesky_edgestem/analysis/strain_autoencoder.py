@@ -8,9 +8,7 @@ uncertainties can be trusted.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
+from .kernels import in_parts
 from .lattice_discovery import find_lattice
 from .pixel_defects import good_pixels
 
@@ -35,10 +34,6 @@ _LEAST = 32
 _NO_LATTICE = 10.0
 #: Standard deviation of the map's entries where nothing is known.
 _UNKNOWN = 1.0
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(frames: Any) -> None:
@@ -243,26 +238,28 @@ class StrainAutoencoder:
 
     def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, ...]:
         """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), misfit (n,) and scatter (n,), all processors at work."""
-        parts = np.array_split(np.arange(len(frames)), min(_threads(), len(frames)))
-        with ThreadPoolExecutor(len(parts)) as pool:
-            found = list(pool.map(lambda part: search(base, frames[part]), parts))
-            transform, centre = (np.concatenate(column) for column in zip(*found, strict=True))
-            known, which = self._known(base, transform)
-            codes = np.zeros((len(frames), len(base.fills)))
-            background, misfit, scatter = (np.zeros(len(frames)) for _ in range(3))
-            covariance = np.zeros((len(frames), 6, 6))
+        n = len(frames)
+        transform, centre = np.empty((n, 2, 2)), np.empty((n, 2))
 
-            def encode_part(part: np.ndarray) -> None:
-                p = slice(part[0], part[-1] + 1)
-                encode(
-                    frames[p], base.good, base.background_table, MARGIN, base.beam, base.aperture.templates,
-                    base.aperture.radius, base.reflections, known.fills, known.local, known.place, known.level,
-                    known.background, which[p], base.background.share, base.background.spread, transform[p],
-                    centre[p], codes[p], background[p], covariance[p], misfit[p], scatter[p],
-                )  # fmt: skip
+        def search_part(p: slice) -> None:
+            transform[p], centre[p] = search(base, frames[p])
 
-            list(pool.map(encode_part, parts))
-        return transform, centre, covariance, misfit / base.good.sum(), scatter
+        in_parts(n, search_part)
+        known, which = self._known(base, transform)
+        codes, covariance = np.zeros((n, len(base.fills))), np.zeros((n, 6, 6))
+        background, misfit, scatter = (np.zeros(n) for _ in range(3))
+
+        def encode_part(p: slice) -> None:
+            encode(
+                frames[p], base.good, base.background_table, MARGIN, base.beam, base.aperture.templates,
+                base.aperture.radius, base.reflections, known.fills, known.local, known.place, known.level,
+                known.background, known.order, known.leading, known.telling, which[p], base.background.share,
+                base.background.spread, transform[p], centre[p], codes[p], background[p], covariance[p], misfit[p],
+                scatter[p],
+            )  # fmt: skip
+
+        in_parts(n, encode_part)
+        return transform, centre, covariance, misfit, scatter
 
     def _flags(self, base, frames, dose, transform, centre, covariance, misfit, disagreement) -> np.ndarray:
         flagged = np.full(len(frames), "", dtype=object)
@@ -275,7 +272,7 @@ class StrainAutoencoder:
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
         flag(dose == 0, lambda i: "no electrons: the frame is empty")
         full = np.iinfo(frames.dtype).max
-        flag((frames == full).any((1, 2)), lambda i: "saturated: a pixel reached the largest value of its type")
+        flag(frames.max((1, 2)) == full, lambda i: "saturated: a pixel reached the largest value of its type")
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
         flag(~finite, lambda i: "no lattice like the base pattern's")
         away = np.abs(centre - base.beam).max(1)
