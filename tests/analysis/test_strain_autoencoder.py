@@ -1,10 +1,13 @@
 """The strain autoencoder on a small scan with known strain; patterns are made without it, from computed disks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables
 from bluesky_edgestem.analysis.base_pattern_learning import search
+from bluesky_edgestem.analysis.disk_scoring import Estimates, evaluate
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 
@@ -66,6 +69,43 @@ def test_it_finds_disks_and_lattice_by_itself(network):
 def test_it_finds_the_detectors_point_spread(network):
     # A disk's edge of 10⁴ electrons tells it to some hundredths of a pixel.
     assert network.report["point_spread_px"] == pytest.approx(OPTICS.psf_px, abs=0.05)
+
+
+def test_it_tells_blur_before_the_pixels_from_what_pixels_hand_on(network):
+    # Here pixels hand on all of it; the other detector is made of the same base pattern.
+    aperture = network.base.aperture
+    assert aperture.shared > 0.7
+    assert aperture.radius == pytest.approx(OPTICS.disk_radius, abs=0.02)
+    other = replace(network.base, aperture=replace(aperture, shared=0.0))
+    rng = np.random.default_rng(9)
+    n = 144
+    transform = np.eye(2) + 0.006 * rng.normal(size=(n, 2, 2))
+    codes = 5e4 * np.concatenate([np.ones((n, 1)), rng.normal(size=(n, len(other.fills) - 1))], 1)
+    drawn = other.draw(transform, other.beam + rng.normal(0, 0.5, (n, 2)), codes, np.full(n, 5e3))
+    again = StrainAutoencoder.train(rng.poisson(np.maximum(drawn, 0)).astype(np.uint16), seed=3)
+    assert again.base.aperture.shared < 0.3
+    assert again.base.aperture.radius == pytest.approx(aperture.radius, abs=0.02)
+
+
+def test_disks_that_the_edge_cuts_deep_and_those_not_learned_say_nothing(network, held_out):
+    base, (seen, truth, shift) = network.base, held_out
+    counts = np.random.default_rng(10).poisson(1e5 * seen[:4]).astype(np.uint16)
+    fills = base.fills.copy()
+    brightest = int(np.argmax(fills[0, :, 0]))
+    fills[:, brightest] = 0
+    base = replace(base, fills=fills)
+    codes = 1e5 * np.eye(1, len(fills)).repeat(4, 0)
+    transform = truth[:4] @ np.linalg.inv(truth[0])
+    at = Estimates(transform, 79 / 2 + shift[:4], np.full(4, 1e4), np.full(4, 1e5))
+    scores = evaluate(base, counts, at, base.coefficients(transform, codes))
+    places = at.centre[:, None] + np.einsum("nij,gj->ngi", transform, base.reflections)
+    inside = (np.minimum(places, 79 - places) > 0.6 * base.aperture.radius).all(2)
+    inside &= base.fills[0].any(1)
+    np.testing.assert_array_equal(scores.seen, inside)
+    assert inside.any() and not inside.all() and not inside[:, brightest].any()
+    assert not scores.place_score[~inside].any()
+    # The brightest disk, of which nothing is expected, is not missed: its pixels do not count.
+    assert scores.misfit.max() < 3
 
 
 def test_its_lattice_is_the_crystals_not_only_alike_in_all_frames(network, held_out):
