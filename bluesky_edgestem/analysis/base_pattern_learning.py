@@ -8,31 +8,27 @@ Fisher scoring with the fills known, fills by the expected likelihood over the c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from . import lattice_search
-from .base_pattern import Background, BasePattern, rotation_of
-from .disk_aperture import Aperture, turning
-from .disk_scoring import Estimates, Scores, coded_step, design, evaluate, free_step, place_information
+from .aperture_learning import first_aperture, refined_aperture
+from .base_pattern import Background, BasePattern
+from .disk_aperture import Aperture
+from .disk_scoring import Estimates, coded_step, free_step
+from .fill_learning import improved, modes_of, standardised
 from .lattice_discovery import FoundLattice
 
-#: Principal components this much above the edge of noise are kept as modes, and how many at most.
-_ABOVE_NOISE, _MOST_MODES = 1.6, 12
 _FREE_STEPS, _ROUNDS = 6, 6
-#: Least and greatest radius, spread [pixels] and shared part that an aperture can have.
-_LEAST, _MOST = np.array([1.5, 0.05, 0.0]), np.array([np.inf, 3.0, 1.0])
-#: By how much each is varied to see which are the most likely.
-_VARIED = np.array([0.05, 0.05, 0.25])
 #: Disks count that are in the frame, or nearly, in this part of the frames.
 _OFTEN = 0.05
 #: Errors of fills move disks by this many times the variance that counting noise alone would make: what disks hold
 #: beyond the modes counts, too. From simulated specimens with disks of 6 pixels.
 _FILL_ERROR = 6.0
-#: Frames that the aperture is fitted to, and what is expected at least there, over a frame's mean.
-_FEW, _MORE, _LEAST_EXPECTED = 32, 64, 0.01
+#: Frames that the aperture is fitted to, at first and with what was learned of fills.
+_FEW, _MORE = 32, 64
 
 
 @dataclass(frozen=True)
@@ -126,200 +122,6 @@ def _background(base: BasePattern, frames: np.ndarray, at: Estimates) -> tuple[B
     return replace(fitted, share=max(share, 1e-4), spread=float(np.clip(spread, 0.1, 1.0))), amount
 
 
-def _brightest(base: BasePattern, at: Estimates, fills: np.ndarray) -> np.ndarray:
-    """Pixels (n, ny, nx) at and around the brightest whole disks, which hold half of the electrons between them."""
-    level = fills[:, :, 0].mean(0)
-    order = np.argsort(-level)
-    some = order[: 1 + np.searchsorted(np.cumsum(np.maximum(level[order], 0)), level.clip(0).sum() / 2)]
-    places = at.centre[:, None] + np.einsum("nij,gj->ngi", at.transform, base.reflections[some])
-    inner = base.aperture.radius + 1.0
-    y, x = np.indices(base.shape)
-    near = np.zeros((len(places), *base.shape), bool)
-    for n, frame in enumerate(places):
-        for px, py in frame:
-            if inner < px < base.shape[1] - 1 - inner and inner < py < base.shape[0] - 1 - inner:
-                near[n] |= (x - px) ** 2 + (y - py) ** 2 < (base.aperture.half + 1) ** 2
-    return near
-
-
-def _aperture(p: Sequence[float] | np.ndarray, degree: int) -> Aperture:
-    """Of a radius, a spread and a shared part, as far as there can be such."""
-    radius, spread, shared = np.clip(p, _LEAST, _MOST)
-    return Aperture(float(radius), float(spread), float(shared), degree)
-
-
-def _fit_aperture(
-    base: BasePattern, frames: np.ndarray, at: Estimates, fills: np.ndarray, prior: tuple[np.ndarray, np.ndarray]
-) -> Aperture:
-    """Radius and spread that make the counts of the brightest disks most likely, with fills of half of them.
-
-    Fills of all would fit noise, and the sharper the disks the better; the half that they do not know takes that back.
-    Pearson's statistic would not do: of few counts it is the less, the more is expected around the disks.
-    """
-    from scipy.optimize import minimize
-
-    degree = base.aperture.degree
-    half = np.random.default_rng(0).binomial(frames, 0.5).astype(frames.dtype)
-    start = replace(at, background=at.background / 2, dose=at.dose / 2)
-    least = _LEAST_EXPECTED * frames.mean((1, 2), keepdims=True)
-    counted = base.good * _brightest(base, at, fills)
-
-    def cost(p):
-        aperture = _aperture([*p, base.aperture.shared], degree)
-        trial, moved, filled = replace(base, aperture=aperture), start, fills
-        for _ in range(2):
-            moved, filled, _, _ = free_step(trial, half, moved, filled, *prior)
-        drawn = trial.draw_filled(moved.transform, moved.centre, filled * at.dose[:, None, None], at.background)
-        expected = np.maximum(drawn, least)
-        return float((counted * (expected - frames * np.log(expected))).sum(dtype=float) / len(frames))
-
-    known = np.array([base.aperture.radius, base.aperture.spread])
-    simplex = known + np.array([[0, 0], [0.25, 0.0], [0.0, 0.3]])
-    best = minimize(
-        cost, known, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 0.01, "maxfev": 30}
-    ).x
-    return _aperture([*best, base.aperture.shared], degree)
-
-
-def _likelihood(
-    base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray, aperture: Aperture, counted: np.ndarray
-) -> float:
-    """Log-likelihood of the pixels `counted` with another aperture, once maps, codes and fills have gone with it."""
-    grown = (base.aperture.radius / aperture.radius) ** 2
-    trial = replace(base, aperture=aperture, fills=base.fills * grown)
-    at, codes, covariance, _ = coded_step(trial, frames, at, codes)
-    trial, at = _improved(trial, frames, at, codes, covariance)
-    at, codes, _, _ = coded_step(trial, frames, at, codes)
-    drawn = trial.draw(at.transform, at.centre, codes, at.background)
-    expected = np.maximum(drawn, _LEAST_EXPECTED * frames.mean((1, 2), keepdims=True))
-    return float((counted * (frames * np.log(expected) - expected)).sum(dtype=float))
-
-
-def _refined_aperture(base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray) -> tuple[Aperture, bool]:
-    """Radius and blur that are most likely with fills that all frames share, and whether those known were near.
-
-    An error of a hundredth of a pixel shows: disks that grow dimmer outwards would be taken for displaced, by the
-    contrast of their edges times the error, all inwards.
-    """
-    was = np.array([base.aperture.radius, base.aperture.spread, base.aperture.shared])
-    known = np.clip(was, _LEAST + _VARIED, _MOST - _VARIED)
-    counted = base.good * _brightest(base, at, base.fills[:1])
-
-    def found(*moves: int) -> float:
-        moved = known.copy()
-        for move in moves:
-            moved[abs(move) - 1] += np.sign(move) * _VARIED[abs(move) - 1]
-        return _likelihood(base, frames, at, codes, _aperture(moved, base.aperture.degree), counted)
-
-    none, up, down = found(), [found(i) for i in (1, 2, 3)], [found(-i) for i in (1, 2, 3)]
-    slope = (np.array(up) - down) / 2
-    bend = np.diag(np.array(up) + down - 2 * none)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        bend[i, j] = bend[j, i] = found(i + 1, j + 1) - up[i] - up[j] + none
-    # Uphill, also where the likelihood is not concave: by its curvature along each axis, whatever the sign.
-    values, axes = np.linalg.eigh(bend)
-    bend = (axes * -np.maximum(np.abs(values), 1e-9)) @ axes.T
-    low, high = np.maximum((_LEAST - known) / _VARIED, -3), np.minimum((_MOST - known) / _VARIED, 3)
-    free, step = np.ones(3, bool), np.zeros(3)
-    for _ in range(3):  # what would go farther than it can stays there
-        step[free] = -np.linalg.solve(bend[np.ix_(free, free)], slope[free] + bend[np.ix_(free, ~free)] @ step[~free])
-        free &= (low < step) & (step < high)
-        step = np.clip(step, low, high)
-    likeliest = known + step * _VARIED
-    near = bool((np.abs(likeliest - was) < _VARIED / 2).all())
-    return _aperture(likeliest, base.aperture.degree), near
-
-
-def _turns(base: BasePattern, at: Estimates) -> np.ndarray:
-    """Matrices (n, b, b) from fills of the crystal to fills on the detector."""
-    steps, which = np.unique(np.rint(rotation_of(at.transform) / 0.01).astype(int), return_inverse=True)
-    return np.array([turning(base.aperture.degree, 0.01 * step) for step in steps])[which]
-
-
-def _modes(base: BasePattern, at: Estimates, fills: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and modes (K + 1, g, b) of free fills (n, g, b), and codes (n, K + 1) [electrons]."""
-    turns = _turns(base, at)
-    own = np.einsum("nba,ngb->nga", turns, fills)
-    gram = np.zeros(scores.gram.shape[1:])
-    for n in range(len(at)):
-        gram += turns[n].T @ (scores.gram[n].astype(float) * at.dose[n] ** 2) @ turns[n]
-    weight = np.maximum(scores.seen.sum(0), 1)[:, None, None]
-    seen = scores.seen[..., None]
-    mean = (own * seen).sum(0) / weight[..., 0]
-    values, axes = np.linalg.eigh(gram / weight)
-    values = np.maximum(values, 1e-6 * values.max(1, keepdims=True) + 1e-30)
-    whiten, colour = np.sqrt(values)[..., None] * axes.transpose(0, 2, 1), axes / np.sqrt(values)[:, None, :]
-    white = np.einsum("gab,ngb->nga", whiten, (own - mean) * seen).reshape(len(at), -1)
-    u, s, v = np.linalg.svd(white, full_matrices=False)
-    edge = np.sqrt(white.shape[0]) + np.sqrt(white.shape[1])
-    k = min(int((s > _ABOVE_NOISE * edge).sum()), _MOST_MODES)
-    modes = np.einsum("gab,kgb->kga", colour, (v[:k] * s[:k, None]).reshape(k, *mean.shape)) / np.sqrt(len(at))
-    codes = np.concatenate([np.ones((len(at), 1)), u[:, :k] * np.sqrt(len(at))], 1) * at.dose[:, None]
-    return np.concatenate([mean[None], modes]), codes
-
-
-def _improved(
-    base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray, covariance: np.ndarray
-) -> tuple[BasePattern, Estimates]:
-    """Fills that make the frames more likely, over what is known of the codes, and maps that go with them.
-
-    Fills can take up most of what a deformation common to all maps does, and in turns neither would move: the two are
-    found together.
-    """
-    scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
-    turns, m = _turns(base, at), at.transform
-    count, disks, functions = base.fills.shape
-    known = covariance[:, 7:, 7:]
-    second = (np.einsum("nk,nl->nkl", codes, codes) + known).reshape(len(at), -1)
-    normal = np.empty((disks, count * functions, count * functions))
-    right = np.empty((disks, count, functions))
-    cross = np.empty((disks, 2, count * functions))
-    for g in range(disks):
-        gram = turns.transpose(0, 2, 1) @ scores.gram[:, g].astype(float) @ turns
-        blocks = (second.T @ gram.reshape(len(at), -1)).reshape(count, count, functions, functions)
-        normal[g] = blocks.transpose(0, 2, 1, 3).reshape(count * functions, -1)
-        right[g] = codes.T @ np.einsum("nb,nba->na", scores.moments[:, g].astype(float), turns)
-        fills = np.einsum("nkl,lb->nkb", known, base.fills[:, g])
-        right[g] -= np.einsum("nab,nkb->ka", gram, fills)
-        by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float) @ turns
-        cross[g] = np.einsum("nib,nk->ikb", by_place, codes).reshape(2, -1)
-    scale = np.sqrt(np.maximum(np.einsum("gii->gi", normal), 1e-30))
-    # Fills are no wilder than disks are bright: where few frames, or few electrons, do not tell.
-    by_degree = np.concatenate([np.full(d + 1, d) for d in range(base.aperture.degree + 1)])
-    level = np.maximum(base.fills[0, :, 0], 0.1 * base.fills[0, :, 0].mean())
-    precision = ((1.0 + by_degree) / (2 * level[:, None])) ** 2
-    precision = np.repeat(precision[:, None], count, 1)
-    precision[:, 0, 0] = 0
-    right -= precision * base.fills.transpose(1, 0, 2)
-    normal += precision.reshape(disks, -1, 1) * np.eye(count * functions)
-    # Directions of which nothing is known stay as they are.
-    scaled = normal / scale[:, :, None] / scale[:, None] + 1e-4 * np.eye(count * functions)
-    both = np.concatenate([right.reshape(disks, -1, 1), cross.transpose(0, 2, 1)], 2)
-    both = np.linalg.solve(scaled, both / scale[..., None]) / scale[..., None]
-    seen = scores.seen.any(0)
-    seen &= base.fills[0].any(1)
-    both[~seen] = 0
-    place, push = place_information(scores), scores.place_score
-    place = np.einsum("nxi,ngxy,nyj->gij", m, place, m, optimize=True) - cross @ both[..., 1:]
-    push = np.einsum("nxi,ngx->gi", m, push) - (cross @ both[..., :1])[..., 0]
-    places = design(base.reflections)[:, :, :4]
-    information = np.einsum("gia,gij,gjb->ab", places[seen], place[seen], places[seen], optimize=True)
-    common = np.linalg.solve(information, np.einsum("gia,gi->a", places[seen], push[seen]))
-    step = both[..., 0] - (both[..., 1:] @ (places @ common)[..., None])[..., 0]
-    improved = replace(base, fills=base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2))
-    return improved, replace(at, transform=m @ (np.eye(2) + common.reshape(2, 2)))
-
-
-def _standardised(base: BasePattern, codes: np.ndarray) -> tuple[BasePattern, np.ndarray]:
-    """The same with codes of mean 0 and standard deviation 1."""
-    relative = codes[:, 1:] / codes[:, :1]
-    mean, sd = relative.mean(0), np.maximum(relative.std(0), 1e-9)
-    fills = base.fills.copy()
-    fills[0] += np.einsum("k,kgb->gb", mean, base.fills[1:])
-    fills[1:] *= sd[:, None, None]
-    return replace(base, fills=fills), np.concatenate([codes[:, :1], (relative - mean) / sd * codes[:, :1]], 1)
-
-
 def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress: Callable[[str], None]) -> Learned:
     """Learn the base pattern of frames (n, ny, nx) whose lattice was found; `good` (ny, nx) marks pixels that count."""
     shape = (frames.shape[1], frames.shape[2])
@@ -353,10 +155,10 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
             background, amount = _background(base, frames, at)
             base = replace(base, background=background, beam=np.median(at.centre, 0))
             at = replace(at, background=amount)
-            aperture = _fit_aperture(base, frames[few], at.part(few), fills[few], (flat, variance))
+            aperture = first_aperture(base, frames[few], at.part(few), fills[few], (flat, variance))
             base = replace(base, aperture=aperture)
             progress(f"disks of radius {aperture.radius:.2f} pixels, blur {aperture.blur:.2f} pixels")
-    learned, codes = _modes(base, at, fills, scores)
+    learned, codes = modes_of(base, at, fills, scores)
     learned[:, scores.seen.mean(0) < _OFTEN] = 0
     base = replace(base, fills=learned)
     restless, settled = np.inf, False
@@ -365,13 +167,13 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
         before = at
         for _ in range(2):
             at, codes, covariance, scores = coded_step(base, frames, at, codes)
-        base, at = _improved(base, frames, at, codes, covariance)
-        base, codes = _standardised(base, codes)
+        base, at = improved(base, frames, at, codes, covariance)
+        base, codes = standardised(base, codes)
         change = (at.transform - before.transform).reshape(-1, 4)
         restless = float(np.sqrt((change**2 / np.einsum("nii->ni", covariance[:, :4, :4])).mean()))
         progress(f"fills with {len(base.fills) - 1} modes, round {turn + 1}: misfit {scores.misfit.mean():.3f}")
         if not settled and turn < _ROUNDS - 2:
-            aperture, settled = _refined_aperture(base, frames[more], at.part(more), codes[more])
+            aperture, settled = refined_aperture(base, frames[more], at.part(more), codes[more])
             fills = base.fills * (base.aperture.radius / aperture.radius) ** 2
             base = replace(base, aperture=aperture, fills=fills)
             progress(

@@ -6,7 +6,7 @@ a fill that rises towards one side moves the blurred edge to that side, by 0.07 
 would otherwise be read as a displacement.
 
 What is blurred before the pixels and what pixels hand on to each other differ in a disk's edge by some per cent: with
-the wrong one the radius comes out 0.04 pixels wrong, and strain with it (`base_pattern_learning`).
+the wrong one the radius comes out 0.04 pixels wrong, and strain with it (`aperture_learning`).
 """
 
 from __future__ import annotations
