@@ -54,7 +54,7 @@ SETTINGS: dict[str, list[dict]] = {
         {"peer": "blobfinder", "pattern": "flat", "upsample": False},
     ],
 }
-PARTS = (*CASES, "pyxem", "time")
+PARTS = ("pyxem", *CASES, "time")
 CHOSEN_ON = 32
 """Patterns of the first seed on which a peer's setting is chosen."""
 

@@ -17,6 +17,8 @@ import numpy as np
 _RING = 1.35
 #: Counts that patterns are added up to before disks are looked for in them, and how many are at most.
 _ENOUGH, _TOGETHER = 2e5, 16
+#: Of radii that are this nearly the best, the least is taken.
+_AS_GOOD = 0.99
 #: Two lattices are the same if their vectors' lengths and angle agree to this.
 _ALIKE = 0.06
 
@@ -72,9 +74,12 @@ def _peaks(ratio: np.ndarray, radius: float, least: float = 15.0) -> tuple[np.nd
 
     size = 2 * int(np.ceil(radius)) + 1
     y, x = np.nonzero((ratio == maximum_filter(ratio, size)) & (ratio > least))
-    order = np.argsort(-ratio[y, x])[:80]
-    x, y = x[order], y[order]
-    return np.stack([x, y], -1).astype(float), ratio[y, x]
+    order = np.argsort(-ratio[y, x], kind="stable")
+    kept: list[int] = []
+    for i in order:  # a disk that is too large for one with nothing around it is as likely in many places
+        if len(kept) < 80 and ((x[kept] - x[i]) ** 2 + (y[kept] - y[i]) ** 2 >= radius**2).all():
+            kept.append(int(i))
+    return np.stack([x[kept], y[kept]], -1).astype(float), ratio[y[kept], x[kept]]
 
 
 def _reduced(vectors: np.ndarray) -> np.ndarray:
@@ -250,7 +255,8 @@ def _search(frames: np.ndarray, together: int) -> tuple[list[tuple], float, floa
             gain[i] += np.sqrt(heights[:12]).sum()
     if not gain.any():
         return [], 0.0, 0.0
-    radius = float(radii[gain.argmax()])
+    # Where nothing is between disks, one that is too large is as good, until it reaches the next.
+    radius = float(radii[np.argmax(gain > _AS_GOOD * gain.max())])
     found = []
     for image in images:
         places, heights = _peaks(correlator.ratio(image, radius), radius)

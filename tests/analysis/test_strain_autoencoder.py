@@ -8,6 +8,7 @@ import pytest
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables
 from bluesky_edgestem.analysis.base_pattern_learning import search
 from bluesky_edgestem.analysis.disk_scoring import Estimates, evaluate
+from bluesky_edgestem.analysis.lattice_discovery import find_lattice
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 
@@ -64,6 +65,18 @@ def test_it_finds_disks_and_lattice_by_itself(network):
     # The reflections (100) are dark: what it sees is the lattice of (110), in one of its frames' strain.
     length = np.sqrt(2) / 3.905 / OPTICS.pixel_reciprocal
     assert np.linalg.norm(network.base_vectors, axis=1) == pytest.approx([length, length], rel=0.02)
+
+
+def test_disks_with_nothing_between_them_are_not_taken_for_larger_ones():
+    # As simulators make them: flat, with the edge of whole pixels, without a background.
+    y, x = np.indices((128, 128))
+    orders = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 2), -1).reshape(-1, 2)
+    pattern = sum((np.hypot(x - 64 - 24 * h, y - 64 - 24 * k) < 7) / (1 + 4 * (abs(h) + abs(k))) for h, k in orders)
+    counts = np.random.default_rng(11).poisson(1e6 * pattern / pattern.sum(), (16, 128, 128))
+    lattice = find_lattice(counts)
+    assert lattice is not None
+    assert lattice.radius == pytest.approx(7, abs=0.5)
+    assert np.linalg.norm(lattice.vectors, axis=1) == pytest.approx([24, 24], abs=0.2)
 
 
 def test_it_finds_the_detectors_point_spread(network):
