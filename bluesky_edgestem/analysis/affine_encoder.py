@@ -233,7 +233,7 @@ def encode(
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
     First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
-    that tell something of it. The others are drawn only, and roughly.
+    that tell something of it. Pixels of the others do not count, nor do those of a disk that the edge cuts deep.
 
     `fills` (t, g, K + 1, b); `known` (t, g, 3 + K + 1, 3 + K + 1), the information of place x, y, background and codes
     in the mean pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it,

@@ -41,7 +41,8 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
 
 def in_parts(n: int, do: Callable[[slice], object]) -> None:
     """Call `do` with parts of `n`, all processors at work; kernels do not hold the interpreter's lock."""
-    count = max(min(len(os.sched_getaffinity(0)), n), 1)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = max(min(allowed, n), 1)
     edges = [n * i // count for i in range(count + 1)]
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(do, [slice(*edge) for edge in itertools.pairwise(edges)]))
