@@ -6,11 +6,15 @@ Nothing heavy is imported before the command is known, so that `edgestem --help`
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 from . import __version__
 
@@ -46,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explained(command: Callable[[], int | None], traceback: bool) -> int:
     try:
-        return command() or 0
+        with _interrupted_outside_imports():
+            return command() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -55,6 +60,35 @@ def _explained(command: Callable[[], int | None], traceback: bool) -> int:
             raise
         print(f"edgestem: {error}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _interrupted_outside_imports() -> Iterator[None]:
+    """Inside, Ctrl-C waits for the end of an import that it comes in.
+
+    Raised in the middle of one, KeyboardInterrupt can leave the lock of all imports taken: other threads, which are to
+    end what was started, then wait for it for ever.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # Ctrl-C is ignored, or somebody else's
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code is not _explained.__code__:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                again = threading.Timer(0.05, signal.pthread_kill, (threading.main_thread().ident, signum))
+                again.daemon = True
+                again.start()
+                return
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _seed(text: str) -> int:

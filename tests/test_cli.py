@@ -1,5 +1,9 @@
 """The command line answers at once, and a mistake is one line."""
 
+import signal
+import sys
+import time
+
 import pytest
 
 from bluesky_edgestem.cli import DELEGATED, main
@@ -49,3 +53,21 @@ def test_a_seed_that_is_none_starts_nothing(seed, capsys):
     with pytest.raises(SystemExit):
         main(["demo", f"--seed={seed}"])
     assert f"'{seed}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err
+
+
+def test_ctrl_c_lets_an_import_end_before_it_interrupts(tmp_path, monkeypatch, capsys):
+    # Interrupted in the middle, an import can leave the lock of all imports taken, and other threads waiting for it.
+    (tmp_path / "command_that_imports.py").write_text(
+        "import time\n\n\ndef main(words):\n    import interrupted_import\n\n    time.sleep(30)\n"
+    )
+    (tmp_path / "interrupted_import.py").write_text(
+        "import signal, time\n\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\nWHOLE = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(DELEGATED, "wait", ("command_that_imports", "wait"))
+    began = time.monotonic()
+    assert main(["wait"]) == 130
+    assert time.monotonic() - began < 10, "interrupted, not waited for"
+    assert sys.modules.pop("interrupted_import").WHOLE
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -261,7 +261,6 @@ def run(options: argparse.Namespace) -> int:
     """Run the IOCs with parsed `options` until Ctrl-C or SIGTERM; 1 where the prefix is taken."""
     if options.die_with_parent:  # started on ports of its own
         die_with_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and decides
         if options.part != "detector":
             port = int(os.environ["EPICS_CA_REPEATER_PORT"])
             threading.Thread(target=repeat, args=(port,), daemon=True).start()
@@ -283,7 +282,7 @@ def run(options: argparse.Namespace) -> int:
     async def until_signalled() -> None:
         task = asyncio.current_task()
         assert task is not None
-        for ends in (signal.SIGTERM,) if options.die_with_parent else (signal.SIGTERM, signal.SIGINT):
+        for ends in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(ends, task.cancel)
         await serve(
             options.prefix,

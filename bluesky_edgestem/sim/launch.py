@@ -109,7 +109,8 @@ class MicroscopeProcess:
         }
         command = [sys.executable, "-m", f"{__package__}.ioc", "--prefix", self.prefix, "--die-with-parent"]
         command += ["--part", part, "--line", str(line), *self._options]
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        # A Ctrl-C in the terminal is for the one that started it, who then ends it in order.
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert process.stdout is not None
         deadline = time.monotonic() + START_TIMEOUT
         while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:

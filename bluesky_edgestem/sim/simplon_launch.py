@@ -49,7 +49,8 @@ class SimplonProcess:
 
     def __enter__(self) -> SimplonProcess:
         command = [sys.executable, "-m", f"{__package__}.simplon", *self._options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # A Ctrl-C in the terminal is for the one that started it, who then ends it in order.
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert self.process.stdout is not None
         deadline = time.monotonic() + START_TIMEOUT
         while select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
