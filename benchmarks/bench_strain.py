@@ -1,11 +1,12 @@
 """Strain from structured disks: the strain autoencoder beside py4DSTEM and libertem-blobfinder, on the same patterns.
 
 The specimens are those of `strain_cases` and `strain_pyxem`; each seed is another one. The autoencoder is trained on
-each scan at 1e5 electrons a pattern, and reads other draws of the noise, at 1e4 too without being trained again. The
-peers are given what a user would have to find: the probe without noise, which disks are bright, and each grain's
-lattice without its strain. Of a few settings of theirs each case gets the one with the least error, which only somebody
-who knows the truth could choose. What disks' insides do to a peer alike everywhere, a reference region takes off: so
-their mean error over each scan is taken off before anything is counted. Ours is left on.
+each scan at 1e5 electrons a pattern, and reads other draws of the noise at positions spread over it, at 1e4 too without
+being trained again. The peers read the same frames. They are given what a user would have to find: the probe without
+noise, which disks are bright, and each grain's lattice without its strain. Of a few settings of theirs each case gets
+the one with the least error, which only somebody who knows the truth could choose. What disks' insides do to a peer
+alike everywhere, a reference region takes off: so their mean error over each scan is taken off before anything is
+counted. Ours is left on.
 
 One case after the other, or some by ``--cases``; ``--without peers`` or ``--without ours`` leaves those out. Figures
 are means over seeds, with the standard deviation from seed to seed beside.
@@ -178,13 +179,14 @@ def run_case(name: str, seeds: Sequence[int], folder: Path, wanted: Sequence[str
         rows.append(summarise(readings, case, DOSES[label], relative))
 
     for seed in seeds:
-        case = make_pyxem(seed) if name == "pyxem" else make(name, seed, folder, workers=2)
+        scan = make_pyxem(seed) if name == "pyxem" else make(name, seed, folder, workers=2)
         network = None
         if "ours" in wanted:
             began = time.perf_counter()
-            network = StrainAutoencoder.train(case.frames(TRAINED_AT, 0), seed=seed, progress=print)
+            network = StrainAutoencoder.train(scan.frames(TRAINED_AT, 0), seed=seed, progress=print)
             seconds = round(time.perf_counter() - began, 1)
             training.append({"s": seconds, "converged": network.converged, "why": network.why})
+        case = scan.sample()
         for label, dose in DOSES.items():
             if name.startswith("background") and label != "1e5":
                 continue  # what is published of others is at 1e5
@@ -212,10 +214,11 @@ def run_time(folder: Path, wanted: Sequence[str], rounds: int = 5, cores: int = 
     """Time a pattern [ms] of each, in turn, so that what else the machine does hits all alike; medians."""
     out: dict = {"cores": cores}
     for name in ("Si-128", "Si-256"):
-        case = make(name, 1, folder)
+        scan = make(name, 1, folder)
+        case = scan.sample()
         frames = case.frames(TRAINED_AT, 1)
         times: dict[str, list[float]] = {}
-        network = StrainAutoencoder.train(case.frames(TRAINED_AT, 0), seed=1) if "ours" in wanted else None
+        network = StrainAutoencoder.train(scan.frames(TRAINED_AT, 0), seed=1) if "ours" in wanted else None
         peers = Peers(case, frames, bright_reflections(case)) if "peers" in wanted else None
         for round_ in range(rounds + 1):
             if network is not None:

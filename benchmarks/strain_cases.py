@@ -2,20 +2,22 @@
 
 A case is a scan over a specimen; another seed is another specimen of the same kind.
 
-=============  =========  ======  ==========================================================================
-case           material   pixels  specimen
-=============  =========  ======  ==========================================================================
-Si-256         Si [110]   256     one crystal under a smooth strain (a misfit step and a wrinkle, up to 2 %)
-SrTiO3-256     SrTiO3     256     the same of SrTiO3 [001]
-Si-128         Si         128     the same crystals on half as many pixels
-SrTiO3-128     SrTiO3     128
-background-0   Si         256     as Si-256, without a Lorentzian background
-background-70  Si         256     the same specimens, 70 % of the electrons in the Lorentzian
-grains-256     Si         256     8 grains at random rotations, each with a strain, thickness and tilt of its own
-grains-128     Si         128     the same grains on half as many pixels
-multislice     Si         128     a few patterns by multislice of all strained atoms, see below
-composed       Si         128     the same patterns, put together from a table of disks
-=============  =========  ======  ==========================================================================
+=============  =========  ======  =======  =================================================================
+case           material   pixels  scan     specimen
+=============  =========  ======  =======  =================================================================
+Si-256         Si [110]   256     24 × 24  one crystal under a smooth strain (a misfit step and a wrinkle, up
+                                           to 2 %)
+SrTiO3-256     SrTiO3     256     24 × 24  the same of SrTiO3 [001]
+Si-128         Si         128     64 × 64  as Si-256, on half as many pixels
+SrTiO3-128     SrTiO3     128     64 × 64
+background-0   Si         256     24 × 24  as Si-256, without a Lorentzian background
+background-70  Si         256     24 × 24  the same specimens, 70 % of the electrons in the Lorentzian
+grains-256     Si         256     24 × 24  8 grains at random rotations, each with a strain, thickness and tilt
+                                           of its own
+grains-128     Si         128     64 × 64  the same on half as many pixels
+multislice     Si         128     6 × 6    a few patterns by multislice of all strained atoms, see below
+composed       Si         128     6 × 6    the same patterns, put together from a table of disks
+=============  =========  ======  =======  =================================================================
 
 In all: 200 keV; semiangle 3 mrad (Si) or 2.8 mrad (SrTiO3), a disk radius of 12 pixels of 256 or 6 of 128; a wedge 10
 to 25 nm thick; the zone axis up to 2.4 mrad off the beam, by a bend and as a whole; descan up to 2.5 pixels of 256;
@@ -33,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -58,8 +60,8 @@ TABLES = {
 SEMIANGLE = {"Si": 3.0, "SrTiO3": 2.8}
 #: Of the central differences of the Cramér–Rao bound: strain (3), rotation [rad], centre (2) [pixels].
 STEPS = (1e-3, 1e-3, 1e-3, 1e-3, 0.1, 0.1)
-INFORMED = 64
-"""Patterns of a case whose bound is computed; it changes smoothly over a specimen."""
+SAMPLED, INFORMED = 256, 64
+"""Positions of a scan that are read, and patterns whose bound is computed: it changes smoothly over a specimen."""
 MULTISLICE_LAYERS, MULTISLICE_REACH = (52, 68), 3.0  # 10 to 13 nm, up to 3 1/Å: seconds a pattern
 
 
@@ -71,7 +73,7 @@ class Kind:
     n_pixels: int
     background: float = 0.05
     grains: int = 1
-    side: int = 16  #: positions along each side of the scan
+    side: int = 24  #: positions along each side of the scan
     by_multislice: bool = False  #: the atoms at rest, few and thinner
     salt: int = 0  #: cases with the same salt, material and scan share their specimens
 
@@ -86,12 +88,12 @@ class Kind:
 CASES = {
     "Si-256": Kind("Si", 256),
     "SrTiO3-256": Kind("SrTiO3", 256),
-    "Si-128": Kind("Si", 128),
-    "SrTiO3-128": Kind("SrTiO3", 128),
+    "Si-128": Kind("Si", 128, side=64),
+    "SrTiO3-128": Kind("SrTiO3", 128, side=64),
     "background-0": Kind("Si", 256, background=0.0),
     "background-70": Kind("Si", 256, background=0.7),
     "grains-256": Kind("Si", 256, grains=8, salt=1),
-    "grains-128": Kind("Si", 128, grains=8, salt=1),
+    "grains-128": Kind("Si", 128, grains=8, side=64, salt=1),
     "multislice": Kind("Si", 128, side=6, by_multislice=True, salt=2),
     "composed": Kind("Si", 128, side=6, by_multislice=True, salt=2),
 }
@@ -120,12 +122,11 @@ class StrainCase:
     seed: int
     material: str
     optics: Optics
-    scan: tuple[int, int]  #: rows and columns
     specimen: Specimen
     reference: np.ndarray  #: (2, 2) the reference lattice's reciprocal vectors as rows [pixels]
     patterns: np.ndarray  #: (n, ny, nx) float32, probability that an electron is counted in each pixel
-    informed: np.ndarray  #: (m,) which patterns' information is known; none in a case whose bound is not
-    information: np.ndarray  #: (m, 7, 7) per electron, in the order of `cramer_rao.PARAMETERS`
+    #: (m, 7, 7) of patterns spread over the scan, per electron, by `cramer_rao.PARAMETERS`; none if it is not known
+    information: np.ndarray
 
     @property
     def centre(self) -> np.ndarray:
@@ -141,6 +142,17 @@ class StrainCase:
     def frames(self, dose: float, seed: int = 0) -> np.ndarray:
         """Counts (n, ny, nx) uint16 at `dose` [electrons per pattern], another draw for another seed."""
         return counted(self.patterns, dose, np.random.default_rng([self.seed, seed, int(dose)]))
+
+    def sample(self) -> StrainCase:
+        """The `SAMPLED` positions, evenly spread over the scan, that readings are scored at."""
+        which = _spread(len(self.patterns), SAMPLED)
+        specimen = Specimen(*(getattr(self.specimen, field.name)[which] for field in fields(Specimen)))
+        return replace(self, specimen=specimen, patterns=self.patterns[which])
+
+
+def _spread(n: int, count: int) -> np.ndarray:
+    """Up to `count` of n positions, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(count, n)).astype(int))
 
 
 def _smooth(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -295,11 +307,11 @@ def make(name: str, seed: int, folder: Path, workers: int = 1) -> StrainCase:
         patterns = _kept(folder / f"multislice_{seed}.npy", lambda: _sliced_all(kind, specimen, workers))
     else:
         patterns = np.array([composed(disks, optics, specimen, i, nothing, still) for i in range(len(specimen))])
-    informed = np.linspace(0, len(specimen) - 1, min(INFORMED, len(specimen))).astype(int)
     known = np.array(
-        [information(lambda moved, i=i: composed(disks, optics, specimen, i, moved, still)) for i in informed]
+        [
+            information(lambda moved, i=i: composed(disks, optics, specimen, i, moved, still))
+            for i in _spread(len(specimen), INFORMED)
+        ]
     )
     reference = material(kind.material).reciprocal / optics.pixel_reciprocal
-    return StrainCase(
-        name, seed, kind.material, optics, (kind.side, kind.side), specimen, reference, patterns, informed, known
-    )
+    return StrainCase(name, seed, kind.material, optics, specimen, reference, patterns, known)

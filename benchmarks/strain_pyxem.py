@@ -44,15 +44,4 @@ def make_pyxem(seed: int) -> StrainCase:
     pixel = RECIPROCAL_PIXEL * wavelength * 1e3
     optics = Optics(200.0, RADIUS * pixel, pixel, PIXELS, psf_px=0.0, background=0.0)
     reference = SPACING / np.sqrt(2) * np.array([[1.0, 1.0], [-1.0, 1.0]])
-    return StrainCase(
-        "pyxem",
-        seed,
-        "pyxem",
-        optics,
-        (SIDE, SIDE),
-        specimen,
-        reference,
-        patterns,
-        np.zeros(0, int),
-        np.zeros((0, 7, 7)),
-    )
+    return StrainCase("pyxem", seed, "pyxem", optics, specimen, reference, patterns, np.zeros((0, 7, 7)))

@@ -143,10 +143,9 @@ def summarise(readings: list[Reading], case: StrainCase, dose: float, relative: 
         "scatter": np.sqrt(own),
         "worst": np.nanmax(np.abs(found), (0, 1)),
     }
-    if len(case.informed):
+    if len(case.information):
         variance = np.diagonal(bound(case.information, dose), axis1=1, axis2=2)[:, :4].mean(0)
-        informed = np.nanmean(found[:, case.informed] ** 2, (0, 1))
-        by_component |= {"bound": np.sqrt(variance), "ratio": np.sqrt(informed / variance)}
+        by_component |= {"bound": np.sqrt(variance), "ratio": by_component["rms"] / np.sqrt(variance)}
     out: dict = {
         name: {c: float(f"{v:.3g}") for c, v in zip(COMPONENTS, values, strict=True)}
         for name, values in by_component.items()

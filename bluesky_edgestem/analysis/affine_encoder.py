@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .disk_kernels import INSIDE, add, combine, cut, lay_background, leave_out, locate, on_detector, project, slopes
+from .disk_kernels import INSIDE, add, combine, lay_background, leave_out, locate, on_detector, project, slopes
 from .kernels import kernel
 
 #: Disks move by no more than this in one step [pixels].
@@ -20,7 +20,7 @@ _MOST_BRIGHTNESS, _MOST_CODE = 0.1, 1.0
 _MOST_STEPS, _MOST_LEADING = 24, 10
 #: Gain in log-likelihood which a step promises that is the last of the leading disks, and what may be left after the
 #: last of all: a tenth of a standard deviation.
-_LED, _AT_REST = 1.0, 0.1
+_LED, _AT_REST = 4.0, 0.1
 #: By how much the gain is expected to fall from step to step, before two are known.
 _FALL = 0.2
 #: Moves that are remembered for what they did to the score.
@@ -41,67 +41,72 @@ _SQUARES = np.array(
 )
 
 
-@kernel
-def _inverse(matrix, out, scale):  # pragma: no cover - compiled
-    """Inverse of a positive definite matrix by Cholesky's method, diagonal scaled to one; false if it is not."""
+@kernel(fastmath={"reassoc", "contract"})
+def _factor(matrix, low, scale):  # pragma: no cover - compiled
+    """Cholesky's factor of a positive definite matrix, diagonal scaled to one; false if it is not."""
     n = len(matrix)
     for i in range(n):
         if not matrix[i, i] > 0:
             return False
         scale[i] = 1 / np.sqrt(matrix[i, i])
-    low = np.zeros((n, n))
     for i in range(n):
+        row = low[i]
         for j in range(i + 1):
-            total = matrix[i, j] * scale[i] * scale[j]
+            total, other = 0.0, low[j]
             for k in range(j):
-                total -= low[i, k] * low[j, k]
-            if i == j:
-                if not total > 1e-10:
-                    return False
-                low[i, i] = np.sqrt(total)
+                total += row[k] * other[k]
+            total = matrix[i, j] * scale[i] * scale[j] - total
+            if j < i:
+                row[j] = total / other[j]
+            elif total > 1e-10:
+                row[j] = np.sqrt(total)
             else:
-                low[i, j] = total / low[j, j]
-    inverse = np.zeros((n, n))
-    for j in range(n):
-        inverse[j, j] = 1 / low[j, j]
-        for i in range(j + 1, n):
-            total = 0.0
-            for k in range(j, i):
-                total -= low[i, k] * inverse[k, j]
-            inverse[i, j] = total / low[i, i]
-    for i in range(n):
-        for j in range(i + 1):
-            total = 0.0
-            for k in range(i, n):
-                total += inverse[k, i] * inverse[k, j]
-            out[i, j] = out[j, i] = total * scale[i] * scale[j]
+                return False
     return True
 
 
-@kernel
-def _quasi_newton(step, inverse, score, moves, changes, known, weights):  # pragma: no cover - compiled
-    """The step that the inverse information proposes, corrected by what the last moves did to the score (L-BFGS)."""
+@kernel(fastmath={"reassoc", "contract"})
+def _solve(out, low, scale, vector):  # pragma: no cover - compiled
+    """``out = matrix⁻¹ vector`` of a matrix that was factored."""
+    n = len(vector)
+    for i in range(n):
+        total, row = 0.0, low[i]
+        for k in range(i):
+            total += row[k] * out[k]
+        out[i] = (vector[i] * scale[i] - total) / row[i]
+    for i in range(n - 1, -1, -1):
+        out[i] /= low[i, i]
+        row = low[i]
+        for k in range(i):
+            out[k] -= row[k] * out[i]
+    for i in range(n):
+        out[i] *= scale[i]
+
+
+@kernel(fastmath={"reassoc", "contract"})
+def _quasi_newton(step, low, scale, score, moves, changes, known, weights, left):  # pragma: no cover - compiled
+    """The step that the factored information proposes, corrected by what the last moves did to the score (L-BFGS)."""
     n = len(score)
-    left = score.copy()
+    for k in range(n):
+        left[k] = score[k]
     for i in range(known - 1, -1, -1):
+        move, change = moves[i], changes[i]
         along, curved = 0.0, 0.0
         for k in range(n):
-            along += moves[i, k] * left[k]
-            curved += moves[i, k] * changes[i, k]
+            along += move[k] * left[k]
+            curved += move[k] * change[k]
         weights[i] = along / curved
         for k in range(n):
-            left[k] -= weights[i] * changes[i, k]
-    for i in range(n):
-        step[i] = 0
-        for k in range(n):
-            step[i] += inverse[i, k] * left[k]
+            left[k] -= weights[i] * change[k]
+    _solve(step, low, scale, left)
     for i in range(known):
+        move, change = moves[i], changes[i]
         along, curved = 0.0, 0.0
         for k in range(n):
-            along += changes[i, k] * step[k]
-            curved += moves[i, k] * changes[i, k]
+            along += change[k] * step[k]
+            curved += move[k] * change[k]
         for k in range(n):
-            step[k] += (weights[i] - along / curved) * moves[i, k]
+            step[k] += (weights[i] - along / curved) * move[k]
 
 
 @kernel
@@ -140,6 +145,15 @@ def _padded(out, image, good, pad):  # pragma: no cover - compiled
     return total
 
 
+@kernel
+def _set(out, image):  # pragma: no cover - compiled
+    """``out[:] = image``, by rows, which is as fast as memory."""
+    for row in range(out.shape[0]):
+        to, of = out[row], image[row]
+        for k in range(out.shape[1]):
+            to[k] = of[k]
+
+
 @kernel(fastmath=True)
 def _lay_window(lam, table, shift_x, shift_y, amount, row0, col0, width, margin, pad):  # pragma: no cover - compiled
     """As `lay_background`, in one window, of a beam at the nearest whole pixel."""
@@ -155,14 +169,16 @@ def _lay_window(lam, table, shift_x, shift_y, amount, row0, col0, width, margin,
 
 
 @kernel(fastmath=True)
-def _weigh(w, q, expected, counts, lam, good, least, row0, col0, width):  # pragma: no cover - compiled
+def _weigh(w, q, counts, lam, good, least, row0, col0, width):  # pragma: no cover - compiled
     """``(n - λ)/v`` and ``1/v`` of a window, flat; v is λ, but no less than a floor: no count is impossible."""
-    cut(w, counts, row0, col0, width)
-    cut(q, good, row0, col0, width)
-    cut(expected, lam, row0, col0, width)
-    for k in range(w.shape[0]):
-        q[k] /= max(expected[k], least)
-        w[k] = (w[k] - expected[k]) * q[k]
+    for row in range(width):
+        columns, part = slice(col0, col0 + width), slice(row * width, (row + 1) * width)
+        n, line, g = counts[row0 + row, columns], lam[row0 + row, columns], good[row0 + row, columns]
+        left, inverse = w[part], q[part]
+        for k in range(width):
+            each = g[k] / max(line[k], least)
+            inverse[k] = each
+            left[k] = (n[k] - line[k]) * each
 
 
 @kernel(fastmath=True)
@@ -229,6 +245,7 @@ def encode(
     covariance,
     misfit,
     scatter,
+    doses,
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
@@ -240,9 +257,9 @@ def encode(
     `back_known` (t,), the background; `order` (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many
     of them tell most, and what there is; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
     the electrons.
-    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,), and
+    Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,),
     `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
-    noise explains.
+    noise explains; and `doses` (n,), the electrons on good pixels.
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[2]
@@ -255,20 +272,20 @@ def encode(
     value = np.zeros(size + 6 * width, np.float32)
     middle = value[3 * width : 3 * width + size]
     by_x, by_y = np.empty((n_disks, size), np.float32), np.empty((n_disks, size), np.float32)
-    w, q, expected = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    w, q = np.empty(size, np.float32), np.empty(size, np.float32)
     coef, moments = np.empty(n_functions, np.float32), np.empty(n_functions, np.float32)
     seen = np.empty(n_disks, np.bool_)
     rows, columns = np.empty(n_disks, np.int64), np.empty(n_disks, np.int64)
     py, px = np.empty(n_disks, np.int64), np.empty(n_disks, np.int64)
     left_x, left_y = np.empty(n_disks), np.empty(n_disks)
-    matrix, solved, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
-    scale, step, squares = np.empty(total), np.empty(total), np.empty(18)
+    matrix, low, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
+    scale, step, left, squares = np.empty(total), np.empty(total), np.empty(total), np.empty(18)
     relative, local = np.empty(count, np.float32), np.empty(count, np.float32)
     move, earlier, weights = np.zeros(total), np.zeros(total), np.empty(_MEMORY)
     moves, changes = np.empty((_MEMORY, total)), np.empty((_MEMORY, total))
     for n in range(n_frames):
         t = which[n]
-        dose = _padded(counts, frames[n], good, pad)
+        dose = doses[n] = _padded(counts, frames[n], good, pad)
         covariance[n] = np.nan
         misfit[n] = np.nan
         scatter[n] = np.nan
@@ -278,23 +295,28 @@ def encode(
         codes[n, 0] = 1
         background[n] = share
         solvable, remembered, comparable = True, 0, False
-        led, before = False, np.inf
+        led, masked, before = False, False, np.inf
         for turn in range(_MOST_STEPS):
             cx, cy = centre[n, 0], centre[n, 1]
             shift_x, shift_y = cx - beam[0], cy - beam[1]
             used = telling[t] if led else leading[t]
-            if led:
-                counting[pad : pad + ny, pad : pad + nx] = good
-            for i in range(n_disks if led else used):
+            first = led and not masked
+            if first:
+                _set(counting, usable)
+                masked = True
+            for i in range(n_disks if first else used):
                 g = order[t, i]
                 x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
                 y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
-                seen[g] = i < used and on_detector(x, y, -INSIDE * radius, ny, nx)
+                if first or not led:
+                    seen[g] = i < used and on_detector(x, y, -INSIDE * radius, ny, nx)
+                else:  # what counts stays as it was
+                    seen[g] = seen[g] and on_detector(x, y, half, ny, nx)
                 if seen[g]:
                     rows[g], columns[g], py[g], px[g], left_x[g], left_y[g] = locate(x, y, half, pad)
                     if not led:
                         _lay_window(lam, table, shift_x, shift_y, share * dose, rows[g], columns[g], width, margin, pad)
-                elif on_detector(x, y, half, ny, nx):
+                elif first and on_detector(x, y, half, ny, nx):
                     leave_out(counting, x + pad, y + pad, half)
             if led:
                 lay_background(lam, table, shift_x, shift_y, background[n] * dose, margin, pad)
@@ -322,7 +344,7 @@ def encode(
                 if not seen[g]:
                     continue
                 functions = templates[py[g], px[g]]
-                _weigh(w, q, expected, counts, lam, counting if led else usable, least, rows[g], columns[g], width)
+                _weigh(w, q, counts, lam, counting if led else usable, least, rows[g], columns[g], width)
                 sx, sy, place, level = _window_sums(w, q, by_x[g], by_y[g], functions[0])
                 project(moments, functions, w)
                 project(local, fills[t, g], moments)
@@ -389,12 +411,12 @@ def encode(
             for k in range(1, count):
                 matrix[7 + k, 7 + k] += 1
                 score[7 + k] -= codes[n, k] / codes[n, 0]
-            solvable = _inverse(matrix, solved, scale)
+            solvable = _factor(matrix, low, scale)
             if not solvable:
                 break
             if comparable:
                 remembered = _remember(moves, changes, remembered, move, earlier, score)
-            _quasi_newton(step, solved, score, moves, changes, remembered, weights)
+            _quasi_newton(step, low, scale, score, moves, changes, remembered, weights, left)
             gain = 0.0
             for i in range(total):
                 gain += 0.5 * step[i] * score[i]
@@ -432,5 +454,9 @@ def encode(
             elif turn >= len(FLOORS) - 1 and (gain < _LED or turn >= _MOST_LEADING - 1):
                 led, before, remembered, comparable = True, gain / _FALL, 0, False
         if solvable:
-            covariance[n] = solved[:6, :6]
+            for i in range(6):
+                left[:] = 0
+                left[i] = 1
+                _solve(step, low, scale, left)
+                covariance[n, i] = step[:6]
             scatter[n] = away / max(freedom, 1.0)

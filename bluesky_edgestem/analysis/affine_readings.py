@@ -19,7 +19,7 @@ class AffineReadings:
     covariance: np.ndarray  #: (n, 4, 4) of the transform's entries in row order: xx, xy, yx, yy
     centre: np.ndarray  #: (n, 2) x, y of the direct beam [pixels from the frame's first]
     centre_sd: np.ndarray  #: (n, 2) [pixels]
-    dose: np.ndarray  #: (n,) electrons counted in the frame
+    dose: np.ndarray  #: (n,) electrons counted by good pixels
     flagged: np.ndarray  #: (n,) str; empty where the reading is to be trusted, otherwise why it is not
 
     def __len__(self) -> int:

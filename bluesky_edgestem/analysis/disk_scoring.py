@@ -19,8 +19,10 @@ from .kernels import in_parts
 _FARTHEST = 1.5
 #: The variance of a pixel is no less than this part of what its surroundings count, and than this part of the mean.
 _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
+#: Frames whose floors are in memory at a time.
+_BLOCK = 64
 #: Parts of the information on map and beam that the disks hold which lead, and those which are read at all.
-_LEADING, _TELLING = 0.8, 0.99
+_LEADING, _TELLING = 0.6, 0.99
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,14 @@ def evaluate(base: BasePattern, frames: np.ndarray, at: Estimates, coefficients:
     coefficients = coefficients.astype(np.float32)
     templates, table, reflections = base.aperture.templates, base.background_table, base.reflections
 
-    def part(p: slice) -> None:
-        disk_kernels.evaluate(
-            frames[p], base.good, table, MARGIN, templates, base.aperture.radius, reflections, coefficients[p],
-            at.transform[p], at.centre[p], at.background[p], base.beam, floors(frames[p]), s.moments[p], s.gram[p],
-            s.cross[p], s.place_info[p], s.place_score[p], s.back_score[p], s.back_info[p], s.misfit[p], s.seen[p],
-        )  # fmt: skip
+    def part(whole: slice) -> None:
+        for first in range(whole.start, whole.stop, _BLOCK):
+            p = slice(first, min(first + _BLOCK, whole.stop))
+            disk_kernels.evaluate(
+                frames[p], base.good, table, MARGIN, templates, base.aperture.radius, reflections, coefficients[p],
+                at.transform[p], at.centre[p], at.background[p], base.beam, floors(frames[p]), s.moments[p], s.gram[p],
+                s.cross[p], s.place_info[p], s.place_score[p], s.back_score[p], s.back_info[p], s.misfit[p], s.seen[p],
+            )  # fmt: skip
 
     in_parts(n, part)
     return s

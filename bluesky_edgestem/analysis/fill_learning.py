@@ -11,7 +11,7 @@ from .disk_aperture import turning
 from .disk_scoring import Estimates, Scores, design, evaluate, place_information
 
 #: Principal components this much above the edge of noise are kept as modes, and how many at most.
-_ABOVE_NOISE, _MOST_MODES = 1.6, 12
+_ABOVE_NOISE, _MOST_MODES = 1.6, 24
 
 
 def _turns(base: BasePattern, at: Estimates) -> np.ndarray:
@@ -67,7 +67,6 @@ def improved(
         right[g] -= np.einsum("nab,nkb->ka", gram, fills)
         by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float) @ turns
         cross[g] = np.einsum("nib,nk->ikb", by_place, codes).reshape(2, -1)
-    scale = np.sqrt(np.maximum(np.einsum("gii->gi", normal), 1e-30))
     # Fills are no wilder than disks are bright: where few frames, or few electrons, do not tell.
     by_degree = np.concatenate([np.full(d + 1, d) for d in range(base.aperture.degree + 1)])
     level = np.maximum(base.fills[0, :, 0], 0.1 * base.fills[0, :, 0].mean())
@@ -77,6 +76,7 @@ def improved(
     right -= precision * base.fills.transpose(1, 0, 2)
     normal += precision.reshape(disks, -1, 1) * np.eye(count * functions)
     # Directions of which nothing is known stay as they are.
+    scale = np.sqrt(np.maximum(np.einsum("gii->gi", normal), 1e-30))
     scaled = normal / scale[:, :, None] / scale[:, None] + 1e-4 * np.eye(count * functions)
     both = np.concatenate([right.reshape(disks, -1, 1), cross.transpose(0, 2, 1)], 2)
     both = np.linalg.solve(scaled, both / scale[..., None]) / scale[..., None]
@@ -90,8 +90,8 @@ def improved(
     information = np.einsum("gia,gij,gjb->ab", places[seen], place[seen], places[seen], optimize=True)
     common = np.linalg.solve(information, np.einsum("gia,gi->a", places[seen], push[seen]))
     step = both[..., 0] - (both[..., 1:] @ (places @ common)[..., None])[..., 0]
-    improved = replace(base, fills=base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2))
-    return improved, replace(at, transform=m @ (np.eye(2) + common.reshape(2, 2)))
+    fills = base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2)
+    return replace(base, fills=fills), replace(at, transform=m @ (np.eye(2) + common.reshape(2, 2)))
 
 
 def standardised(base: BasePattern, codes: np.ndarray) -> tuple[BasePattern, np.ndarray]:

@@ -26,8 +26,8 @@ from .kernels import in_parts
 from .lattice_discovery import find_lattice
 from .pixel_defects import good_pixels
 
-#: Frames that are learned from, in blocks of neighbours.
-_FRAMES, _BLOCK = 768, 16
+#: Frames that are learned from, in blocks of neighbours. What few of them do not tell of the fills is a bias of all.
+_FRAMES, _BLOCK = 2048, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found.
@@ -166,7 +166,7 @@ class StrainAutoencoder:
         excess, usual = [], []
         for fewer in (1, 10):
             frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
-            transform, _, covariance, _, scatter = self._encoded(learned.base, frames)
+            transform, _, covariance, _, scatter, _ = self._encoded(learned.base, frames)
             usual.append(np.nanmedian(scatter))
             error = (transform - at.transform[part]).reshape(-1, 4)
             z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
@@ -208,8 +208,7 @@ class StrainAutoencoder:
             return AffineReadings(
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
-        dose = frames.sum((1, 2), dtype=float)
-        transform, centre, covariance, misfit, scatter = self._encoded(base, frames)
+        transform, centre, covariance, misfit, scatter, dose = self._encoded(base, frames)
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
@@ -237,7 +236,7 @@ class StrainAutoencoder:
         return KnownInformation(*(np.stack(column) for column in columns)), which
 
     def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), misfit (n,) and scatter (n,), all processors at work."""
+        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), misfit, scatter and dose (n,), all processors at work."""
         n = len(frames)
         transform, centre = np.empty((n, 2, 2)), np.empty((n, 2))
 
@@ -247,7 +246,7 @@ class StrainAutoencoder:
         in_parts(n, search_part)
         known, which = self._known(base, transform)
         codes, covariance = np.zeros((n, len(base.fills))), np.zeros((n, 6, 6))
-        background, misfit, scatter = (np.zeros(n) for _ in range(3))
+        background, misfit, scatter, dose = (np.zeros(n) for _ in range(4))
 
         def encode_part(p: slice) -> None:
             encode(
@@ -255,11 +254,11 @@ class StrainAutoencoder:
                 base.aperture.radius, base.reflections, known.fills, known.local, known.place, known.level,
                 known.background, known.order, known.leading, known.telling, which[p], base.background.share,
                 base.background.spread, transform[p], centre[p], codes[p], background[p], covariance[p], misfit[p],
-                scatter[p],
+                scatter[p], dose[p],
             )  # fmt: skip
 
         in_parts(n, encode_part)
-        return transform, centre, covariance, misfit, scatter
+        return transform, centre, covariance, misfit, scatter, dose
 
     def _flags(self, base, frames, dose, transform, centre, covariance, misfit, disagreement) -> np.ndarray:
         flagged = np.full(len(frames), "", dtype=object)
@@ -272,7 +271,10 @@ class StrainAutoencoder:
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
         flag(dose == 0, lambda i: "no electrons: the frame is empty")
         full = np.iinfo(frames.dtype).max
-        flag(frames.max((1, 2)) == full, lambda i: "saturated: a pixel reached the largest value of its type")
+        flag(
+            frames.reshape(len(frames), -1).max(1) == full,
+            lambda i: "saturated: a pixel reached the largest value of its type",
+        )
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
         flag(~finite, lambda i: "no lattice like the base pattern's")
         away = np.abs(centre - base.beam).max(1)

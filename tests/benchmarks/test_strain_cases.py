@@ -37,12 +37,24 @@ def test_disks_lie_on_the_lattice_that_a_case_states():
     disks = disk_tables.compute("Si", 200.0, [48, 72], 6.0, step_mrad=1.0, g_max=0.5)
     pattern = cases.composed(disks, kind.optics, specimen, 3, np.zeros(6), True)
     reference = material("Si").reciprocal / kind.optics.pixel_reciprocal
-    made = cases.StrainCase(
-        "Si", 0, "Si", kind.optics, (2, 2), specimen, reference, pattern[None], np.array([3]), np.zeros((1, 7, 7))
-    )
+    made = cases.StrainCase("Si", 0, "Si", kind.optics, specimen, reference, pattern[None], np.zeros((1, 7, 7)))
     y, x = np.indices(pattern.shape)
     for h, k in ((0, 0), (1, 1), (-1, 1), (0, 2)):
         at = made.centre[3] + np.array([h, k]) @ made.lattice[3]
         near = np.hypot(x - at[0], y - at[1])
         # The edge of each disk, whatever fills it: six pixels around the place, to the point spread.
         assert pattern[near < 4.5].min() > 2 * pattern[(near > 7.8) & (near < 8.3)].max()
+
+
+def test_a_sample_is_positions_spread_over_the_scan():
+    kind = cases.Kind("Si", 128, side=20)
+    specimen = cases.draw_specimen(kind, 0)
+    patterns = np.arange(400.0).reshape(400, 1, 1)
+    scan = cases.StrainCase("Si", 0, "Si", kind.optics, specimen, np.eye(2), patterns, np.zeros((1, 7, 7)))
+    sample = scan.sample()
+    which = sample.patterns[:, 0, 0].astype(int)
+    assert len(which) == cases.SAMPLED
+    assert (which[0], which[-1]) == (0, 399)
+    assert set(np.diff(which)) == {1, 2}
+    assert np.array_equal(sample.specimen.strain, specimen.strain[which])
+    assert np.array_equal(sample.centre, scan.centre[which])

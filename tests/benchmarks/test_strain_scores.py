@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import strain_cases as cases
@@ -13,22 +15,11 @@ from bluesky_edgestem.analysis.affine_readings import AffineReadings
 @pytest.fixture(scope="module")
 def case():
     kind = cases.CASES["grains-128"]
-    specimen = cases.draw_specimen(kind, 1)
+    specimen = cases.draw_specimen(replace(kind, side=16), 1)
     n = len(specimen)
     # Information of 1/sd² for each parameter alone: the bound at dose 1 is sd.
     information = np.broadcast_to(np.diag([1e6] * 7), (n, 7, 7))
-    return cases.StrainCase(
-        "grains",
-        1,
-        "Si",
-        kind.optics,
-        (16, 16),
-        specimen,
-        25 * np.eye(2),
-        np.zeros((n, 1, 1)),
-        np.arange(n),
-        information,
-    )
+    return cases.StrainCase("grains", 1, "Si", kind.optics, specimen, 25 * np.eye(2), np.zeros((n, 1, 1)), information)
 
 
 def moved(case, change):
