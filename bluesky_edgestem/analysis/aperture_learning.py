@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
@@ -18,6 +19,8 @@ _LEAST_EXPECTED = 0.01
 _LEAST, _MOST = np.array([1.5, 0.05, 0.0]), np.array([np.inf, 3.0, 1.0])
 #: By how much each is varied to see which are the most likely.
 _VARIED = np.array([0.05, 0.05, 0.25])
+#: No farther than this many times as much at once: of fills that are not learned yet the likelihood is no parabola.
+_FARTHEST = 1.0
 
 
 def _brightest(base: BasePattern, at: Estimates, fills: np.ndarray) -> np.ndarray:
@@ -89,6 +92,41 @@ def _likelihood(
     return float((counted * (frames * np.log(expected) - expected)).sum(dtype=float))
 
 
+def _uphill(
+    likelihood: Callable[[np.ndarray], float],
+    known: np.ndarray,
+    varied: np.ndarray,
+    least: np.ndarray,
+    most: np.ndarray,
+) -> np.ndarray:
+    """Where a likelihood is greatest between least and most, by its parabola around what is known."""
+    n = len(known)
+    known = np.clip(known, least + varied, most - varied)
+
+    def found(*moves: int) -> float:
+        moved = known.copy()
+        for move in moves:
+            moved[abs(move) - 1] += np.sign(move) * varied[abs(move) - 1]
+        return likelihood(moved)
+
+    axes = range(1, n + 1)
+    none, up, down = found(), [found(i) for i in axes], [found(-i) for i in axes]
+    slope = (np.array(up) - down) / 2
+    bend = np.diag(np.array(up) + down - 2 * none)
+    for i, j in combinations(range(n), 2):
+        bend[i, j] = bend[j, i] = found(i + 1, j + 1) - up[i] - up[j] + none
+    # Uphill, also where the likelihood is not concave: by its curvature along each axis, whatever the sign.
+    values, vectors = np.linalg.eigh(bend)
+    bend = (vectors * -np.maximum(np.abs(values), 1e-9)) @ vectors.T
+    low, high = np.maximum((least - known) / varied, -_FARTHEST), np.minimum((most - known) / varied, _FARTHEST)
+    free, step = np.ones(n, bool), np.zeros(n)
+    for _ in range(n):  # what would go farther than it can stays there
+        step[free] = -np.linalg.solve(bend[np.ix_(free, free)], slope[free] + bend[np.ix_(free, ~free)] @ step[~free])
+        free &= (low < step) & (step < high)
+        step = np.clip(step, low, high)
+    return known + step * varied
+
+
 def refined_aperture(base: BasePattern, frames: np.ndarray, at: Estimates, codes: np.ndarray) -> tuple[Aperture, bool]:
     """Radius and blur that are most likely with fills that all frames share, and whether those known were near.
 
@@ -96,29 +134,14 @@ def refined_aperture(base: BasePattern, frames: np.ndarray, at: Estimates, codes
     contrast of their edges times the error, all inwards.
     """
     was = np.array([base.aperture.radius, base.aperture.spread, base.aperture.shared])
-    known = np.clip(was, _LEAST + _VARIED, _MOST - _VARIED)
     counted = base.good * _brightest(base, at, base.fills[:1])
 
-    def found(*moves: int) -> float:
-        moved = known.copy()
-        for move in moves:
-            moved[abs(move) - 1] += np.sign(move) * _VARIED[abs(move) - 1]
-        return _likelihood(base, frames, at, codes, _aperture(moved, base.aperture.degree), counted)
+    def likelihood(p: np.ndarray) -> float:
+        return _likelihood(base, frames, at, codes, _aperture(p, base.aperture.degree), counted)
 
-    none, up, down = found(), [found(i) for i in (1, 2, 3)], [found(-i) for i in (1, 2, 3)]
-    slope = (np.array(up) - down) / 2
-    bend = np.diag(np.array(up) + down - 2 * none)
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        bend[i, j] = bend[j, i] = found(i + 1, j + 1) - up[i] - up[j] + none
-    # Uphill, also where the likelihood is not concave: by its curvature along each axis, whatever the sign.
-    values, axes = np.linalg.eigh(bend)
-    bend = (axes * -np.maximum(np.abs(values), 1e-9)) @ axes.T
-    low, high = np.maximum((_LEAST - known) / _VARIED, -3), np.minimum((_MOST - known) / _VARIED, 3)
-    free, step = np.ones(3, bool), np.zeros(3)
-    for _ in range(3):  # what would go farther than it can stays there
-        step[free] = -np.linalg.solve(bend[np.ix_(free, free)], slope[free] + bend[np.ix_(free, ~free)] @ step[~free])
-        free &= (low < step) & (step < high)
-        step = np.clip(step, low, high)
-    likeliest = known + step * _VARIED
-    near = bool((np.abs(likeliest - was) < _VARIED / 2).all())
-    return _aperture(likeliest, base.aperture.degree), near
+    first = _uphill(likelihood, was, _VARIED, _LEAST, _MOST)
+    # Radius and spread once more with the part between pixels that was found: around another, they are others.
+    shared = first[2]
+    two = _uphill(lambda p: likelihood(np.append(p, shared)), first[:2], _VARIED[:2] / 2, _LEAST[:2], _MOST[:2])
+    near = bool((np.abs(np.append(two, shared) - was) < _VARIED / 2).all())
+    return _aperture(np.append(two, shared), base.aperture.degree), near

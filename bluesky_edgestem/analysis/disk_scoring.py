@@ -116,6 +116,11 @@ def place_information(scores: Scores) -> np.ndarray:
     return np.stack([np.stack([p[..., 0], p[..., 1]], -1), np.stack([p[..., 1], p[..., 2]], -1)], -2)
 
 
+def _of_map(places: np.ndarray, by_place: np.ndarray) -> np.ndarray:
+    """What is known by each disk's place (n, g, 2, k) as known by the map, (n, 6, k)."""
+    return places.reshape(-1, 6).T @ by_place.reshape(len(by_place), -1, by_place.shape[-1])
+
+
 def free_step(
     base: BasePattern, frames: np.ndarray, at: Estimates, fills: np.ndarray, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[Estimates, np.ndarray, np.ndarray, Scores]:
@@ -141,8 +146,8 @@ def free_step(
     places = design(base.reflections)
     left = place_information(scores) - cross @ both[..., :2]
     push = scores.place_score - (cross @ both[..., 2:])[..., 0]
-    information = np.einsum("gia,ngij,gjb->nab", places, left, places, optimize=True)
-    step, covariance = _solved(information, np.einsum("gia,ngi->na", places, push))
+    information = _of_map(places, left @ places)
+    step, covariance = _solved(information, _of_map(places, push[..., None])[..., 0])
     moved, part = _moved(at, step, places)
     shift = np.einsum("gia,na->ngi", places, step * part[:, None])
     change = both[..., 2] - np.einsum("ngbi,ngi->ngb", both[..., :2], shift)
@@ -163,19 +168,19 @@ def coded_step(
     n, count = codes.shape
     information, score = np.zeros((n, 7 + count, 7 + count)), np.zeros((n, 7 + count))
     places = design(base.reflections)
-    information[:, :6, :6] = np.einsum("gia,ngij,gjb->nab", places, place_information(scores), places, optimize=True)
-    information[:, :6, 6] = np.einsum("gia,ngi->na", places, scores.place_info[..., 3:5])
+    information[:, :6, :6] = _of_map(places, place_information(scores) @ places)
+    information[:, :6, 6] = _of_map(places, scores.place_info[..., 3:5, None])[..., 0]
     information[:, 6, 6] = scores.back_info
-    score[:, :6] = np.einsum("gia,ngi->na", places, scores.place_score)
+    score[:, :6] = _of_map(places, scores.place_score[..., None])[..., 0]
     score[:, 6] = scores.back_score
     for t in range(len(fills)):
-        mine, a = which == t, fills[t].astype(float)
-        gram, cross = scores.gram[mine], scores.cross[mine]
-        information[mine, 7:, 7:] = np.einsum("kga,ngab,lgb->nkl", a, gram, a, optimize=True)
-        by_fill = np.einsum("ngib,kgb->ngik", cross, a, optimize=True)
-        information[mine, :6, 7:] = np.einsum("gia,ngik->nak", places, by_fill[:, :, :2])
+        mine, flat = which == t, fills[t].reshape(count, -1)
+        each = np.ascontiguousarray(fills[t].transpose(1, 2, 0))
+        information[mine, 7:, 7:] = flat @ (scores.gram[mine] @ each).reshape(-1, len(flat.T), count)
+        by_fill = scores.cross[mine] @ each
+        information[mine, :6, 7:] = _of_map(places, by_fill[:, :, :2])
         information[mine, 6, 7:] = by_fill[:, :, 2].sum(1)
-        score[mine, 7:] = np.einsum("ngb,kgb->nk", scores.moments[mine], a)
+        score[mine, 7:] = scores.moments[mine].reshape(-1, len(flat.T)).astype(float) @ flat.T
     lower = np.tril_indices(7 + count, -1)
     information[:, lower[0], lower[1]] = information[:, lower[1], lower[0]]
     # Beforehand codes are of order one, and the background as in other patterns.

@@ -12,6 +12,8 @@ from .disk_scoring import Estimates, Scores, design, evaluate, place_information
 
 #: Principal components this much above the edge of noise are kept as modes, and how many at most.
 _ABOVE_NOISE, _MOST_MODES = 1.6, 24
+#: Codes, which are of order one, move maps as if they were no farther than this from zero.
+_FARTHEST_CODE = 5.0
 
 
 def _turns(base: BasePattern, at: Estimates) -> np.ndarray:
@@ -47,26 +49,28 @@ def improved(
 ) -> tuple[BasePattern, Estimates]:
     """Fills that make the frames more likely, over what is known of the codes, and maps that go with them.
 
-    Fills can take up most of what a deformation common to all maps does, and in turns neither would move: the two are
-    found together.
+    Fills can take up most of what a deformation common to all maps does, and modes of one that goes with their codes;
+    in turns neither would move. They are found together.
     """
     scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
     turns, m = _turns(base, at), at.transform
     count, disks, functions = base.fills.shape
     known = covariance[:, 7:, 7:]
+    relative = np.clip(codes / codes[:, :1], -_FARTHEST_CODE, _FARTHEST_CODE)
+    products = (relative[:, :, None] * codes[:, None, :]).reshape(len(at), -1)
     second = (np.einsum("nk,nl->nkl", codes, codes) + known).reshape(len(at), -1)
     normal = np.empty((disks, count * functions, count * functions))
     right = np.empty((disks, count, functions))
-    cross = np.empty((disks, 2, count * functions))
+    cross = np.empty((disks, 2 * count, count * functions))
     for g in range(disks):
         gram = turns.transpose(0, 2, 1) @ scores.gram[:, g].astype(float) @ turns
         blocks = (second.T @ gram.reshape(len(at), -1)).reshape(count, count, functions, functions)
         normal[g] = blocks.transpose(0, 2, 1, 3).reshape(count * functions, -1)
-        right[g] = codes.T @ np.einsum("nb,nba->na", scores.moments[:, g].astype(float), turns)
-        fills = np.einsum("nkl,lb->nkb", known, base.fills[:, g])
-        right[g] -= np.einsum("nab,nkb->ka", gram, fills)
+        right[g] = codes.T @ (scores.moments[:, g, None].astype(float) @ turns)[:, 0]
+        right[g] -= np.tensordot(known @ base.fills[:, g], gram, ((0, 2), (0, 2)))
         by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float) @ turns
-        cross[g] = np.einsum("nib,nk->ikb", by_place, codes).reshape(2, -1)
+        blocks = (products.T @ by_place.reshape(len(at), -1)).reshape(count, count, 2, functions)
+        cross[g] = blocks.transpose(0, 2, 1, 3).reshape(2 * count, -1)
     # Fills are no wilder than disks are bright: where few frames, or few electrons, do not tell.
     by_degree = np.concatenate([np.full(d + 1, d) for d in range(base.aperture.degree + 1)])
     level = np.maximum(base.fills[0, :, 0], 0.1 * base.fills[0, :, 0].mean())
@@ -83,15 +87,23 @@ def improved(
     seen = scores.seen.any(0)
     seen &= base.fills[0].any(1)
     both[~seen] = 0
-    place, push = place_information(scores), scores.place_score
-    place = np.einsum("nxi,ngxy,nyj->gij", m, place, m, optimize=True) - cross @ both[..., 1:]
-    push = np.einsum("nxi,ngx->gi", m, push) - (cross @ both[..., :1])[..., 0]
-    places = design(base.reflections)[:, :, :4]
-    information = np.einsum("gia,gij,gjb->ab", places[seen], place[seen], places[seen], optimize=True)
+    # A deformation, and a shift of the beam, in proportion to each code.
+    local = (m.transpose(0, 2, 1)[:, None] @ place_information(scores) @ m[:, None]).reshape(len(at), -1)
+    blocks = (relative[:, :, None] * relative[:, None, :]).reshape(len(at), -1).T @ local
+    place = blocks.reshape(count, count, disks, 2, 2).transpose(2, 0, 3, 1, 4).reshape(disks, 2 * count, 2 * count)
+    place -= cross @ both[..., 1:]
+    local = (scores.place_score[:, :, None] @ m[:, None]).reshape(len(at), -1)
+    push = (relative.T @ local).reshape(count, disks, 2).transpose(1, 0, 2).reshape(disks, -1)
+    push -= (cross @ both[..., :1])[..., 0]
+    places = np.array([np.kron(np.eye(count), each) for each in design(base.reflections)])
+    information = (places[seen].transpose(0, 2, 1) @ place[seen] @ places[seen]).sum(0)
     common = np.linalg.solve(information, np.einsum("gia,gi->a", places[seen], push[seen]))
     step = both[..., 0] - (both[..., 1:] @ (places @ common)[..., None])[..., 0]
     fills = base.fills + step.reshape(disks, count, functions).transpose(1, 0, 2)
-    return replace(base, fills=fills), replace(at, transform=m @ (np.eye(2) + common.reshape(2, 2)))
+    moved = relative @ common.reshape(count, 6)
+    transform = m @ (np.eye(2) + moved[:, :4].reshape(-1, 2, 2))
+    centre = at.centre + (m @ moved[:, 4:, None])[..., 0]
+    return replace(base, fills=fills), replace(at, transform=transform, centre=centre)
 
 
 def standardised(base: BasePattern, codes: np.ndarray) -> tuple[BasePattern, np.ndarray]:

@@ -22,7 +22,7 @@ from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
-from .kernels import in_parts
+from .kernels import in_parts, serial_blas
 from .lattice_discovery import find_lattice
 from .pixel_defects import good_pixels
 
@@ -128,9 +128,10 @@ class StrainAutoencoder:
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
-        learned = learn(drawn, lattice, good.astype(np.float32), tell)
-        network._take(learned)
-        network._calibrate(learned, rng)
+        with serial_blas():
+            learned = learn(drawn, lattice, good.astype(np.float32), tell)
+            network._take(learned)
+            network._calibrate(learned, rng)
         tell(f"counting noise makes {np.sqrt(network.stretch):.2f} times the error that it should")
         return network
 
@@ -208,7 +209,8 @@ class StrainAutoencoder:
             return AffineReadings(
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
-        transform, centre, covariance, misfit, scatter, dose = self._encoded(base, frames)
+        with serial_blas():
+            transform, centre, covariance, misfit, scatter, dose = self._encoded(base, frames)
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
