@@ -105,13 +105,15 @@ class DFTCluster:
         import dask
         from distributed import Client, LocalCluster
 
+        # To its loggers the end of a connection is worth a traceback, also after all was closed: set for good.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         address = scheduler
         if scheduler == "local":
             # A worker that is killed may have been killed by its task: once more, then it has failed.
             stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 1}))
             cluster = LocalCluster(
                 n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
+                silence_logs=False,
             )  # fmt: skip
             stack.callback(cluster.close)
             address = cluster.scheduler_address
