@@ -1,4 +1,4 @@
-"""The command line: `edgestem demo | run | resume | report | catalog | sim | train | analyse | stream`.
+"""The command line: `edgestem demo | run | resume | report | catalog | sim | train | analyse | fpga | stream`.
 
 Nothing heavy is imported before the command is known, so that `edgestem --help` answers at once.
 """
@@ -31,6 +31,8 @@ DELEGATED = {
     "train strain": ("bluesky_edgestem.recorded.train_strain", "the strain autoencoder, on a scan of your own"),
     "analyse strain": ("bluesky_edgestem.recorded.analyse_strain", "strain maps of a recorded scan"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
+    "fpga build": ("bluesky_edgestem.fpga.build", "a network for an FPGA board: trained, written as Verilog, verified"),
+    "fpga report": ("bluesky_edgestem.fpga.report", "what a build reached, and how each figure is known"),
     "stream mend": ("bluesky_edgestem.stream.mend", "close a file whose receiver was killed"),
 }
 

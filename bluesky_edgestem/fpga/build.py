@@ -1,0 +1,314 @@
+"""``edgestem fpga build``: from a teacher to verified Verilog."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from ..analysis.optics import Optics
+from . import report
+from .frontend import Frontend
+from .student import OUTPUT_FRACTION, Student
+from .teaching import Domain, Lessons
+from .widths import Widths
+
+#: Names of Xilinx boards' devices that may be asked for.
+TARGETS = {"xcu250": "xcu250-figd2104-2L-e", "xcu55c": "xcu55c-fsvh2892-2L-e", "xczu9eg": "xczu9eg-ffvb1156-2-e"}
+SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
+DOSES = (1e4, 1e5, 1e6)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a build depends on."""
+
+    optics: Optics
+    frontend: Frontend
+    folder: Path
+    teacher: Path | None = None  #: weights of a descriptor network; those that ship if left out
+    target: str = "xcu250"
+    clock_MHz: float = 100.0
+    pixels_a_clock: int = 8
+    patterns: int = 20000
+    epochs: tuple[int, int] = (60, 60)
+    widths: Widths = dataclasses.field(default_factory=Widths)
+    domain: Domain = dataclasses.field(default_factory=Domain)
+    frames: int = 10000  #: that all forms have to agree on
+    scored: int = 100  #: multislice patterns that the accuracy is of
+    seed: int = 0
+    workers: int = 1
+    synthesise: bool = False
+    route: bool = True
+    command: str = ""
+
+
+def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
+    """Carry out a plan; everything goes to its folder.
+
+    Returns
+    -------
+    dict
+        The report, which is in ``report.json``, too.
+    """
+    from ..analysis.networks import DescriptorNetwork
+    from . import quantised, scoring, teaching
+
+    plan.frontend.check_beats(plan.pixels_a_clock)
+    teacher = DescriptorNetwork.pretrained(plan.teacher)
+    teacher.check_optics(plan.optics)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+
+    def stage(text: str) -> None:
+        say(f"{time.monotonic() - began:6.0f} s  {text}")
+
+    stage(f"the teacher reads {plan.patterns} patterns")
+    lessons = teaching.lessons(
+        plan.frontend, plan.optics, plan.patterns, domain=plan.domain, teacher=plan.teacher, seed=plan.seed,
+        workers=plan.workers,
+        progress=lambda done, wanted: stage(f"  {done} of {wanted}") if done % 5000 == 0 or done == wanted else None,
+    )  # fmt: skip
+    held = max(1, len(lessons) // 20)
+    taught = Lessons(*(getattr(lessons, f.name)[held:] for f in dataclasses.fields(Lessons)))
+    kept = Lessons(*(getattr(lessons, f.name)[:held] for f in dataclasses.fields(Lessons)))
+    student, model = quantised.train(
+        taught, plan.frontend, plan.optics, teaching.network_phases(None), widths=plan.widths,
+        domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
+    )  # fmt: skip
+    student = scoring.calibrated(student, kept, plan.domain, plan.seed)
+    student.save(plan.folder / "student.weights")
+    stage(f"student {student.hash}: {plan.folder / 'student.weights'}")
+
+    truth = scoring.cases(plan.optics, plan.scored, plan.seed, plan.domain, plan.frontend)
+    accuracy = {f"{dose:g}": scoring.scores(student, teacher, truth, dose, plan.seed) for dose in DOSES}
+    for dose, row in accuracy.items():
+        stage(f"at {dose} electrons: {row['student']}; teacher {row['teacher'].get('strain_rms')}")
+    out: dict = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), "command": plan.command, "hash": student.hash,
+        "target": plan.target, "clock_MHz": plan.clock_MHz,
+        "frontend": asdict(plan.frontend), "optics": asdict(plan.optics), "domain": asdict(plan.domain),
+        "network": {
+            "filters": student.filters.shape[1], "filter_bits": plan.widths.filter_bits,
+            "layers": [layer.weights.shape[1] for layer in student.layers],
+            "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
+        },
+        "accuracy": accuracy,
+    }  # fmt: skip
+    out |= verify(plan, student, model, kept, stage)
+    (plan.folder / report.NAME).write_text(json.dumps(out, indent=1) + "\n")
+    return out
+
+
+def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callable[[str], None]) -> dict:
+    """Make every other form of the student, and compare each with its whole numbers.
+
+    What could not be made, for want of a program, is said and in the report.
+
+    Raises
+    ------
+    RuntimeError
+        A form disagrees in a single bit.
+    """
+    from . import area, hls, latency, logic
+    from .verification import Mismatches, golden_frames, in_portions
+    from .verilated import Simulation, ToolMissing, run, tool
+
+    frames = golden_frames(student, lessons, plan.frames, plan.seed)
+    bins = student.frontend(frames)
+    words, status = student.outputs(frames)
+    agreement: dict[str, Mismatches] = {}
+    missing: list[str] = []
+    out: dict = {}
+
+    def compare(name: str, found: np.ndarray) -> None:
+        agreement[name] = Mismatches.between(words, found)
+        stage(f"{name}: {agreement[name].words} words differ, {len(frames)} frames")
+
+    def attempt(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except ToolMissing as reason:
+            missing.append(str(reason))
+            stage(f"left out: {reason}")
+
+    compare("QKeras", quantised_words(model, bins))
+
+    def emulate() -> None:
+        tool("g++", "the HLS project is written, but not emulated")
+        for io_type in hls.IO_TYPES:
+            emulation = hls.Emulation(
+                model, student, plan.folder / f"hls_{io_type}", io_type, 1e3 / plan.clock_MHz, TARGETS[plan.target]
+            )
+            compare(f"hls4ml, {io_type}", in_portions(emulation.words, bins))
+        if plan.synthesise:
+            vitis = tool("vitis_hls", "no synthesis by Vitis, and none of its figures")
+            folder = plan.folder / "hls_io_parallel"
+            wanted = ("reset=1", "csim=0", "synth=1", "cosim=0", "validation=0")
+            run([vitis, "-f", "build_prj.tcl", *wanted], folder, "vitis.log")
+            out["vitis"] = read_vitis(folder)
+
+    attempt(emulate)
+
+    verilog = plan.folder / "rtl"
+    shutil.rmtree(verilog, ignore_errors=True)
+    stream = logic.write(student, verilog, plan.pixels_a_clock)
+    layers = logic.dense_layers(student)
+    compare("alkaid", logic.tail(layers, student, student.features(bins)[0]))
+
+    def simulate() -> None:
+        simulation = Simulation(verilog, stream)
+        packets = list(frames.reshape(len(frames), -1))
+        plain = simulation.send(packets)
+        compare("Verilog, frames back to back", plain.words)
+        few = max(1, len(frames) // 10)
+        held = simulation.send(packets[:few], gaps=0.3, stalls=0.5, seed=plan.seed)
+        agreement["Verilog, gaps and stalls"] = Mismatches.between(words[:few], held.words)
+        stage(f"Verilog, gaps and stalls: {agreement['Verilog, gaps and stalls'].words} words differ, {few} frames")
+        wrong = int((plain.status != status).sum() + (plain.number != np.arange(len(frames))).sum())
+        if wrong:
+            raise RuntimeError(f"{wrong} results of the Verilog have a wrong frame number or status")
+        out["cycles"] = {
+            "latency": int(plain.latency.max()), "tail_latency": int(plain.tail_latency.max()),
+            "interval": int(np.diff(plain.taken).max()) if len(frames) > 1 else stream.beats,
+        }  # fmt: skip
+        out["budget"] = [asdict(p) for p in latency.budget(stream, out["cycles"]["latency"], plan.clock_MHz)]
+
+    attempt(simulate)
+
+    def second() -> None:
+        from .icarus import simulate as by_icarus
+
+        few = min(len(frames), 5)
+        found = by_icarus(verilog, stream, frames[:few])
+        agreement["Verilog, by Icarus"] = Mismatches.between(words[:few], found)
+        stage(f"Verilog, by Icarus: {agreement['Verilog, by Icarus'].words} words differ, {few} frames")
+
+    attempt(second)
+
+    def count() -> None:
+        out["area"] = area.xilinx(verilog)
+        stage(f"cells: {out['area']}")
+
+    def route() -> None:
+        out["routed_clock_MHz"] = area.routed_clock(verilog)
+        stage(f"clock of the routed proxy: {out['routed_clock_MHz']} MHz")
+
+    attempt(count)
+    if plan.route:
+        attempt(route)
+    disagree = [name for name, row in agreement.items() if row.words]
+    out |= {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
+    if disagree:
+        raise RuntimeError(f"not bit-exact: {', '.join(disagree)}; the build in {plan.folder} must not be used")
+    return out
+
+
+def quantised_words(model, bins: np.ndarray) -> np.ndarray:
+    """Output words (n, 9) int64 that the QKeras model gives for bins (n, CORE²)."""
+    out = model.predict(bins.astype(np.float32), verbose=0, batch_size=500)
+    return np.rint(out * 2.0**OUTPUT_FRACTION).astype(np.int64)
+
+
+def read_vitis(folder: Path) -> dict:
+    """Latency, interval and cells that Vitis HLS reports for a project."""
+    import hls4ml
+
+    found = hls4ml.report.parse_vivado_report(str(folder)) or {}
+    return found.get("CSynthesisReport", {})
+
+
+def _clock(value: str) -> float:
+    matched = re.fullmatch(r"([\d.]+)\s*MHz", value)
+    if not matched or not 1 <= float(matched[1]) <= 1000:
+        raise argparse.ArgumentTypeError(f"{value!r} is no clock; give 1MHz to 1000MHz, for example 100MHz")
+    return float(matched[1])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edgestem fpga build",
+        description=(
+            "Distils a descriptor network into a student small enough for an FPGA, trains it with the numbers that the "
+            "board has, writes it as a project of Vitis HLS and as Verilog, and verifies that all agree bit for bit."
+        ),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--teacher", default="descriptors-MoS2",
+        help=f"{' or '.join(SHIPPED_TEACHERS)}, the network that ships and reads both, or weights of your own",
+    )  # fmt: skip
+    parser.add_argument("--target", choices=sorted(TARGETS), default="xcu250", help="device that cells are counted for")
+    parser.add_argument("--clock", type=_clock, default="100MHz", help="clock that HLS aims at and the latency is of")
+    parser.add_argument("--out", type=Path, default=Path("build/board"), help="folder to write")
+    parser.add_argument("--energy-keV", type=float, default=80.0, help="beam energy [keV]")
+    parser.add_argument("--semiangle-mrad", type=float, default=2.0, help="convergence semiangle [mrad]")
+    parser.add_argument("--frame", type=int, default=48, help="pixels along each side of the detector's frames")
+    parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
+    parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
+    parser.add_argument("--pixel-bits", type=int, default=8, choices=(8, 16), help="depth of a pixel on the wire")
+    parser.add_argument("--bin-bits", type=int, default=8, help="depth of what the network sees, 4 to 12")
+    parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
+    parser.add_argument("--patterns", type=int, default=20000, help="patterns that the teacher reads")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 60), help="in floating point, and quantised")
+    parser.add_argument("--filters", type=int, default=32, help="matched filters")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[32, 32], help="sizes of hidden layers")
+    parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
+    parser.add_argument("--weight-bits", type=int, nargs="+", default=[5, 5, 5], help="of each dense layer's weights")
+    parser.add_argument("--activation-bits", type=int, nargs="+", default=[6, 6], help="behind each hidden layer")
+    parser.add_argument("--frames", type=int, default=10000, help="on which all forms have to agree")
+    parser.add_argument("--scored", type=int, default=100, help="multislice patterns that the accuracy is of")
+    parser.add_argument("--seed", type=int, default=0, help="settles every draw")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw patterns")
+    parser.add_argument("--synthesise", action="store_true", help="run Vitis HLS, where it is installed")
+    parser.add_argument("--no-route", action="store_true", help="leave out the routed clock, which takes minutes")
+    return parser
+
+
+def plan_of(arguments: Sequence[str]) -> Plan:
+    """The plan that a command line asks for.
+
+    Raises
+    ------
+    ValueError
+        If something is not allowed; the message says what is.
+    """
+    options = _parser().parse_args(arguments)
+    teacher = None
+    if options.teacher not in SHIPPED_TEACHERS:
+        teacher = Path(options.teacher)
+        if not teacher.exists():
+            raise ValueError(
+                f"teacher {options.teacher!r}: neither {' nor '.join(SHIPPED_TEACHERS)}, which ship, nor a weights file"
+            )
+    return Plan(
+        Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame),
+        Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits),
+        options.out, teacher, options.target, options.clock, options.pixels_a_clock, options.patterns,
+        tuple(options.epochs),
+        Widths(
+            options.filters, tuple(options.hidden), options.filter_bits, weight_bits=tuple(options.weight_bits),
+            activation_bits=tuple(options.activation_bits),
+        ),
+        frames=options.frames, scored=options.scored, seed=options.seed, workers=options.workers,
+        synthesise=options.synthesise, route=not options.no_route,
+        command=shlex.join(["edgestem", "fpga", "build", *arguments]),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build, and print the report."""
+    plan = plan_of(arguments)
+    print(report.text(build(plan)))
+    print(f"\nall of it is in {plan.folder}")
+    return 0

@@ -1,0 +1,99 @@
+"""What the board makes of a frame before its network sees it: a crop, bins, and an incident beam that fits the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: A bin of the incident beam counts as this many bits fewer, so that it is of the size of the Bragg disks.
+ATTENUATION = 4
+#: Bins along each side of what the network sees.
+CORE = 48
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """From frames of a detector to the bins that the network reads.
+
+    The ``48 bin`` pixels in the middle of a frame, along each axis, are added in squares of `bin` and saturate at
+    `bin_bits`. Bins closer to the middle than `beam_bins` are the incident beam's: a sixteenth of them is passed on,
+    and they do not count towards the sum that features are divided by.
+
+    Parameters
+    ----------
+    n_pixels : int
+        Pixels along each side of a frame.
+    bin : int
+        1, 2 or 4.
+    pixel_bits : int
+        Depth of a pixel on the wire, 8 or 16.
+    bin_bits : int
+        Depth of a bin, 4 to 12.
+    beam_bins : float
+        Radius of the incident beam's region [bins].
+    """
+
+    n_pixels: int
+    bin: int = 1
+    pixel_bits: int = 8
+    bin_bits: int = 8
+    beam_bins: float = 5.5
+
+    def __post_init__(self) -> None:
+        if self.bin not in (1, 2, 4):
+            raise ValueError(f"bin is {self.bin}; the board bins by 1, 2 or 4 pixels")
+        if self.pixel_bits not in (8, 16):
+            raise ValueError(f"pixel_bits is {self.pixel_bits}; a pixel on the wire has 8 or 16 bits")
+        if not 4 <= self.bin_bits <= 12:
+            raise ValueError(f"bin_bits is {self.bin_bits}; a bin has 4 to 12 bits")
+        if self.n_pixels < CORE * self.bin or (self.n_pixels - CORE * self.bin) % 2:
+            raise ValueError(
+                f"n_pixels is {self.n_pixels}; with bin = {self.bin} the network sees {CORE * self.bin} pixels from "
+                f"the middle: a frame has as many, or an even number more"
+            )
+
+    @property
+    def margin(self) -> int:
+        """Pixels that are cut off at each side."""
+        return (self.n_pixels - CORE * self.bin) // 2
+
+    @property
+    def outer(self) -> np.ndarray:
+        """Whether each bin is outside of the incident beam's region, (CORE²,) bool."""
+        axis = np.arange(CORE) - (CORE - 1) / 2
+        return (np.hypot(axis[:, None], axis) > self.beam_bins).ravel()
+
+    def check_beats(self, pixels_a_clock: int) -> None:
+        """Raise ValueError where frames do not divide into beats of `pixels_a_clock` pixels."""
+        if self.margin % pixels_a_clock or self.n_pixels % pixels_a_clock:
+            raise ValueError(
+                f"{pixels_a_clock} pixels a clock do not divide a frame of {self.n_pixels} pixels with a margin of "
+                f"{self.margin}; choose another bin, or fewer pixels a clock"
+            )
+
+    def binned(self, frames: np.ndarray) -> np.ndarray:
+        """Bins before they saturate, of frames (n, n_pixels, n_pixels) of any type; (n, CORE, CORE), the sums' type."""
+        frames = np.asarray(frames)
+        n = self.n_pixels
+        if frames.ndim != 3 or frames.shape[1:] != (n, n):
+            raise ValueError(f"frames have shape {frames.shape}; this board was built for (any, {n}, {n})")
+        cut = slice(self.margin, n - self.margin)
+        squares = frames[:, cut, cut].reshape(len(frames), CORE, self.bin, CORE, self.bin)
+        return squares.sum((2, 4), dtype=frames.dtype if frames.dtype.kind == "f" else np.int64)
+
+    def received(self, frames: np.ndarray) -> np.ndarray:
+        """Frames as they are on the wire: pixels saturate at `pixel_bits`."""
+        frames = np.asarray(frames)
+        if frames.dtype.kind != "u":
+            raise TypeError(f"frames are {frames.dtype}; the board reads counted electrons: unsigned integers")
+        return np.minimum(frames, 2**self.pixel_bits - 1).astype(np.uint8 if self.pixel_bits == 8 else np.uint16)
+
+    def attenuated(self, bins: np.ndarray) -> np.ndarray:
+        """What the filters weigh, (n, CORE²) int32, of bins (n, CORE, CORE) or (n, CORE²) that may not be saturated."""
+        bins = np.minimum(np.asarray(bins).reshape(len(bins), CORE**2), 2**self.bin_bits - 1).astype(np.int32)
+        return np.where(self.outer, bins, bins >> ATTENUATION)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """What the filters weigh, (n, CORE²) int32, of frames (n, n_pixels, n_pixels) of unsigned integers."""
+        return self.attenuated(self.binned(self.received(frames)))

@@ -1,0 +1,55 @@
+"""The Verilog by a second simulator, Icarus Verilog: a few frames, to notice what one of the two gets wrong."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from .logic import Stream
+from .student import OUTPUTS
+from .verilated import run, tool
+
+WITHOUT = "no second simulator agrees with Verilator (apt install iverilog)"
+
+
+def simulate(folder: Path, stream: Stream, frames: np.ndarray) -> np.ndarray:
+    """Output words (n, 9) int64 of frames (n, n_pixels, n_pixels).
+
+    Raises
+    ------
+    ToolMissing
+        Icarus Verilog is not installed.
+    """
+    compiler, runner = tool("iverilog", WITHOUT), tool("vvp", WITHOUT)
+    bench = "icarus_bench.sv"
+    beat_bits = stream.pixels_a_clock * stream.pixel_bits
+    dtype = np.dtype(f"<u{stream.pixel_bits // 8}")
+    place = folder / "icarus"
+    place.mkdir(exist_ok=True)
+    (place / bench).write_text(files("bluesky_edgestem.fpga").joinpath("rtl", bench).read_text())
+    with (place / "packets.hex").open("w") as file:
+        for frame in np.ascontiguousarray(frames, dtype):
+            beats = frame.reshape(-1, stream.pixels_a_clock).view(np.uint8).reshape(stream.beats, -1)
+            for i, beat in enumerate(beats):
+                value = int.from_bytes(beat.tobytes(), "little") | (i == stream.beats - 1) << beat_bits
+                file.write(f"{value:x}\n")
+    (place / "weights.hex").write_text((folder / "weights.hex").read_text())
+    sizes = {"BEAT_BITS": beat_bits, "RESULT_BITS": stream.result_bits, "BEATS": stream.beats, "FRAMES": len(frames)}
+    parameters = [f"-Picarus_bench.{name}={value}" for name, value in sizes.items()]
+    folder = folder.absolute()
+    sources = sorted(folder.glob("*.sv")) + sorted(folder.glob("*.v"))
+    run(
+        [compiler, "-g2012", "-s", "icarus_bench", "-o", "bench.vvp", *parameters, bench, *sources],
+        place,
+        "iverilog.log",
+    )
+    words = []
+    for line in run([runner, "bench.vvp"], place, "vvp.log").splitlines():
+        if not line.startswith("RESULT "):
+            continue
+        number = int(line.split()[1], 16)
+        of_frame = [(number >> (16 * i)) & 0xFFFF for i in range(len(OUTPUTS))]
+        words.append([w - 0x10000 if w & 0x8000 else w for w in of_frame])
+    return np.array(words, np.int64).reshape(-1, len(OUTPUTS))

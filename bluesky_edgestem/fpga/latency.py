@@ -1,0 +1,61 @@
+"""The time from an electron's frame to its strain, each part with how it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .logic import Stream
+
+MEASURED = "measured"  #: in clock cycles, by simulation
+MODELLED = "modelled"  #: from a rate, or an assumption, that the row states
+#: Rate of the links to and from the board [bit/s]: 100-gigabit Ethernet to it, 10-gigabit from it.
+IN_RATE, OUT_RATE = 100e9, 10e9
+#: Bytes that a frame needs on Ethernet beyond its pixels, for each packet of at most 8,192: headers, gap and check.
+OVERHEAD, PAYLOAD = 66, 8192
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the budget."""
+
+    name: str
+    seconds: float
+    label: str  #: `MEASURED` or `MODELLED`
+    source: str
+
+
+def _on_the_wire(size: int, rate: float) -> float:
+    packets = -(-size // PAYLOAD)
+    return 8 * (size + packets * OVERHEAD) / rate
+
+
+def budget(stream: Stream, cycles: int, clock_MHz: float, cable_m: float = 20.0) -> list[Part]:
+    """What a frame's way through takes.
+
+    Parameters
+    ----------
+    stream : Stream
+    cycles : int
+        From the first beat of a frame to its result, measured.
+    clock_MHz : float
+        Clock of the board [MHz].
+    cable_m : float
+        From the detector to the board, and back to the coils [m].
+    """
+    frame = stream.n_pixels**2 * stream.pixel_bits // 8
+    result = stream.result_bits // 8
+    return [
+        Part(
+            "detector link, first pixel to last", _on_the_wire(frame, IN_RATE), MODELLED,
+            f"{frame} bytes at {IN_RATE / 1e9:g} Gbit/s; at once with the board, which takes pixels as they come",
+        ),
+        Part("cables", 2 * cable_m / 2e8, MODELLED, f"{cable_m:g} m each way at two thirds of the speed of light"),
+        Part(
+            "board: first pixel to result", cycles / clock_MHz / 1e6, MEASURED,
+            f"{cycles} cycles at {clock_MHz:g} MHz, by simulation of the Verilog",
+        ),
+        Part(
+            "result to the scan generator", _on_the_wire(result, OUT_RATE), MODELLED,
+            f"{result} bytes at {OUT_RATE / 1e9:g} Gbit/s",
+        ),
+    ]  # fmt: skip

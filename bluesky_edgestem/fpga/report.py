@@ -1,0 +1,80 @@
+"""``edgestem fpga report``: what a build reached, and how each figure is known."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+NAME = "report.json"
+
+
+def load(folder: Path) -> dict:
+    """The report in the folder of a build.
+
+    Raises
+    ------
+    ValueError
+        There is none, or it cannot be read.
+    """
+    path = Path(folder) / NAME
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no {NAME}: it is no build; make one with `edgestem fpga build`") from None
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is cut short or altered; make the build again with `edgestem fpga build`") from None
+
+
+def text(report: dict) -> str:
+    """The report as a person reads it."""
+    lines = [f"student {report['hash']}, made {report['date']} by: {report['command']}", ""]
+    network = report["network"]
+    lines.append(
+        f"network: {network['filters']} matched filters of {network['filter_bits']} bits, then layers of "
+        f"{', '.join(str(n) for n in network['layers'])}"
+    )
+    lines += ["", "strain RMS by dose, held-out multislice patterns (simulated):"]
+    lines.append("  electrons   student exx, eyy, exy [%]   teacher [%]             ratio  flagged  95 % cover")
+    for dose, row in report["accuracy"].items():
+        own, its = (
+            ", ".join(f"{100 * v:.3f}" for v in row[who].get("strain_rms", {}).values()) or "none known"
+            for who in ("student", "teacher")
+        )
+        lines.append(
+            f"  {float(dose):9.0e}   {own:26}  {its:22}  {row.get('ratio', float('nan')):5.2f}  "
+            f"{100 * row['student']['flagged']:5.1f} %  {100 * row['student'].get('coverage', float('nan')):6.1f} %"
+        )
+    lines += ["", "agreement with the student's whole numbers, bit for bit:"]
+    for name, row in report["agreement"].items():
+        lines.append(f"  {name:28} {row['words']} of {row['frames']} frames' words differ")
+    if timing := report.get("cycles"):
+        lines += ["", "clock by clock (measured by simulation):"]
+        lines.append(
+            f"  first pixel to result {timing['latency']} cycles, last pixel to result {timing['tail_latency']}, "
+            f"initiation interval {timing['interval']}"
+        )
+        for part in report["budget"]:
+            lines.append(f"  {part['name']:36} {1e6 * part['seconds']:8.3f} µs  {part['label']}: {part['source']}")
+    if area := report.get("area"):
+        cells = ", ".join(f"{n} {k}" for k, n in area.items())
+        lines += ["", f"on {report['target']} (mapped by yosys, not placed): {cells}"]
+    if clock := report.get("routed_clock_MHz"):
+        lines.append(f"clock of the routed proxy (ECP5-85, speed grade 8, by nextpnr): {clock:g} MHz")
+    if vitis := report.get("vitis"):
+        lines += ["", "Vitis HLS: " + ", ".join(f"{k} {v}" for k, v in vitis.items())]
+    if report["missing"]:
+        lines += ["", "not done:"] + [f"  {reason}" for reason in report["missing"]]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the report of a build."""
+    parser = argparse.ArgumentParser(
+        prog="edgestem fpga report",
+        description="Prints what a build reached: accuracy by dose, agreement of its forms, cycles, latency, area.",
+    )
+    parser.add_argument("folder", type=Path, help="of the build")
+    print(text(load(parser.parse_args(arguments).folder)))
+    return 0

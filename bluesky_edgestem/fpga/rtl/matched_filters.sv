@@ -1,0 +1,105 @@
+// Weighs every bin of a frame by FILTERS filters while the bins arrive, and adds up.
+//
+// The memory `weights` has a word for each group of LANES bins: of each lane first one bit, whether the bin counts towards
+// the sum that features are divided by (those of the incident beam do not, and are taken a 2^ATTENUATION-th), then the
+// filters' weights.
+module matched_filters #(
+    parameter int LANES = 8,
+    parameter int BIN_BITS = 8,
+    parameter int FILTERS = 32,
+    parameter int WEIGHT_BITS = 3,
+    parameter int ATTENUATION = 4,
+    parameter int GROUPS = 288,  // of a frame
+    parameter int SUM_BITS = 20,
+    parameter WEIGHTS = "weights.hex"
+) (
+    input logic clk,
+    input logic rst,
+    input logic en,
+    input logic [LANES*BIN_BITS-1:0] binned,
+    input logic valid,
+    input logic [15:0] index,
+    input logic done,
+    input logic [1:0] status,
+    input logic [31:0] number,
+    output logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,
+    output logic [SUM_BITS-1:0] normaliser,
+    output logic out_done,
+    output logic [1:0] out_status,
+    output logic [31:0] out_number
+);
+  localparam int LANE_BITS = 1 + FILTERS * WEIGHT_BITS;
+  localparam int TOTAL_BITS = SUM_BITS + 1;  // with a sign
+  localparam int DIGIT_BITS = BIN_BITS + $clog2(LANES);
+
+  (* rom_style = "block", ram_style = "block" *)
+  logic [LANES*LANE_BITS-1:0] weights[GROUPS];
+  initial $readmemh(WEIGHTS, weights);
+
+  // First and second clock: the weights are read, and leave the memory's own register.
+  logic [LANES*LANE_BITS-1:0] read, word;
+  logic [LANES*BIN_BITS-1:0] binned1, binned2;
+  logic valid1, first1, done1, valid2, first2, done2, valid3, first3, done3;
+  logic [1:0] status1, status2, status3;
+  logic [31:0] number1, number2, number3;
+  always_ff @(posedge clk)
+    if (en) begin
+      read <= weights[$clog2(GROUPS)'(index)];
+      word <= read;
+    end
+
+  // Third clock: one digit of the weights after the other, the bins that have it are added over the lanes, in pairs and
+  // pairs of pairs; without any product.
+  logic [BIN_BITS-1:0] weighed[LANES];
+  logic [DIGIT_BITS-1:0] outer_tree[LANES], tree[FILTERS*WEIGHT_BITS*LANES];
+  logic [DIGIT_BITS-1:0] outer, sums[FILTERS*WEIGHT_BITS];
+  always_comb begin
+    for (int lane = 0; lane < LANES; lane++) begin
+      weighed[lane] = word[lane*LANE_BITS] ? binned2[lane*BIN_BITS+:BIN_BITS]
+                                           : binned2[lane*BIN_BITS+:BIN_BITS] >> ATTENUATION;
+      outer_tree[lane] = DIGIT_BITS'(weighed[lane] & {BIN_BITS{word[lane*LANE_BITS]}});
+    end
+    for (int pairs = LANES / 2; pairs > 0; pairs = pairs / 2)
+      for (int i = 0; i < pairs; i++) outer_tree[i] = outer_tree[2*i] + outer_tree[2*i+1];
+    for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) begin
+      for (int lane = 0; lane < LANES; lane++)
+        tree[digit*LANES+lane] = DIGIT_BITS'(weighed[lane] & {BIN_BITS{word[lane*LANE_BITS+1+digit]}});
+      for (int pairs = LANES / 2; pairs > 0; pairs = pairs / 2)
+        for (int i = 0; i < pairs; i++)
+          tree[digit*LANES+i] = tree[digit*LANES+2*i] + tree[digit*LANES+2*i+1];
+    end
+  end
+  always_ff @(posedge clk) begin
+    if (en) begin
+      for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) sums[digit] <= tree[digit*LANES];
+      outer <= outer_tree[0];
+    end
+  end
+
+  // Fourth clock: the digits are put together, the first of them negative, and added to the bins before.
+  logic signed [SUM_BITS:0] beat_sum[FILTERS];
+  always_comb
+    for (int k = 0; k < FILTERS; k++) begin
+      beat_sum[k] = '0 - (TOTAL_BITS'(sums[k*WEIGHT_BITS+WEIGHT_BITS-1]) << (WEIGHT_BITS - 1));
+      for (int digit = 0; digit < WEIGHT_BITS - 1; digit++)
+        beat_sum[k] = beat_sum[k] + (TOTAL_BITS'(sums[k*WEIGHT_BITS+digit]) << digit);
+    end
+  always_ff @(posedge clk) begin
+    if (rst) begin
+      {valid1, valid2, valid3, done1, done2, done3, out_done} <= 0;
+    end else if (en) begin
+      binned1 <= binned;
+      binned2 <= binned1;
+      {valid1, first1, done1, status1, number1} <= {valid, index == 0, done, status, number};
+      {valid2, first2, done2, status2, number2} <= {valid1, first1, done1, status1, number1};
+      {valid3, first3, done3, status3, number3} <= {valid2, first2, done2, status2, number2};
+      {out_done, out_status, out_number} <= {done3, status3, number3};
+      if (valid3) begin
+        for (int k = 0; k < FILTERS; k++)
+          filtered[k*(SUM_BITS+1)+:SUM_BITS+1] <=
+              (first3 ? '0 : filtered[k*(SUM_BITS+1)+:SUM_BITS+1]) + beat_sum[k];
+        normaliser <= (first3 ? '0 : normaliser) + SUM_BITS'(outer);
+      end
+    end
+  end
+endmodule

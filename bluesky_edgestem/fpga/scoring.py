@@ -1,0 +1,107 @@
+"""How well a student reads, beside its teacher, on patterns that neither was taught with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..analysis import crystals
+from ..analysis.descriptor import FeatureDescriptors
+from ..analysis.diffraction import cbed, detected, patch_extent
+from ..analysis.optics import Optics
+from .frontend import Frontend
+from .student import Student
+from .teaching import Domain, Lessons
+
+COMPONENTS = ("exx", "eyy", "exy")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Patterns by multislice of all strained atoms, with their truth: for scores, never for training."""
+
+    optics: Optics
+    expected: np.ndarray  #: (n, n_pixels, n_pixels) expected counts per electron
+    strain: np.ndarray  #: (n, 3)
+    rotation: np.ndarray  #: (n,) [rad]
+    phase: np.ndarray  #: (n,) str
+
+
+def cases(optics: Optics, n: int, seed: int, domain: Domain, frontend: Frontend) -> Cases:
+    """Draw `n` specimens and compute their patterns, about 0.1 s each."""
+    rng = np.random.default_rng([seed, 1])
+    strain = rng.uniform(-1, 1, (n, 3)) * domain.strain
+    rotation = rng.uniform(-np.pi / 6, np.pi / 6, n)
+    phase = rng.choice(list(crystals.MONOLAYERS), n)
+    expected = np.empty((n, optics.n_pixels, optics.n_pixels), np.float32)
+    extent = patch_extent(optics)
+    for i in range(n):
+        shift = tuple(rng.uniform(-1, 1, 2) * domain.shift_bins * frontend.bin)
+        detector = replace(
+            optics, psf_px=float(rng.uniform(*domain.psf_px)), background=float(rng.uniform(*domain.background))
+        )
+        origin = rng.uniform(0, 1, 2).tolist()
+        atoms = crystals.monolayer_atoms(
+            strain[i], float(rotation[i]), extent, lambda p, i=i: np.full(len(p), phase[i]), origin=origin
+        )
+        expected[i] = detected(cbed(atoms, optics, shift), detector, shift)
+    return Cases(optics, expected, strain, rotation, phase)
+
+
+def _figures(read: FeatureDescriptors, truth: Cases, repeats: int) -> dict:
+    known = read.flagged == ""
+    error = (read.strain - np.tile(truth.strain, (repeats, 1)))[known]
+    turned = crystals.wrap_rotation(read.rotation - np.tile(truth.rotation, repeats))[known]
+    out: dict = {"flagged": float(f"{1 - known.mean():.4g}")}
+    if not known.any():
+        return out
+    rms = np.sqrt((error**2).mean(0))
+    return out | {
+        "strain_rms": {c: float(f"{v:.4g}") for c, v in zip(COMPONENTS, rms, strict=True)},
+        "rotation_rms": float(f"{np.sqrt((turned**2).mean()):.4g}"),
+        "coverage": float(f"{(np.abs(error) < 1.96 * read.strain_sd[known]).mean():.4g}"),
+        "phase_right": float(f"{(read.phase == np.tile(truth.phase, repeats))[known].mean():.4g}"),
+    }
+
+
+def scores(student: Student, teacher, truth: Cases, dose: float, seed: int = 0, repeats: int = 2) -> dict:
+    """Figures of the student and its teacher at a dose [electrons per pattern], on the same frames.
+
+    Returns
+    -------
+    dict
+        ``student`` and ``teacher``, each with `strain_rms` by component, `rotation_rms` [rad], `coverage` of the 95 %
+        intervals of strain, `phase_right` and `flagged`, of patterns not flagged by each; ``ratio``, the student's RMS
+        over the teacher's, worst component.
+    """
+    rng = np.random.default_rng([seed, int(dose)])
+    frames = rng.poisson(np.tile(truth.expected, (repeats, 1, 1)) * dose).astype(np.uint32)
+    own = _figures(student.predict(frames, truth.optics), truth, repeats)
+    its = _figures(teacher.predict(frames, truth.optics), truth, repeats)
+    out: dict = {"student": own, "teacher": its}
+    if "strain_rms" in own and "strain_rms" in its:
+        out["ratio"] = float(f"{max(own['strain_rms'][c] / its['strain_rms'][c] for c in COMPONENTS):.3g}")
+    return out
+
+
+def calibrated(student: Student, lessons: Lessons, domain: Domain, seed: int = 0) -> Student:
+    """The student with factors that make its standard deviations those of its errors, over lessons it did not have."""
+    rng = np.random.default_rng([seed, 2])
+    low, high = np.log10(domain.dose)
+    counts = lessons.counts(10 ** rng.uniform(low, high, len(lessons)), rng)
+    features, normaliser = student.features(student.frontend.attenuated(counts))
+    plain = replace(student, sd_factors=(1.0, 1.0, 1.0))
+    read = plain.described(student.tail(features), np.where(normaliser == 0, 3, 0))
+    known = read.flagged == ""
+    if known.sum() < 10:
+        return student
+    assert read.centre is not None
+    spread = read.strain_sd[known, 0]
+    factors = [
+        np.sqrt(np.mean(np.square((read.strain - lessons.strain)[known] / read.strain_sd[known]))),
+        np.sqrt(np.mean(np.square(crystals.wrap_rotation(read.rotation - lessons.rotation)[known] / spread))),
+        np.sqrt(np.mean(np.square((read.centre / student.frontend.bin - lessons.centre)[known] / spread[:, None]))),
+    ]
+    of_strain, of_rotation, of_centre = (float(f"{value:.5g}") for value in factors)
+    return replace(student, sd_factors=(of_strain, of_rotation / of_strain, of_centre / of_strain))

@@ -1,0 +1,216 @@
+"""The student: the board's network in whole numbers. What every other form of it has to agree with, bit for bit.
+
+Matched filters weigh the bins of a frame, and their sums are divided by the number of electrons outside of the
+incident beam: what then enters the network does not depend on the dose. ``z = u / (2^scale s)``, towards zero, with
+`quotient_bits` bits behind the point and |z| < 1. Dense layers follow: sums are exact, and what leaves a hidden layer
+is rounded (half to even) and saturates, as QKeras' `quantized_relu` has it.
+
+Outputs, each in words of `OUTPUT_BITS` bits: strain over `STRAIN_UNIT` (3), cos and sin of six times the rotation (2),
+beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT`, log odds of the second phase.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..analysis.descriptor import FeatureDescriptors
+from ..analysis.optics import Optics
+from ..analysis.weights_file import WeightsFile
+from .frontend import Frontend
+
+WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 1, "student network")
+STRAIN_UNIT = 0.02
+FOLD = 6  #: the lattices that it reads look alike after a sixth of a turn
+OUTPUTS = ("exx", "eyy", "exy", "cos6", "sin6", "centre_x", "centre_y", "log_sd", "phase")
+OUTPUT_BITS, OUTPUT_FRACTION = 16, 11
+#: How a frame was that a result is of.
+STATUS = ("", "the frame was too short", "the frame was too long", "no electrons outside of the incident beam")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer in whole numbers: ``x @ weights + bias``, in units of 2^-(fraction of x + `weight_fraction`)."""
+
+    weights: np.ndarray  #: (inputs, outputs) int32, in units of 2^-weight_fraction
+    bias: np.ndarray  #: (outputs,) int64, in units of the sums
+    weight_fraction: int
+    bits: int  #: of what leaves
+    fraction: int  #: of them, behind the point
+    signed: bool  #: of what leaves; without, negative values become 0
+
+    def __call__(self, inputs: np.ndarray, fraction: int) -> np.ndarray:
+        """What leaves (n, outputs) int64, of inputs (n, inputs) int64 in units of 2^-fraction."""
+        sums = np.rint(inputs.astype(float) @ self.weights.astype(float)).astype(np.int64) + self.bias
+        drop = fraction + self.weight_fraction - self.fraction
+        rounded = sums << -drop if drop <= 0 else _half_to_even(sums, drop)
+        low = -(2 ** (self.bits - 1)) if self.signed else 0
+        return np.clip(rounded, low, low + 2**self.bits - 1)
+
+
+def _half_to_even(values: np.ndarray, drop: int) -> np.ndarray:
+    """``values / 2^drop``, rounded."""
+    whole, rest = values >> drop, values & ((1 << drop) - 1)
+    half = 1 << (drop - 1)
+    return whole + ((rest > half) | ((rest == half) & (whole & 1 == 1)))
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network of whole numbers, and what it was made for."""
+
+    frontend: Frontend
+    optics: Optics  #: of the frames
+    phases: tuple[str, str]
+    filters: np.ndarray  #: (CORE², filters) int32
+    scale: int
+    quotient_bits: int
+    layers: tuple[Layer, ...]
+    sd_factors: tuple[float, float, float] = (1.0, 1.0, 1.0)  #: of strain; of rotation [rad] and centre [bins] over it
+    card: dict = field(default_factory=dict)
+
+    def features(self, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Filtered and divided, (n, filters) int64 in units of 2^-quotient_bits, and the normaliser (n,) int64.
+
+        `bins` are (n, CORE²) from `Frontend`.
+        """
+        # Whole numbers below 2^24 are exact in single precision, in whatever order they are added.
+        if self.largest_sum < 2**24:
+            sums = (bins.astype(np.float32) @ self.filters.astype(np.float32)).astype(np.int64)
+        else:
+            sums = (bins.astype(float) @ self.filters.astype(float)).astype(np.int64)
+        normaliser = bins[:, self.frontend.outer].sum(1, dtype=np.int64)
+        return divided(sums, normaliser << self.scale, self.quotient_bits), normaliser
+
+    @property
+    def largest_sum(self) -> int:
+        """No filter's sum can be larger than this."""
+        return int(np.abs(self.filters).sum(0).max()) * (2**self.frontend.bin_bits - 1)
+
+    def outputs(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Output words (n, 9) int64 and status (n,) int, as the board gives them, of frames (n, n_pixels, n_pixels)."""
+        features, normaliser = self.features(self.frontend(frames))
+        return self.tail(features), np.where(normaliser == 0, 3, 0)
+
+    def tail(self, features: np.ndarray) -> np.ndarray:
+        """Output words (n, 9) int64 of features (n, filters) int64."""
+        values, fraction = features, self.quotient_bits
+        for layer in self.layers:
+            values, fraction = layer(values, fraction), layer.fraction
+        return values
+
+    def described(self, words: np.ndarray, status: np.ndarray) -> FeatureDescriptors:
+        """Descriptors from output words (n, 9) and status (n,), flagged where the board did not know."""
+        out = np.asarray(words, float) / 2**OUTPUT_FRACTION
+        of_strain, of_rotation, of_centre = self.sd_factors
+        prior = self.card.get("strain_sd", STRAIN_UNIT)
+        spread = np.minimum(STRAIN_UNIT * np.exp(out[:, 7]) * of_strain, prior)
+        flagged = np.array(STATUS, dtype="<U60")[np.asarray(status)]
+        unknown = (flagged == "") & (spread > 0.8 * prior)
+        flagged[unknown] = "the pattern tells hardly more than was known before"
+        known = flagged == ""
+        spread = np.where(known, spread, prior)
+        strain = np.where(known[:, None], out[:, :3] * STRAIN_UNIT, 0.0)
+        covariance = spread[:, None, None] ** 2 * np.diag([1.0, 1.0, 0.5])
+        second = np.where(known, 1 / (1 + np.exp(-out[:, 8])), 0.5)
+        centre = np.where(known[:, None], out[:, 5:7], 0.0) * self.frontend.bin
+        return FeatureDescriptors(
+            strain, covariance,
+            np.where(known, np.arctan2(out[:, 4], out[:, 3]) / FOLD, 0.0),
+            np.where(known, np.minimum(spread * of_rotation, np.pi / FOLD / np.sqrt(3)), np.pi / FOLD / np.sqrt(3)),
+            self.phases, np.stack([1 - second, second], 1), flagged.astype(str),
+            centre=centre, centre_sd=np.repeat((spread * of_centre * self.frontend.bin)[:, None], 2, 1),
+        )  # fmt: skip
+
+    def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
+        """Descriptors of frames (n, n_pixels, n_pixels) of unsigned integers, as a network's `predict`.
+
+        Raises
+        ------
+        TypeError
+            If frames are not unsigned integers.
+        ValueError
+            If frames have another shape, or the optics are not those that it was made for.
+        """
+        self.check_optics(optics)
+        return self.described(*self.outputs(frames))
+
+    def check_optics(self, optics: Optics) -> None:
+        """Raise ValueError where the optics are not those that it was made for."""
+        for name, unit in (("energy_keV", "keV"), ("semiangle_mrad", "mrad"), ("pixel_mrad", "mrad"), ("n_pixels", "")):
+            own, asked = getattr(self.optics, name), getattr(optics, name)
+            if abs(asked - own) > 0.01 * own:
+                raise ValueError(
+                    f"{name} is {asked:g} {unit}; this board was built for {own:g} {unit}: build one for these optics "
+                    f"with `edgestem fpga build`".replace("  ", " ")
+                )
+
+    @property
+    def hash(self) -> str:
+        """The first 16 digits of SHA-256 of all that its results depend on."""
+        return hashlib.sha256(self._payload()).hexdigest()[:16]
+
+    def _payload(self) -> bytes:
+        arrays = {"filters": self.filters}
+        layers = []
+        for i, layer in enumerate(self.layers):
+            arrays |= {f"weights{i}": layer.weights, f"bias{i}": layer.bias}
+            layers.append({k: getattr(layer, k) for k in ("weight_fraction", "bits", "fraction", "signed")})
+        facts = {
+            "frontend": asdict(self.frontend), "optics": asdict(self.optics), "phases": self.phases,
+            "scale": self.scale, "quotient_bits": self.quotient_bits, "layers": layers,
+            "sd_factors": self.sd_factors, "card": self.card,
+        }  # fmt: skip
+        # Not numpy's archive, which holds the time: the same student has the same bytes.
+        out = io.BytesIO()
+        header = json.dumps(
+            facts | {"arrays": [[name, a.dtype.str, a.shape] for name, a in arrays.items()]}, sort_keys=True
+        ).encode()
+        out.write(len(header).to_bytes(8, "little") + header)
+        for array in arrays.values():
+            out.write(np.ascontiguousarray(array).tobytes())
+        return out.getvalue()
+
+    def save(self, path: Path) -> None:
+        """Write it under a checksum."""
+        WEIGHTS.write(path, self._payload())
+
+    @classmethod
+    def load(cls, path: Path) -> Student:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is missing, cut short, altered, or of another format or network; the message names it.
+        """
+        data = WEIGHTS.read(Path(path))
+        size = int.from_bytes(data[:8], "little")
+        facts = json.loads(data[8 : 8 + size])
+        at, arrays = 8 + size, {}
+        for name, dtype, shape in facts["arrays"]:
+            count = int(np.prod(shape))
+            arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+            at += count * np.dtype(dtype).itemsize
+        layers = tuple(
+            Layer(arrays[f"weights{i}"], arrays[f"bias{i}"], **layer) for i, layer in enumerate(facts["layers"])
+        )
+        return cls(
+            Frontend(**facts["frontend"]), Optics(**facts["optics"]), tuple(facts["phases"]), arrays["filters"],
+            facts["scale"], facts["quotient_bits"], layers, tuple(facts["sd_factors"]), facts["card"],
+        )  # fmt: skip
+
+
+def divided(sums: np.ndarray, divisors: np.ndarray, bits: int) -> np.ndarray:
+    """``sums / divisors`` with `bits` bits behind the point, towards zero, saturating below 1; 0 where a divisor is 0.
+
+    `sums` (n, filters) and `divisors` (n,), whole numbers.
+    """
+    size = (np.abs(sums) << bits) // np.maximum(divisors, 1)[:, None]
+    size = np.where(divisors[:, None] > 0, np.minimum(size, 2**bits - 1), 0)
+    return np.sign(sums) * size

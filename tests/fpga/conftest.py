@@ -1,0 +1,48 @@
+"""Students of random whole numbers: all that the board's forms have to agree on, without training."""
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.fpga.frontend import CORE, Frontend
+from bluesky_edgestem.fpga.student import OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, Layer, Student
+
+
+def random_student(
+    frontend: Frontend, filters: int = 6, hidden: int = 8, filter_bits: int = 3, seed: int = 0
+) -> Student:
+    """One whose sums, quotients and activations all use their range, and saturate now and then."""
+    rng = np.random.default_rng(seed)
+    most = 2 ** (filter_bits - 1) - 1
+    layers = (
+        Layer(
+            rng.integers(-15, 16, (filters, hidden)).astype(np.int32), rng.integers(-500, 500, hidden), 2, 6, 6, False
+        ),
+        Layer(
+            rng.integers(-15, 16, (hidden, len(OUTPUTS))).astype(np.int32), rng.integers(-500, 500, len(OUTPUTS)), 3,
+            OUTPUT_BITS, OUTPUT_FRACTION, True,
+        ),
+    )  # fmt: skip
+    weights = rng.integers(-most, most + 1, (CORE**2, filters)).astype(np.int32)
+    optics = Optics(80.0, 2.0, 64 / frontend.n_pixels, frontend.n_pixels)
+    return Student(frontend, optics, ("MoS2", "WS2"), weights, 0, 8, layers)
+
+
+def some_frames(frontend: Frontend, each: int, seed: int = 0) -> np.ndarray:
+    """Sparse, ordinary, bright, arbitrary, empty and saturated frames, `each` of the first four."""
+    rng, side, most = np.random.default_rng(seed), frontend.n_pixels, 2**frontend.pixel_bits - 1
+    kinds = [rng.poisson(rate, (each, side, side)) for rate in (0.02, 1.0, 50.0)]
+    kinds += [rng.integers(0, most + 1, (each, side, side)), np.zeros((1, side, side)), np.full((1, side, side), most)]
+    return np.concatenate(kinds).clip(0, most).astype(np.uint8 if frontend.pixel_bits == 8 else np.uint16)
+
+
+@pytest.fixture(scope="session")
+def make_student():
+    """Function that gives a student of random numbers, of a front end."""
+    return random_student
+
+
+@pytest.fixture(scope="session")
+def make_frames():
+    """Function that gives frames of all kinds, for a front end."""
+    return some_frames

