@@ -363,6 +363,61 @@ ROWS = (
         " {bfloat16[ms_per_pattern][bfloat16]:.1f} of {bfloat16[ms_per_pattern][float32]:.1f} ms"
         " on {bfloat16[device]}",
     ),
+    Row(
+        "Board, 48 × 48 pixels, 8 a clock: first pixel to strain (last pixel to strain), by simulation of the Verilog",
+        "≤ 306 cycles",
+        "board",
+        "{detectors[48 px, 8 a clock][latency_cycles]} ({cycles[tail_latency]}) cycles",
+    ),
+    Row(
+        "the same: clock that a proxy was routed at (Lattice ECP5; no Xilinx device was placed)",
+        "",
+        "board",
+        "{routed_clock_MHz:.0f} MHz",
+    ),
+    Row(
+        "Board, 96 × 96 pixels, 16 a clock: initiation interval",
+        "≤ 8.3 µs",
+        "board",
+        "{detectors[96 px, 16 a clock][interval_cycles]} cycles",
+    ),
+    Row(
+        "Board, 192 × 192 pixels, 8 and 16 a clock: first pixel to strain",
+        "≤ 50 µs",
+        "board",
+        "{detectors[192 px, 8 a clock][latency_cycles]} and {detectors[192 px, 16 a clock][latency_cycles]} cycles",
+    ),
+    Row(
+        "Board: words that differ between QKeras, hls4ml, alkaid and Verilog over 10,000 frames",
+        "0",
+        "board",
+        "{mismatches}",
+    ),
+    Row(
+        "Board: strain RMS over the teacher's, worst component, at 1e4, 1e5 and 1e6 electrons",
+        "≤ 1.5",
+        "board",
+        "{worst_ratio[1e4]}, {worst_ratio[1e5]}, {worst_ratio[1e6]}",
+    ),
+    Row(
+        "the same at 1e5 electrons, exx: student, teacher; student's 95 % intervals cover",
+        "",
+        "board",
+        "{accuracy[1e5][student][strain_rms][exx]:.2%}, {accuracy[1e5][teacher][strain_rms][exx]:.2%};"
+        " {accuracy[1e5][student][coverage]:.1%}",
+    ),
+    Row(
+        "Board: cells on UltraScale+, mapped by yosys: LUT, DSP (FF, BRAM36)",
+        "≤ 30,000, 0",
+        "board",
+        "{area[LUT]:,}, {area[DSP]} ({area[FF]:,}, {area[BRAM36]})",
+    ),
+    Row(
+        "One frame on this CPU, 1 thread: teacher, student in whole numbers; the latter on many frames",
+        "≥ 5,000 frames/s",
+        "board",
+        "{cpu[teacher_us]:,.0f} and {cpu[student_us]:,.0f} µs; {cpu[fixed_point_frames_per_s]:,} frames/s",
+    ),
     Row("`import bluesky_edgestem`, median", "≤ 0.5 s", "import", "{import[median_s]:.2f} s"),
     Row("`edgestem --help`, median", "≤ 0.5 s", "import", "{help[median_s]:.2f} s"),
 )

@@ -26,7 +26,7 @@ from .widths import Widths
 #: Names of Xilinx boards' devices that may be asked for.
 TARGETS = {"xcu250": "xcu250-figd2104-2L-e", "xcu55c": "xcu55c-fsvh2892-2L-e", "xczu9eg": "xczu9eg-ffvb1156-2-e"}
 SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
-DOSES = (1e4, 1e5, 1e6)
+DOSES = {"1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Plan:
     target: str = "xcu250"
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
-    patterns: int = 20000
-    epochs: tuple[int, int] = (60, 60)
+    patterns: int = 30000
+    epochs: tuple[int, int] = (120, 60)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
@@ -83,7 +83,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     taught = Lessons(*(getattr(lessons, f.name)[held:] for f in dataclasses.fields(Lessons)))
     kept = Lessons(*(getattr(lessons, f.name)[:held] for f in dataclasses.fields(Lessons)))
     student, model = quantised.train(
-        taught, plan.frontend, plan.optics, teaching.network_phases(None), widths=plan.widths,
+        taught, plan.frontend, plan.optics, teaching.PHASES, widths=plan.widths,
         domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
     )  # fmt: skip
     student = scoring.calibrated(student, kept, plan.domain, plan.seed)
@@ -91,9 +91,9 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     stage(f"student {student.hash}: {plan.folder / 'student.weights'}")
 
     truth = scoring.cases(plan.optics, plan.scored, plan.seed, plan.domain, plan.frontend)
-    accuracy = {f"{dose:g}": scoring.scores(student, teacher, truth, dose, plan.seed) for dose in DOSES}
-    for dose, row in accuracy.items():
-        stage(f"at {dose} electrons: {row['student']}; teacher {row['teacher'].get('strain_rms')}")
+    accuracy = {label: scoring.scores(student, teacher, truth, dose, plan.seed) for label, dose in DOSES.items()}
+    for label, row in accuracy.items():
+        stage(f"at {label} electrons: {row['student']}; teacher {row['teacher'].get('strain_rms')}")
     out: dict = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), "command": plan.command, "hash": student.hash,
         "target": plan.target, "clock_MHz": plan.clock_MHz,
@@ -172,9 +172,10 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
         plain = simulation.send(packets)
         compare("Verilog, frames back to back", plain.words)
         few = max(1, len(frames) // 10)
-        held = simulation.send(packets[:few], gaps=0.3, stalls=0.5, seed=plan.seed)
-        agreement["Verilog, gaps and stalls"] = Mismatches.between(words[:few], held.words)
-        stage(f"Verilog, gaps and stalls: {agreement['Verilog, gaps and stalls'].words} words differ, {few} frames")
+        name, shift = "Verilog, gaps, stalls, shifted", 2
+        held = simulation.send(packets[:few], gaps=0.3, stalls=0.5, seed=plan.seed, shift=shift)
+        agreement[name] = Mismatches.between(student.outputs(frames[:few], shift)[0], held.words)
+        stage(f"{name}: {agreement[name].words} words differ, {few} frames")
         wrong = int((plain.status != status).sum() + (plain.number != np.arange(len(frames))).sum())
         if wrong:
             raise RuntimeError(f"{wrong} results of the Verilog have a wrong frame number or status")
@@ -256,11 +257,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frame", type=int, default=48, help="pixels along each side of the detector's frames")
     parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
-    parser.add_argument("--pixel-bits", type=int, default=8, choices=(8, 16), help="depth of a pixel on the wire")
+    parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
     parser.add_argument("--bin-bits", type=int, default=8, help="depth of what the network sees, 4 to 12")
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
-    parser.add_argument("--patterns", type=int, default=20000, help="patterns that the teacher reads")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 60), help="in floating point, and quantised")
+    parser.add_argument("--patterns", type=int, default=30000, help="patterns that the teacher reads")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(120, 60), help="in floating point, and quantised")
     parser.add_argument("--filters", type=int, default=32, help="matched filters")
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 32], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")

@@ -10,15 +10,18 @@ import numpy as np
 ATTENUATION = 4
 #: Bins along each side of what the network sees.
 CORE = 48
+#: Bins are divided by two to the power of at most this.
+MOST_SHIFT = 7
 
 
 @dataclass(frozen=True)
 class Frontend:
     """From frames of a detector to the bins that the network reads.
 
-    The ``48 bin`` pixels in the middle of a frame, along each axis, are added in squares of `bin` and saturate at
-    `bin_bits`. Bins closer to the middle than `beam_bins` are the incident beam's: a sixteenth of them is passed on,
-    and they do not count towards the sum that features are divided by.
+    The ``48 bin`` pixels in the middle of a frame, along each axis, are added in squares of `bin`, divided by a power
+    of two that goes with the dose, and saturate at `bin_bits`. Bins closer to the middle than `beam_bins` are those of
+    the incident beam: a sixteenth of them is passed on, and they do not count towards the sum that features are divided
+    by.
 
     Parameters
     ----------
@@ -89,11 +92,28 @@ class Frontend:
             raise TypeError(f"frames are {frames.dtype}; the board reads counted electrons: unsigned integers")
         return np.minimum(frames, 2**self.pixel_bits - 1).astype(np.uint8 if self.pixel_bits == 8 else np.uint16)
 
-    def attenuated(self, bins: np.ndarray) -> np.ndarray:
-        """What the filters weigh, (n, CORE²) int32, of bins (n, CORE, CORE) or (n, CORE²) that may not be saturated."""
-        bins = np.minimum(np.asarray(bins).reshape(len(bins), CORE**2), 2**self.bin_bits - 1).astype(np.int32)
-        return np.where(self.outer, bins, bins >> ATTENUATION)
+    def attenuated(self, bins: np.ndarray, shift: np.ndarray | int = 0) -> np.ndarray:
+        """What the filters weigh, (n, CORE²) int32, of bins (n, CORE, CORE) or (n, CORE²) of electrons.
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        `shift`, one or (n,), is 0 to 7: bins are divided by two to the power of it.
+        """
+        flat = np.asarray(bins, np.int64).reshape(len(bins), CORE**2) >> np.asarray(shift).reshape(-1, 1)
+        flat = np.minimum(flat, 2**self.bin_bits - 1).astype(np.int32)
+        return np.where(self.outer, flat, flat >> ATTENUATION)
+
+    def __call__(self, frames: np.ndarray, shift: np.ndarray | int = 0) -> np.ndarray:
         """What the filters weigh, (n, CORE²) int32, of frames (n, n_pixels, n_pixels) of unsigned integers."""
-        return self.attenuated(self.binned(self.received(frames)))
+        return self.attenuated(self.binned(self.received(frames)), shift)
+
+    def shift_for(self, electrons: np.ndarray | float, brightest: float) -> np.ndarray:
+        """The shift, int64, at which Bragg disks do not saturate.
+
+        Parameters
+        ----------
+        electrons : float or array
+            Electrons per pattern.
+        brightest : float
+            Share of them that the brightest bin outside of the incident beam gets.
+        """
+        fill = 1.3 * np.asarray(electrons, float) * brightest / (2**self.bin_bits - 1)
+        return np.clip(np.ceil(np.log2(np.maximum(fill, 1e-9))), 0, MOST_SHIFT).astype(np.int64)

@@ -135,8 +135,10 @@ def _memory(student: Student, lanes: int, weight_bits: int) -> str:
 
 
 def _parts(logic: CombLogic) -> list[CombLogic]:
-    """A dense layer cut where the signal is half through it, to put registers there."""
+    """A dense layer cut where the signal is so far through it, to put registers there."""
     cut = to_pipeline(logic, n_stages=STAGES, verbose=False, reg_inp=False, reg_out=False)
+    if len(cut.logic) < STAGES:
+        raise ValueError("a dense layer of this student adds nothing up: it learned nothing; train it for longer")
     return [cut.logic[f"logic{n}"] for n in range(STAGES)]
 
 
@@ -211,6 +213,7 @@ def _top(student: Student, layers: list[CombLogic], pixels_a_clock: int, lanes: 
 module {TOP} (
     input logic clk,
     input logic rst,
+    input logic [2:0] shift,  // bins are divided by two to the power of it; steady while frames arrive
     input logic [{pixels_a_clock * frontend.pixel_bits - 1}:0] s_axis_tdata,
     input logic s_axis_tvalid,
     input logic s_axis_tlast,
@@ -238,7 +241,7 @@ module {TOP} (
 
   binner #(.PPC({pixels_a_clock}), .PIXEL_BITS({frontend.pixel_bits}), .BIN({frontend.bin}),
       .ROW({frontend.margin}), .COLUMN({frontend.margin}), .CORE({CORE}), .BIN_BITS({frontend.bin_bits})) binning (
-      .clk, .rst, .en(forward), .pixels(s_axis_tdata), .valid(pixels_valid), .row, .beat, .done(done0),
+      .clk, .rst, .en(forward), .shift, .pixels(s_axis_tdata), .valid(pixels_valid), .row, .beat, .done(done0),
       .status(status0), .number(number0), .binned, .bins_valid, .index, .out_done(done1),
       .out_status(status1), .out_number(number1));
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from .teaching import Domain, Lessons
 from .widths import Widths
 
 BATCH = 256
+EPSILON = 1e-9  #: of the variance of features, whose size is any
 
 
 class Normalised(keras.constraints.Constraint):
@@ -90,12 +92,13 @@ def _float_model(widths: Widths, frontend: Frontend, seed: int) -> keras.Model:
     keras.utils.set_random_seed(seed)
     x = first = keras.Input((CORE**2,), name="bins")
     mask = Normalised(frontend.outer, 1.0)
-    spread = keras.initializers.RandomNormal(stddev=0.3)
+    # Filters begin with little noise of their own: what training does not need of it would stay.
+    spread = keras.initializers.RandomNormal(stddev=0.02)
     x = keras.layers.Dense(
         widths.filters + 1, use_bias=False, kernel_constraint=mask, kernel_initializer=spread, name="filters"
     )(x)
     x = Divide(exact=False, name="features")(x)
-    x = keras.layers.BatchNormalization(name="normalise", scale=False, center=False)(x)
+    x = keras.layers.BatchNormalization(name="normalise", scale=False, center=False, epsilon=EPSILON)(x)
     for i, size in enumerate(widths.hidden):
         x = keras.layers.Dense(size, activation="relu", name=f"dense{i}")(x)
     x = keras.layers.Dense(len(OUTPUTS), name=f"dense{len(widths.hidden)}")(x)
@@ -133,7 +136,7 @@ def _quantised_model(widths: Widths, frontend: Frontend, trained: keras.Model, b
     normaliser = np.maximum(bins[:, frontend.outer].sum(1), 1)[:, None]
     quotients = bins @ np.round(np.clip(kernel / unit, -most, most)) / normaliser
     scale = max(0, int(np.ceil(np.log2(np.quantile(np.abs(quotients), 0.9995)))))
-    deviation = np.sqrt(variance + 1e-3)
+    deviation = np.sqrt(variance + EPSILON)
 
     mask = Normalised(frontend.outer, unit)
     first = keras.Input((CORE**2,), name="bins")
@@ -239,12 +242,14 @@ def fit(
 
     losses = []
     low, high = np.log10(domain.dose)
+    brightest = lessons.brightest(frontend)
     for epoch in range(epochs):
         order = rng.permutation(len(lessons))[: len(lessons) // BATCH * BATCH].reshape(-1, BATCH)
         total = 0.0
         for which in order:
             part = Lessons(lessons.expected[which], *(np.empty(0),) * 4)
-            bins = frontend.attenuated(part.counts(10 ** rng.uniform(low, high, BATCH), rng))
+            dose = 10 ** rng.uniform(low, high, BATCH)
+            bins = frontend.attenuated(part.counts(dose, rng), frontend.shift_for(dose, brightest))
             total += float(step(tf.constant(bins, tf.float32), tf.constant(truth[which])))
         losses.append(total / len(order))
         if progress is not None:
@@ -275,8 +280,10 @@ def train(
 
     fit(plain, lessons, frontend, domain, epochs[0], 3e-3, rng, progress=told("floating point", epochs[0]))
     some = Lessons(lessons.expected[:1000], *(np.empty(0),) * 4)
-    bins = frontend.attenuated(some.counts(np.full(len(some.expected), domain.dose[1] / 3), rng))
+    brightest, dose = lessons.brightest(frontend), np.full(len(some.expected), domain.dose[1] / 3)
+    bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
     model = _quantised_model(widths, frontend, plain, bins)
     fit(model, lessons, frontend, domain, epochs[1], 1e-3, rng, progress=told("quantised", epochs[1]))
     card = {"strain_sd": domain.strain_sd, "seed": seed}
-    return student_of(model, widths, frontend, optics, phases, card), model
+    student = student_of(model, widths, frontend, optics, phases, card)
+    return replace(student, brightest=float(f"{brightest:.4g}")), model

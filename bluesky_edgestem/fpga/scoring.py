@@ -90,7 +90,8 @@ def calibrated(student: Student, lessons: Lessons, domain: Domain, seed: int = 0
     rng = np.random.default_rng([seed, 2])
     low, high = np.log10(domain.dose)
     counts = lessons.counts(10 ** rng.uniform(low, high, len(lessons)), rng)
-    features, normaliser = student.features(student.frontend.attenuated(counts))
+    shift = student.frontend.shift_for(counts.sum(1), student.brightest)
+    features, normaliser = student.features(student.frontend.attenuated(counts, shift))
     plain = replace(student, sd_factors=(1.0, 1.0, 1.0))
     read = plain.described(student.tail(features), np.where(normaliser == 0, 3, 0))
     known = read.flagged == ""

@@ -71,6 +71,7 @@ class Student:
     scale: int
     quotient_bits: int
     layers: tuple[Layer, ...]
+    brightest: float = 7e-4  #: share of a pattern's electrons in the brightest bin outside of the incident beam
     sd_factors: tuple[float, float, float] = (1.0, 1.0, 1.0)  #: of strain; of rotation [rad] and centre [bins] over it
     card: dict = field(default_factory=dict)
 
@@ -92,9 +93,9 @@ class Student:
         """No filter's sum can be larger than this."""
         return int(np.abs(self.filters).sum(0).max()) * (2**self.frontend.bin_bits - 1)
 
-    def outputs(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def outputs(self, frames: np.ndarray, shift: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Output words (n, 9) int64 and status (n,) int, as the board gives them, of frames (n, n_pixels, n_pixels)."""
-        features, normaliser = self.features(self.frontend(frames))
+        features, normaliser = self.features(self.frontend(frames, shift))
         return self.tail(features), np.where(normaliser == 0, 3, 0)
 
     def tail(self, features: np.ndarray) -> np.ndarray:
@@ -130,6 +131,8 @@ class Student:
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         """Descriptors of frames (n, n_pixels, n_pixels) of unsigned integers, as a network's `predict`.
 
+        Bins are shifted as suits the frames' mean number of electrons.
+
         Raises
         ------
         TypeError
@@ -138,7 +141,9 @@ class Student:
             If frames have another shape, or the optics are not those that it was made for.
         """
         self.check_optics(optics)
-        return self.described(*self.outputs(frames))
+        frames = np.asarray(frames)
+        electrons = float(frames.sum(dtype=float)) / max(len(frames), 1)
+        return self.described(*self.outputs(frames, self.frontend.shift_for(electrons, self.brightest)))
 
     def check_optics(self, optics: Optics) -> None:
         """Raise ValueError where the optics are not those that it was made for."""
@@ -163,7 +168,7 @@ class Student:
             layers.append({k: getattr(layer, k) for k in ("weight_fraction", "bits", "fraction", "signed")})
         facts = {
             "frontend": asdict(self.frontend), "optics": asdict(self.optics), "phases": self.phases,
-            "scale": self.scale, "quotient_bits": self.quotient_bits, "layers": layers,
+            "scale": self.scale, "quotient_bits": self.quotient_bits, "layers": layers, "brightest": self.brightest,
             "sd_factors": self.sd_factors, "card": self.card,
         }  # fmt: skip
         # Not numpy's archive, which holds the time: the same student has the same bytes.
@@ -202,7 +207,8 @@ class Student:
         )
         return cls(
             Frontend(**facts["frontend"]), Optics(**facts["optics"]), tuple(facts["phases"]), arrays["filters"],
-            facts["scale"], facts["quotient_bits"], layers, tuple(facts["sd_factors"]), facts["card"],
+            facts["scale"], facts["quotient_bits"], layers, facts["brightest"], tuple(facts["sd_factors"]),
+            facts["card"],
         )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ from .frontend import CORE, Frontend
 
 CHUNK = 250
 TEACHING_DOSE = 1e7
+#: What the descriptor network tells apart.
+PHASES: tuple[str, str] = ("MoS2", "WS2")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Lessons:
 
     def __len__(self) -> int:
         return len(self.strain)
+
+    def brightest(self, frontend: Frontend) -> float:
+        """Share of a pattern's electrons in its brightest bin outside of the incident beam, but for one of 100."""
+        outer = self.expected[:, frontend.outer].astype(np.float32)
+        return float(np.quantile(outer.max(1), 0.99)) / 1000
 
     def counts(self, dose: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Electrons counted in each bin at doses (n,), (n, CORE²) int64; drawn anew at each call."""
@@ -102,7 +109,6 @@ def _chunk(seed: int, index: int, frontend: Frontend, optics: dict, domain: Doma
     rng = np.random.default_rng([seed, index])
     core = core_optics(frontend, Optics(**optics))
     network = _teacher(teacher)
-    phases = network_phases(teacher)
     patterns = np.empty((CHUNK, core.n_pixels, core.n_pixels), np.float32)
     shift = rng.uniform(-1, 1, (CHUNK, 2)) * domain.shift_bins
     stated = replace(core, psf_px=float(np.mean(domain.psf_px)) / frontend.bin)
@@ -111,7 +117,7 @@ def _chunk(seed: int, index: int, frontend: Frontend, optics: dict, domain: Doma
         detector = replace(
             core, psf_px=rng.uniform(*domain.psf_px) / frontend.bin, background=rng.uniform(*domain.background)
         )
-        table = _table(phases[rng.integers(2)], core.energy_keV, core.semiangle_mrad)
+        table = _table(PHASES[rng.integers(2)], core.energy_keV, core.semiangle_mrad)
         strain = rng.uniform(-1, 1, 3) * domain.strain
         pattern = compose(table, core, strain, rng.uniform(-np.pi, np.pi), 1, tuple(shift[i]))
         patterns[i] = detected(pattern, detector, tuple(shift[i]))
@@ -121,15 +127,6 @@ def _chunk(seed: int, index: int, frontend: Frontend, optics: dict, domain: Doma
         (1000 * cropped(patterns[known])).reshape(-1, CORE**2).astype(np.float16),
         read.strain[known], read.rotation[known], shift[known], read.phase_probability[known, 1],
     )  # fmt: skip
-
-
-def network_phases(teacher: str | None) -> tuple[str, str]:
-    """The two phases that the teacher tells apart."""
-    from ..analysis import crystals
-
-    del teacher  # all descriptor networks tell these apart
-    first, second = crystals.MONOLAYERS
-    return first, second
 
 
 def lessons(

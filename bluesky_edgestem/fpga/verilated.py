@@ -117,6 +117,7 @@ class Simulation:
         stalls: float = 0.0,
         seed: int = 0,
         reset_after: int = 0,
+        shift: int = 0,
     ) -> Results:
         """Send packets of pixels and take the results.
 
@@ -131,6 +132,8 @@ class Simulation:
             Of those.
         reset_after : int
             Beats after which the board is reset, once; 0 for never.
+        shift : int
+            What the board divides bins by, as a power of two.
         """
         dtype = np.dtype(f"<u{self.stream.pixel_bits // 8}")
         with tempfile.TemporaryDirectory() as place:
@@ -143,7 +146,7 @@ class Simulation:
                         raise ValueError(f"a packet of {len(data)} bytes does not fill beats of {self._beat_bytes}")
                     file.write(np.uint32(beats).tobytes() + data)
             in_thousand = [f"{1000 * share:.0f}" for share in (gaps, stalls)]
-            settings = [*in_thousand, str(seed), str(reset_after)]
+            settings = [*in_thousand, str(seed), str(reset_after), str(shift)]
             run([self.folder / "simulator/test_bench", sent, left, *settings], self.folder, "test_bench.log")
             raw = np.fromfile(left, np.uint8).reshape(-1, self._result_bytes + 24)
         body, clocks = raw[:, :-24], raw[:, -24:].copy().view("<u8").astype(np.int64)

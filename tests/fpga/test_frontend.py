@@ -25,6 +25,14 @@ def test_bins_saturate_and_those_of_the_incident_beam_are_attenuated():
     assert (~frontend.outer).sum() == sum(np.hypot(x - 23.5, y - 23.5) <= 5.5 for x in range(CORE) for y in range(CORE))
 
 
+def test_bins_are_shifted_so_that_disks_do_not_saturate():
+    frontend = Frontend(48, bin_bits=8, pixel_bits=16)
+    # At 10⁶ electrons 700 in the brightest bin, 910 with some room: two bits more than 8.
+    assert list(frontend.shift_for(np.array([1e3, 1e5, 1e6, 1e12]), 7e-4)) == [0, 0, 2, 7]
+    frames = np.full((2, 48, 48), 301, np.uint16)
+    assert set(frontend(frames, np.array([1, 2]))[:, 0]) == {150, 75}
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

@@ -77,8 +77,9 @@ def test_crops_and_bins_on_the_fly(tmp_path, make_student, make_frames):
     student = make_student(Frontend(128, bin=2, pixel_bits=16, bin_bits=10), filters=3, hidden=4)
     simulation = Simulation(tmp_path, logic.write(student, tmp_path, 16))
     frames = make_frames(student.frontend, 8)
-    left = simulation.send(list(frames.reshape(len(frames), -1)), gaps=0.1, stalls=0.1)
-    assert np.array_equal(left.words, student.outputs(frames)[0])
+    for shift in (0, 3):
+        left = simulation.send(list(frames.reshape(len(frames), -1)), gaps=0.1, stalls=0.1, shift=shift)
+        assert np.array_equal(left.words, student.outputs(frames, shift)[0])
     assert left.tail_latency.min() == TAIL
 
 

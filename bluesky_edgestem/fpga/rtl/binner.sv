@@ -1,4 +1,4 @@
-// Crops a frame and adds BIN x BIN pixels into one, on the fly; sums saturate.
+// Crops a frame and adds BIN x BIN pixels into one, on the fly; sums are divided by 2^shift, and saturate.
 //
 // LANES bins leave together, in reading order; `index` counts such groups from the frame's first.
 module binner #(
@@ -14,6 +14,7 @@ module binner #(
     input logic clk,
     input logic rst,
     input logic en,
+    input logic [2:0] shift,
     input logic [PPC*PIXEL_BITS-1:0] pixels,
     input logic valid,
     input logic [15:0] row,
@@ -45,7 +46,7 @@ module binner #(
   logic [SUM_BITS-1:0] partial[LANES];  // of the row's bins so far
   logic [SUM_BITS-1:0] above[LANES * GROUPS];  // of the rows before
   logic [SUM_BITS-1:0] across[LANES];
-  logic [SUM_BITS-1:0] total[LANES];
+  logic [SUM_BITS-1:0] total[LANES], shifted[LANES];
 
   always_comb begin
     for (int lane = 0; lane < LANES; lane++) begin
@@ -54,6 +55,7 @@ module binner #(
         across[lane] = across[lane] + SUM_BITS'(pixels[(lane*TOGETHER+i)*PIXEL_BITS+:PIXEL_BITS]);
       total[lane] = across[lane];
       if (BIN > 1 && down % BIN != 0) total[lane] = total[lane] + above[lane*GROUPS+32'(group)];
+      shifted[lane] = total[lane] >> shift;
     end
   end
 
@@ -70,7 +72,7 @@ module binner #(
       for (int lane = 0; lane < LANES; lane++) begin
         if (kept && BEATS > 1) partial[lane] <= across[lane];
         if (kept && complete && BIN > 1) above[lane*GROUPS+32'(group)] <= total[lane];
-        binned[lane*BIN_BITS+:BIN_BITS] <= total[lane] > SUM_BITS'(MOST) ? BIN_BITS'(MOST) : BIN_BITS'(total[lane]);
+        binned[lane*BIN_BITS+:BIN_BITS] <= shifted[lane] > SUM_BITS'(MOST) ? BIN_BITS'(MOST) : BIN_BITS'(shifted[lane]);
       end
     end
   end

@@ -14,7 +14,7 @@ module icarus_bench;
   integer at = 0, taken = 0;
 
   inference_board board (
-      .clk, .rst, .s_axis_tdata(data), .s_axis_tvalid(valid), .s_axis_tlast(last), .s_axis_tready(ready),
+      .clk, .rst, .shift(3'd0), .s_axis_tdata(data), .s_axis_tvalid(valid), .s_axis_tlast(last), .s_axis_tready(ready),
       .m_axis_tdata(result), .m_axis_tvalid(result_valid), .m_axis_tready(1'b1));
 
   assign {last, data} = beats[at < BEATS * FRAMES ? at : BEATS * FRAMES - 1];

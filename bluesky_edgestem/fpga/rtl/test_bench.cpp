@@ -1,6 +1,6 @@
 // Drives a board's streams clock by clock, and writes down what leaves, and when.
 //
-//   test_bench PACKETS RESULTS GAPS STALLS SEED RESET_AT
+//   test_bench PACKETS RESULTS GAPS STALLS SEED RESET_AT SHIFT
 //
 // PACKETS holds, for each, the number of beats (uint32) and the beats' bytes; the last beat of a packet carries tlast. A
 // clock in GAPS of 1000 has no beat, one in STALLS of 1000 does not take a result. After RESET_AT accepted beats, if not
@@ -37,7 +37,7 @@ std::vector<std::vector<uint8_t>> read_packets(const char* path, size_t beat_byt
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 7) { std::fprintf(stderr, "PACKETS RESULTS GAPS STALLS SEED RESET_AT\n"); return 2; }
+    if (argc != 8) { std::fprintf(stderr, "PACKETS RESULTS GAPS STALLS SEED RESET_AT SHIFT\n"); return 2; }
     const size_t beat_bytes = BEAT_BYTES, result_bytes = RESULT_BYTES;
     const auto packets = read_packets(argv[1], beat_bytes);
     FILE* results = std::fopen(argv[2], "wb");
@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
 
     VerilatedContext context;
     Vinference_board board{&context};
+    board.shift = std::atoi(argv[7]);
     uint64_t clock = 0, accepted = 0;
     size_t packet = 0, beat = 0, taken = 0;
     std::deque<Times> flying;

@@ -1,0 +1,109 @@
+"""The inference board: a build from the teacher to verified Verilog, and the same student behind other detectors.
+
+The first part is `edgestem fpga build` with its defaults: 48 x 48 pixels of 16 bits, eight a clock. The second puts the
+student behind 48 x 48 pixels of 8 bits, and frames of 96 x 96 and 192 x 192 pixels that are binned on the fly.
+The third times single frames on this CPU, and the fixed-point model on many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bluesky_edgestem.analysis.networks import DescriptorNetwork
+from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.fpga import build, logic
+from bluesky_edgestem.fpga.frontend import Frontend
+from bluesky_edgestem.fpga.student import Student
+from bluesky_edgestem.fpga.verilated import Simulation
+
+#: Pixels along each side, pixels binned along each axis, bits of a pixel, pixels a clock.
+DETECTORS = ((48, 1, 8, 8), (96, 2, 16, 16), (192, 4, 16, 8), (192, 4, 16, 16))
+
+
+def behind(student: Student, frontend: Frontend, pixels_a_clock: int, folder: Path, frames: int = 100) -> dict:
+    """Cycles and mismatches of the student behind another detector."""
+    n_pixels = frontend.n_pixels
+    other = replace(student, frontend=frontend, optics=Optics(80.0, 2.0, 64 / n_pixels, n_pixels))
+    simulation = Simulation(folder, logic.write(other, folder, pixels_a_clock))
+    rng = np.random.default_rng(0)
+    sent = np.concatenate(
+        [rng.poisson(rate, (frames // 2, n_pixels, n_pixels)) for rate in (0.1, 5.0)]
+        + [rng.integers(0, 2**frontend.pixel_bits, (2, n_pixels, n_pixels))]
+    ).astype(np.uint8 if frontend.pixel_bits == 8 else np.uint16)
+    left = simulation.send(list(sent.reshape(len(sent), -1)))
+    return {
+        "latency_cycles": int(left.latency.max()),
+        "interval_cycles": int(np.diff(left.taken).max()),
+        "mismatches": int((left.words != other.outputs(sent)[0]).sum()),
+        "frames": len(sent),
+    }
+
+
+def median_us(action, repeats: int) -> float:
+    """Median time [µs] of a call, after ten."""
+    times = []
+    for i in range(repeats + 10):
+        began = time.perf_counter()
+        action()
+        if i >= 10:
+            times.append(time.perf_counter() - began)
+    return float(f"{1e6 * statistics.median(times):.3g}")
+
+
+def cpu(student: Student) -> dict:
+    """Times on this CPU, one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    teacher, optics = DescriptorNetwork.pretrained(), student.optics
+    frames = np.random.default_rng(0).poisson(1.0, (5000, 48, 48)).astype(np.uint8)
+    layers = logic.dense_layers(student)
+
+    def fixed_point() -> None:
+        logic.tail(layers, student, student.features(student.frontend(frames))[0])
+
+    seconds = median_us(fixed_point, 3) / 1e6
+    return {
+        "teacher_us": median_us(lambda: teacher.predict(frames[:1], optics), 50),
+        "student_us": median_us(lambda: student.outputs(frames[:1]), 200),
+        "fixed_point_frames_per_s": round(len(frames) / seconds),
+    }
+
+
+def main(small: bool) -> dict:
+    """All figures."""
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        few = (
+            ["--patterns", "1000", "--epochs", "20", "20", "--frames", "200", "--scored", "4", "--no-route"]
+            if small
+            else []
+        )
+        report = build.build(build.plan_of([*few, "--workers", "2", "--out", str(folder / "board")]))
+        student = Student.load(folder / "board/student.weights")
+        wanted = ("hash", "network", "accuracy", "agreement", "cycles", "area", "missing", "routed_clock_MHz")
+        out: dict = {key: report[key] for key in wanted if key in report}
+        out["worst_ratio"] = {dose: row.get("ratio") for dose, row in report["accuracy"].items()}
+        out["mismatches"] = sum(row["words"] for row in report["agreement"].values())
+        out["detectors"] = {}
+        for n_pixels, bin_, pixel_bits, pixels_a_clock in DETECTORS:
+            name = f"{n_pixels} px, {pixels_a_clock} a clock"
+            frontend = Frontend(n_pixels, bin_, pixel_bits, student.frontend.bin_bits)
+            out["detectors"][name] = behind(student, frontend, pixels_a_clock, folder / name.replace(" ", "_"))
+            print(name, out["detectors"][name], flush=True)
+        out["cpu"] = cpu(student)
+    return out
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="The inference board's network, from teacher to verified Verilog.")
+    parser.add_argument("--small", action="store_true", help="a network that learned nothing, to try the benchmark")
+    print(json.dumps(main(parser.parse_args().small)))

@@ -1,0 +1,68 @@
+"""Scores of students, and the latency budget."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
+from bluesky_edgestem.fpga import latency, scoring, teaching
+from bluesky_edgestem.fpga.frontend import Frontend
+from bluesky_edgestem.fpga.logic import Stream
+
+
+class Reader:
+    """Reads `truth` with errors of given standard deviation, whatever the frames; of every fourth it does not know."""
+
+    def __init__(self, truth: scoring.Cases, error: float) -> None:
+        self.truth, self.error = truth, error
+
+    def predict(self, frames, optics) -> FeatureDescriptors:
+        n, rng = len(frames), np.random.default_rng(int(1e6 * self.error))
+        repeats = n // len(self.truth.strain)
+        strain = np.tile(self.truth.strain, (repeats, 1)) + rng.normal(0, self.error, (n, 3))
+        rotation = np.tile(self.truth.rotation, repeats)
+        probability = np.tile((self.truth.phase[:, None] == ["MoS2", "WS2"]).astype(float), (repeats, 1))
+        covariance = np.tile(np.eye(3) * self.error**2, (n, 1, 1))
+        flagged = np.where(np.arange(n) % 4 == 0, "no", "")
+        return FeatureDescriptors(strain, covariance, rotation, np.full(n, 0.01), ("MoS2", "WS2"), probability, flagged)
+
+
+def test_figures_are_those_of_the_errors_that_were_made():
+    frontend, n = Frontend(48), 400
+    rng = np.random.default_rng(0)
+    optics = teaching.core_optics(frontend, replace(scoring.Optics(), n_pixels=48, pixel_mrad=4 / 3))
+    truth = scoring.Cases(
+        optics, np.full((n, 48, 48), 1 / 2304, np.float32), rng.uniform(-0.03, 0.03, (n, 3)),
+        rng.uniform(-0.5, 0.5, n), rng.choice(["MoS2", "WS2"], n),
+    )  # fmt: skip
+    found = scoring.scores(Reader(truth, 0.002), Reader(truth, 0.001), truth, 1e4)
+    assert found["student"]["flagged"] == 0.25
+    # Of 600 values: 3 % of their standard deviation.
+    assert found["student"]["strain_rms"]["exx"] == pytest.approx(0.002, rel=0.09)
+    assert found["ratio"] == pytest.approx(2.0, rel=0.13)
+    assert found["student"]["coverage"] == pytest.approx(0.95, abs=0.02)
+    assert found["student"]["phase_right"] == 1.0
+    assert found["student"]["rotation_rms"] == 0.0
+
+
+def test_cases_are_drawn_anew_by_another_seed_and_the_same_by_the_same():
+    frontend, domain = Frontend(48), teaching.Domain()
+    optics = replace(scoring.Optics(), n_pixels=48, pixel_mrad=4 / 3)
+    first, again, other = (scoring.cases(optics, 1, seed, domain, frontend) for seed in (1, 1, 2))
+    assert np.array_equal(first.expected, again.expected)
+    assert not np.array_equal(first.strain, other.strain)
+    assert 0.9 < first.expected.sum() <= 1.001
+
+
+def test_the_budget_counts_what_is_on_the_wires():
+    stream = Stream(8, 8, 48)
+    parts = {part.name: part for part in latency.budget(stream, 306, 100.0, cable_m=20.0)}
+    assert parts["board: first pixel to result"].seconds == pytest.approx(3.06e-6)
+    assert parts["board: first pixel to result"].label == latency.MEASURED
+    # 2304 bytes and one packet's overhead at 100 Gbit/s.
+    assert parts["detector link, first pixel to last"].seconds == pytest.approx((2304 + 66) * 8 / 100e9)
+    # Nine words, number and status: 23 bytes, at 10 Gbit/s.
+    assert stream.result_bits == 184
+    assert parts["result to the scan generator"].seconds == pytest.approx((23 + 66) * 8 / 10e9)
+    assert parts["cables"].seconds == pytest.approx(40 / 2e8)
