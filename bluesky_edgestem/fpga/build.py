@@ -94,6 +94,8 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     accuracy = {label: scoring.scores(student, teacher, truth, dose, plan.seed) for label, dose in DOSES.items()}
     for label, row in accuracy.items():
         stage(f"at {label} electrons: {row['student']}; teacher {row['teacher'].get('strain_rms')}")
+    unknown = {label: scoring.flagged_foreign(student, kept, dose, plan.seed) for label, dose in DOSES.items()}
+    stage(f"flagged of frames without a lattice: {unknown}")
     out: dict = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), "command": plan.command, "hash": student.hash,
         "target": plan.target, "clock_MHz": plan.clock_MHz,
@@ -103,7 +105,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
             "layers": [layer.weights.shape[1] for layer in student.layers],
             "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
         },
-        "accuracy": accuracy,
+        "accuracy": accuracy, "flagged_foreign": unknown,
     }  # fmt: skip
     out |= verify(plan, student, model, kept, stage)
     (plan.folder / report.NAME).write_text(json.dumps(out, indent=1) + "\n")
@@ -262,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
     parser.add_argument("--patterns", type=int, default=30000, help="patterns that the teacher reads")
     parser.add_argument("--epochs", type=int, nargs=2, default=(120, 60), help="in floating point, and quantised")
-    parser.add_argument("--filters", type=int, default=32, help="matched filters")
+    parser.add_argument("--filters", type=int, default=24, help="matched filters")
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 32], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
     parser.add_argument("--weight-bits", type=int, nargs="+", default=[5, 5, 5], help="of each dense layer's weights")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: A bin of the incident beam counts as this many bits fewer, so that it is of the size of the Bragg disks.
-ATTENUATION = 4
+#: A bin of the incident beam is divided by two to the power of this: it is then of the size of the Bragg disks.
+ATTENUATION = 7
 #: Bins along each side of what the network sees.
 CORE = 48
 #: Bins are divided by two to the power of at most this.
@@ -20,7 +20,7 @@ class Frontend:
 
     The ``48 bin`` pixels in the middle of a frame, along each axis, are added in squares of `bin`, divided by a power
     of two that goes with the dose, and saturate at `bin_bits`. Bins closer to the middle than `beam_bins` are those of
-    the incident beam: a sixteenth of them is passed on, and they do not count towards the sum that features are divided
+    the incident beam: they are divided by another 2⁷, and do not count towards the sum that features are divided
     by.
 
     Parameters
@@ -98,8 +98,8 @@ class Frontend:
         `shift`, one or (n,), is 0 to 7: bins are divided by two to the power of it.
         """
         flat = np.asarray(bins, np.int64).reshape(len(bins), CORE**2) >> np.asarray(shift).reshape(-1, 1)
-        flat = np.minimum(flat, 2**self.bin_bits - 1).astype(np.int32)
-        return np.where(self.outer, flat, flat >> ATTENUATION)
+        flat = np.where(self.outer, flat, flat >> ATTENUATION)
+        return np.minimum(flat, 2**self.bin_bits - 1).astype(np.int32)
 
     def __call__(self, frames: np.ndarray, shift: np.ndarray | int = 0) -> np.ndarray:
         """What the filters weigh, (n, CORE²) int32, of frames (n, n_pixels, n_pixels) of unsigned integers."""

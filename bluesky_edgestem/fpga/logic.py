@@ -230,7 +230,7 @@ module {TOP} (
   logic [1:0] status0, status1, status2;
   logic [31:0] number0, number1, number2;
   logic pixels_valid, bins_valid, done0, done1;
-  logic [{lanes * frontend.bin_bits - 1}:0] binned;
+  logic [{lanes * (frontend.bin_bits + ATTENUATION) - 1}:0] binned;
   logic signed [{size * (sum_bits + 1) - 1}:0] filtered;
   logic [{sum_bits - 1}:0] normaliser;
   logic [{size * (student.quotient_bits + 1) - 1}:0] quotients;
@@ -240,7 +240,8 @@ module {TOP} (
       .valid(pixels_valid), .row, .beat, .done(done0), .status(status0), .number(number0));
 
   binner #(.PPC({pixels_a_clock}), .PIXEL_BITS({frontend.pixel_bits}), .BIN({frontend.bin}),
-      .ROW({frontend.margin}), .COLUMN({frontend.margin}), .CORE({CORE}), .BIN_BITS({frontend.bin_bits})) binning (
+      .ROW({frontend.margin}), .COLUMN({frontend.margin}), .CORE({CORE}),
+      .BIN_BITS({frontend.bin_bits + ATTENUATION})) binning (
       .clk, .rst, .en(forward), .shift, .pixels(s_axis_tdata), .valid(pixels_valid), .row, .beat, .done(done0),
       .status(status0), .number(number0), .binned, .bins_valid, .index, .out_done(done1),
       .out_status(status1), .out_number(number1));

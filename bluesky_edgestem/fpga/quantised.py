@@ -20,12 +20,14 @@ from qkeras import QActivation, QDense, quantized_bits, quantized_relu
 from tensorflow import keras
 
 from ..analysis.optics import Optics
+from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
 from .student import FOLD, OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, STRAIN_UNIT, Layer, Student
 from .teaching import Domain, Lessons
 from .widths import Widths
 
 BATCH = 256
+FOREIGN = 4  #: frames of each kind without a lattice in a batch
 EPSILON = 1e-9  #: of the variance of features, whose size is any
 
 
@@ -85,7 +87,7 @@ def loss(outputs, truth):
     strain = 0.5 * tf.reduce_sum(error, 1) * tf.exp(-2 * spread) + 3 * spread
     rest = tf.reduce_sum(tf.square(outputs[:, 3:7] - truth[:, 3:7]), 1)
     phase = tf.nn.sigmoid_cross_entropy_with_logits(truth[:, 7], outputs[:, 8])
-    return tf.reduce_mean(strain + 0.3 * rest + 0.1 * phase)
+    return tf.reduce_mean(strain + 0.3 * rest + 0.3 * phase)
 
 
 def _float_model(widths: Widths, frontend: Frontend, seed: int) -> keras.Model:
@@ -249,8 +251,16 @@ def fit(
         for which in order:
             part = Lessons(lessons.expected[which], *(np.empty(0),) * 4)
             dose = 10 ** rng.uniform(low, high, BATCH)
-            bins = frontend.attenuated(part.counts(dose, rng), frontend.shift_for(dose, brightest))
-            total += float(step(tf.constant(bins, tf.float32), tf.constant(truth[which])))
+            counts, wanted = part.counts(dose, rng), truth[which]
+            # Frames without a lattice, which may have come from any: all that can be said is what was known before.
+            for i, kind in enumerate(KINDS):
+                some = slice(i * FOREIGN, (i + 1) * FOREIGN)
+                counts[some] = foreign(kind, counts[some], frontend, rng)
+            wanted = np.concatenate(
+                [truth[rng.integers(len(truth), size=len(KINDS) * FOREIGN)], wanted[len(KINDS) * FOREIGN :]]
+            )
+            bins = frontend.attenuated(counts, frontend.shift_for(dose, brightest))
+            total += float(step(tf.constant(bins, tf.float32), tf.constant(wanted)))
         losses.append(total / len(order))
         if progress is not None:
             progress(epoch + 1, losses[-1])

@@ -46,6 +46,11 @@ def text(report: dict) -> str:
             f"  {float(dose):9.0e}   {own:26}  {its:22}  {row.get('ratio', float('nan')):5.2f}  "
             f"{100 * row['student']['flagged']:5.1f} %  {100 * row['student'].get('coverage', float('nan')):6.1f} %"
         )
+    lines += ["", "flagged of frames that show no lattice:"]
+    for dose, row in report["flagged_foreign"].items():
+        lines.append(
+            f"  {float(dose):9.0e}   " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in row.items())
+        )
     lines += ["", "agreement with the student's whole numbers, bit for bit:"]
     for name, row in report["agreement"].items():
         lines.append(f"  {name:28} {row['words']} of {row['frames']} frames' words differ")

@@ -10,6 +10,7 @@ from ..analysis import crystals
 from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.diffraction import cbed, detected, patch_extent
 from ..analysis.optics import Optics
+from .foreign import KINDS, foreign
 from .frontend import Frontend
 from .student import Student
 from .teaching import Domain, Lessons
@@ -82,6 +83,20 @@ def scores(student: Student, teacher, truth: Cases, dose: float, seed: int = 0, 
     out: dict = {"student": own, "teacher": its}
     if "strain_rms" in own and "strain_rms" in its:
         out["ratio"] = float(f"{max(own['strain_rms'][c] / its['strain_rms'][c] for c in COMPONENTS):.3g}")
+    return out
+
+
+def flagged_foreign(student: Student, lessons: Lessons, dose: float, seed: int = 0) -> dict[str, float]:
+    """Share of frames without a lattice that the student flags, by kind, at a dose [electrons per pattern]."""
+    rng = np.random.default_rng([seed, 4, int(dose)])
+    counts = lessons.counts(np.full(len(lessons), dose), rng)
+    shift = student.frontend.shift_for(dose, student.brightest)
+    out = {}
+    for kind in KINDS:
+        bins = student.frontend.attenuated(foreign(kind, counts, student.frontend, rng), shift)
+        features, normaliser = student.features(bins)
+        read = student.described(student.tail(features), np.where(normaliser == 0, 3, 0))
+        out[kind] = float(f"{(read.flagged != '').mean():.3g}")
     return out
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Widths:
     """What the board's network has, and of how many bits it is."""
 
-    filters: int = 32
+    filters: int = 24
     hidden: tuple[int, ...] = (32, 32)  #: neurons of each hidden layer
     filter_bits: int = 3  #: of the filters' weights, with the sign
     quotient_bits: int = 8  #: of what the dense layers read, without the sign; even

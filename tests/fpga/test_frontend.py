@@ -17,10 +17,10 @@ def test_the_middle_of_a_frame_is_binned_and_the_margin_cut_off():
 
 def test_bins_saturate_and_those_of_the_incident_beam_are_attenuated():
     frontend = Frontend(48, bin_bits=8, pixel_bits=16)
-    frames = np.full((1, 48, 48), 300, np.uint16)
+    frames = np.full((1, 48, 48), 3000, np.uint16)
     weighed = frontend(frames)[0]
     assert set(weighed[frontend.outer]) == {255}
-    assert set(weighed[~frontend.outer]) == {255 >> 4}
+    assert set(weighed[~frontend.outer]) == {3000 >> 7}
     # Closer than 5.5 bins to a middle between four bins.
     assert (~frontend.outer).sum() == sum(np.hypot(x - 23.5, y - 23.5) <= 5.5 for x in range(CORE) for y in range(CORE))
 

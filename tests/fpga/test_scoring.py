@@ -7,6 +7,7 @@ import pytest
 
 from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.fpga import latency, scoring, teaching
+from bluesky_edgestem.fpga.foreign import KINDS, foreign
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.logic import Stream
 
@@ -53,6 +54,24 @@ def test_cases_are_drawn_anew_by_another_seed_and_the_same_by_the_same():
     assert np.array_equal(first.expected, again.expected)
     assert not np.array_equal(first.strain, other.strain)
     assert 0.9 < first.expected.sum() <= 1.001
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_foreign_frames_keep_their_electrons_but_not_their_lattice(kind):
+    frontend, rng = Frontend(48), np.random.default_rng(0)
+    bins = rng.poisson(np.tile(np.linspace(0, 40, 48**2), (3, 1)))
+    made = foreign(kind, bins, frontend, rng)
+    assert made.shape == bins.shape
+    assert not np.array_equal(made, bins)
+    if kind == "scrambled":
+        assert np.array_equal(made.sum(1), bins.sum(1))
+        assert np.array_equal(made[:, ~frontend.outer], bins[:, ~frontend.outer])
+    elif kind == "even":
+        assert made.sum() == pytest.approx(bins.sum(), rel=0.02)  # five standard deviations
+    elif kind == "beam alone":
+        assert made[:, frontend.outer].sum() < 0.11 * bins.sum()
+    else:
+        assert made.min() == 65535
 
 
 def test_the_budget_counts_what_is_on_the_wires():

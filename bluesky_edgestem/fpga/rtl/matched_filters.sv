@@ -1,14 +1,14 @@
 // Weighs every bin of a frame by FILTERS filters while the bins arrive, and adds up.
 //
 // The memory `weights` has a word for each group of LANES bins: of each lane first one bit, whether the bin counts towards
-// the sum that features are divided by (those of the incident beam do not, and are taken a 2^ATTENUATION-th), then the
-// filters' weights.
+// the sum that features are divided by (those of the incident beam do not, and are divided by 2^ATTENUATION), then the
+// filters' weights. Bins arrive with ATTENUATION bits more than BIN_BITS, of which those of the incident beam make use.
 module matched_filters #(
     parameter int LANES = 8,
     parameter int BIN_BITS = 8,
     parameter int FILTERS = 32,
     parameter int WEIGHT_BITS = 3,
-    parameter int ATTENUATION = 4,
+    parameter int ATTENUATION = 7,
     parameter int GROUPS = 288,  // of a frame
     parameter int SUM_BITS = 20,
     parameter WEIGHTS = "weights.hex"
@@ -16,7 +16,7 @@ module matched_filters #(
     input logic clk,
     input logic rst,
     input logic en,
-    input logic [LANES*BIN_BITS-1:0] binned,
+    input logic [LANES*(BIN_BITS+ATTENUATION)-1:0] binned,
     input logic valid,
     input logic [15:0] index,
     input logic done,
@@ -28,6 +28,7 @@ module matched_filters #(
     output logic [1:0] out_status,
     output logic [31:0] out_number
 );
+  localparam int WIDE = BIN_BITS + ATTENUATION;
   localparam int LANE_BITS = 1 + FILTERS * WEIGHT_BITS;
   localparam int TOTAL_BITS = SUM_BITS + 1;  // with a sign
   localparam int DIGIT_BITS = BIN_BITS + $clog2(LANES);
@@ -38,7 +39,7 @@ module matched_filters #(
 
   // First and second clock: the weights are read, and leave the memory's own register.
   logic [LANES*LANE_BITS-1:0] read, word;
-  logic [LANES*BIN_BITS-1:0] binned1, binned2;
+  logic [LANES*WIDE-1:0] binned1, binned2;
   logic valid1, first1, done1, valid2, first2, done2, valid3, first3, done3;
   logic [1:0] status1, status2, status3;
   logic [31:0] number1, number2, number3;
@@ -55,8 +56,9 @@ module matched_filters #(
   logic [DIGIT_BITS-1:0] outer, sums[FILTERS*WEIGHT_BITS];
   always_comb begin
     for (int lane = 0; lane < LANES; lane++) begin
-      weighed[lane] = word[lane*LANE_BITS] ? binned2[lane*BIN_BITS+:BIN_BITS]
-                                           : binned2[lane*BIN_BITS+:BIN_BITS] >> ATTENUATION;
+      // What leaves the incident beam's bins cannot be too large; what leaves the others saturates.
+      weighed[lane] = !word[lane*LANE_BITS] ? binned2[lane*WIDE+ATTENUATION+:BIN_BITS]
+          : |binned2[lane*WIDE+BIN_BITS+:ATTENUATION] ? '1 : binned2[lane*WIDE+:BIN_BITS];
       outer_tree[lane] = DIGIT_BITS'(weighed[lane] & {BIN_BITS{word[lane*LANE_BITS]}});
     end
     for (int pairs = LANES / 2; pairs > 0; pairs = pairs / 2)
