@@ -99,6 +99,7 @@ def main(small: bool) -> dict:
             frontend = Frontend(n_pixels, bin_, pixel_bits, student.frontend.bin_bits)
             out["detectors"][name] = behind(student, frontend, pixels_a_clock, folder / name.replace(" ", "_"))
             print(name, out["detectors"][name], flush=True)
+        out["mismatches"] += sum(row["mismatches"] for row in out["detectors"].values())
         out["cpu"] = cpu(student)
     return out
 

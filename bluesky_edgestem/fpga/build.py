@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.optics import Optics
+from ..analysis.scattering import FIRST_ORDER
 from . import report
-from .frontend import Frontend
+from .frontend import CORE, Frontend
 from .student import OUTPUT_FRACTION, Student
 from .teaching import Domain, Lessons
 from .widths import Widths
@@ -67,7 +68,10 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     plan.frontend.check_beats(plan.pixels_a_clock)
     teacher = DescriptorNetwork.pretrained(plan.teacher)
     teacher.check_optics(plan.optics)
+    check_view(plan.frontend, plan.optics)
     plan.folder.mkdir(parents=True, exist_ok=True)
+    # Whatever ends this build, the report of the one before does not stay beside its files.
+    (plan.folder / report.NAME).unlink(missing_ok=True)
     began = time.monotonic()
 
     def stage(text: str) -> None:
@@ -106,25 +110,37 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
             "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
         },
         "accuracy": accuracy, "flagged_foreign": unknown,
+        "shift": {label: int(plan.frontend.shift_for(dose, student.brightest)) for label, dose in DOSES.items()},
     }  # fmt: skip
     out |= verify(plan, student, model, kept, stage)
     (plan.folder / report.NAME).write_text(json.dumps(out, indent=1) + "\n")
+    if wrong := report.disagreeing(out):
+        raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {plan.folder} must not be used")
     return out
+
+
+def check_view(frontend: Frontend, optics: Optics) -> None:
+    """Raise ValueError where first-order disks, strained and shifted, are not all on what the network sees."""
+    from . import teaching
+
+    core, domain = teaching.core_optics(frontend, optics), teaching.Domain()
+    first = FIRST_ORDER / core.pixel_reciprocal
+    reach = first * (1 + domain.strain[0]) + core.disk_radius + domain.shift_bins
+    if reach > CORE / 2:
+        raise ValueError(
+            f"first-order reflections reach {reach:.1f} bins from the beam; the network sees {CORE / 2:.0f} to each "
+            f"side: choose a larger bin"
+        )
 
 
 def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callable[[str], None]) -> dict:
     """Make every other form of the student, and compare each with its whole numbers.
 
-    What could not be made, for want of a program, is said and in the report.
-
-    Raises
-    ------
-    RuntimeError
-        A form disagrees in a single bit.
+    What could not be made, for want of a program or because one failed, is said and in the report.
     """
     from . import area, hls, latency, logic
     from .verification import Mismatches, golden_frames, in_portions
-    from .verilated import Simulation, ToolMissing, run, tool
+    from .verilated import Simulation, ToolMissing, tool
 
     frames = golden_frames(student, lessons, plan.frames, plan.seed)
     bins = student.frontend(frames)
@@ -140,27 +156,29 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
     def attempt(step: Callable[[], None]) -> None:
         try:
             step()
-        except ToolMissing as reason:
+        except (ToolMissing, RuntimeError) as reason:
             missing.append(str(reason))
             stage(f"left out: {reason}")
 
     compare("QKeras", quantised_words(model, bins))
 
     def emulate() -> None:
-        tool("g++", "the HLS project is written, but not emulated")
+        tool("g++", "no project of Vitis HLS is written, nor emulated")
         for io_type in hls.IO_TYPES:
             emulation = hls.Emulation(
                 model, student, plan.folder / f"hls_{io_type}", io_type, 1e3 / plan.clock_MHz, TARGETS[plan.target]
             )
             compare(f"hls4ml, {io_type}", in_portions(emulation.words, bins))
-        if plan.synthesise:
-            vitis = tool("vitis_hls", "no synthesis by Vitis, and none of its figures")
-            folder = plan.folder / "hls_io_parallel"
-            wanted = ("reset=1", "csim=0", "synth=1", "cosim=0", "validation=0")
-            run([vitis, "-f", "build_prj.tcl", *wanted], folder, "vitis.log")
-            out["vitis"] = read_vitis(folder)
+            projects.append(emulation)
 
+    def synthesise() -> None:
+        tool("vitis-run", "no synthesis by Vitis HLS, and none of its figures")
+        out["vitis"] = projects[0].synthesised()
+
+    projects: list[hls.Emulation] = []
     attempt(emulate)
+    if plan.synthesise and projects:
+        attempt(synthesise)
 
     verilog = plan.folder / "rtl"
     shutil.rmtree(verilog, ignore_errors=True)
@@ -178,13 +196,13 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
         held = simulation.send(packets[:few], gaps=0.3, stalls=0.5, seed=plan.seed, shift=shift)
         agreement[name] = Mismatches.between(student.outputs(frames[:few], shift)[0], held.words)
         stage(f"{name}: {agreement[name].words} words differ, {few} frames")
-        wrong = int((plain.status != status).sum() + (plain.number != np.arange(len(frames))).sum())
-        if wrong:
-            raise RuntimeError(f"{wrong} results of the Verilog have a wrong frame number or status")
+        labels = np.stack([plain.number, plain.status], 1) - np.stack([np.arange(len(frames)), status], 1)
+        agreement["Verilog, frame numbers and status"] = Mismatches.between(0 * labels, labels)
         out["cycles"] = {
-            "latency": int(plain.latency.max()), "tail_latency": int(plain.tail_latency.max()),
-            "interval": int(np.diff(plain.taken).max()) if len(frames) > 1 else stream.beats,
-        }  # fmt: skip
+            "latency": int(plain.latency.max()),
+            "tail_latency": int(plain.tail_latency.max()),
+            "interval": int(np.diff(plain.taken).max()),
+        }
         out["budget"] = [asdict(p) for p in latency.budget(stream, out["cycles"]["latency"], plan.clock_MHz)]
 
     attempt(simulate)
@@ -210,11 +228,7 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
     attempt(count)
     if plan.route:
         attempt(route)
-    disagree = [name for name, row in agreement.items() if row.words]
-    out |= {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
-    if disagree:
-        raise RuntimeError(f"not bit-exact: {', '.join(disagree)}; the build in {plan.folder} must not be used")
-    return out
+    return out | {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
 
 
 def quantised_words(model, bins: np.ndarray) -> np.ndarray:
@@ -223,12 +237,15 @@ def quantised_words(model, bins: np.ndarray) -> np.ndarray:
     return np.rint(out * 2.0**OUTPUT_FRACTION).astype(np.int64)
 
 
-def read_vitis(folder: Path) -> dict:
-    """Latency, interval and cells that Vitis HLS reports for a project."""
-    import hls4ml
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    """What reads a whole number from `low` to `high` off the command line."""
 
-    found = hls4ml.report.parse_vivado_report(str(folder)) or {}
-    return found.get("CSynthesisReport", {})
+    def read(value: str) -> int:
+        if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
+            raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from {low} to {high}")
+        return int(value)
+
+    return read
 
 
 def _clock(value: str) -> float:
@@ -260,19 +277,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
     parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
-    parser.add_argument("--bin-bits", type=int, default=8, help="depth of what the network sees, 4 to 12")
+    parser.add_argument("--bin-bits", type=_whole(4, 12), default=8, help="depth of what the network sees, 4 to 12")
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
-    parser.add_argument("--patterns", type=int, default=30000, help="patterns that the teacher reads")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(120, 60), help="in floating point, and quantised")
-    parser.add_argument("--filters", type=int, default=24, help="matched filters")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[32, 32], help="sizes of hidden layers")
+    parser.add_argument("--patterns", type=_whole(500, 10**7), default=30000, help="patterns that the teacher reads")
+    parser.add_argument(
+        "--epochs", type=_whole(1, 10**4), nargs=2, default=(120, 60), help="in floating point, and quantised"
+    )
+    parser.add_argument("--filters", type=_whole(1, 256), default=24, help="matched filters")
+    parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[32, 32], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
-    parser.add_argument("--weight-bits", type=int, nargs="+", default=[5, 5, 5], help="of each dense layer's weights")
-    parser.add_argument("--activation-bits", type=int, nargs="+", default=[6, 6], help="behind each hidden layer")
-    parser.add_argument("--frames", type=int, default=10000, help="on which all forms have to agree")
-    parser.add_argument("--scored", type=int, default=100, help="multislice patterns that the accuracy is of")
-    parser.add_argument("--seed", type=int, default=0, help="settles every draw")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw patterns")
+    parser.add_argument(
+        "--weight-bits", type=_whole(2, 12), nargs="+", default=[5, 5, 5], help="of each dense layer's weights"
+    )
+    parser.add_argument(
+        "--activation-bits", type=_whole(2, 12), nargs="+", default=[6, 6], help="behind each hidden layer"
+    )
+    parser.add_argument("--frames", type=_whole(10, 10**7), default=10000, help="on which all forms have to agree")
+    parser.add_argument(
+        "--scored", type=_whole(1, 10**5), default=100, help="multislice patterns that the accuracy is of"
+    )
+    parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="settles every draw")
+    parser.add_argument("--workers", type=_whole(1, 1000), default=1, help="processes that draw patterns")
     parser.add_argument("--synthesise", action="store_true", help="run Vitis HLS, where it is installed")
     parser.add_argument("--no-route", action="store_true", help="leave out the routed clock, which takes minutes")
     return parser

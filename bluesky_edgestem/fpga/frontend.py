@@ -50,10 +50,10 @@ class Frontend:
             raise ValueError(f"pixel_bits is {self.pixel_bits}; a pixel on the wire has 8 or 16 bits")
         if not 4 <= self.bin_bits <= 12:
             raise ValueError(f"bin_bits is {self.bin_bits}; a bin has 4 to 12 bits")
-        if self.n_pixels < CORE * self.bin or (self.n_pixels - CORE * self.bin) % 2:
+        if self.n_pixels < CORE * self.bin or (self.n_pixels - CORE * self.bin) % (2 * self.bin):
             raise ValueError(
                 f"n_pixels is {self.n_pixels}; with bin = {self.bin} the network sees {CORE * self.bin} pixels from "
-                f"the middle: a frame has as many, or an even number more"
+                f"the middle: a frame has as many, or a multiple of {2 * self.bin} more"
             )
 
     @property
@@ -92,12 +92,17 @@ class Frontend:
             raise TypeError(f"frames are {frames.dtype}; the board reads counted electrons: unsigned integers")
         return np.minimum(frames, 2**self.pixel_bits - 1).astype(np.uint8 if self.pixel_bits == 8 else np.uint16)
 
+    def on_the_wire(self, bins: np.ndarray) -> np.ndarray:
+        """Bins (n, ...) of electrons as far as pixels can hold them, as if a bin's were spread evenly."""
+        return np.minimum(bins, (2**self.pixel_bits - 1) * self.bin**2)
+
     def attenuated(self, bins: np.ndarray, shift: np.ndarray | int = 0) -> np.ndarray:
         """What the filters weigh, (n, CORE²) int32, of bins (n, CORE, CORE) or (n, CORE²) of electrons.
 
         `shift`, one or (n,), is 0 to 7: bins are divided by two to the power of it.
         """
-        flat = np.asarray(bins, np.int64).reshape(len(bins), CORE**2) >> np.asarray(shift).reshape(-1, 1)
+        bins = self.on_the_wire(np.asarray(bins, np.int64))
+        flat = bins.reshape(len(bins), CORE**2) >> np.asarray(shift).reshape(-1, 1)
         flat = np.where(self.outer, flat, flat >> ATTENUATION)
         return np.minimum(flat, 2**self.bin_bits - 1).astype(np.int32)
 

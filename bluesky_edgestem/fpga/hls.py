@@ -141,13 +141,17 @@ class Emulation:
             "Model": {"Precision": "fixed<32,16>", "ReuseFactor": 1, "Strategy": "Resource"},
             "LayerName": {name: {"Precision": types} for name, types in _types(student).items()},
         }
-        # A multiplier for each weight of the filters would be 74,000: as many at a time as a beat has pixels.
+        # A multiplier for each weight of the filters would be too many: those of eight bins at a time.
         config["LayerName"]["filters"]["ReuseFactor"] = student.filters.shape[0] // 8
         self.model = hls4ml.converters.convert_from_keras_model(
             model, hls_config=config, output_dir=str(self.folder), backend="Vitis", io_type=io_type, part=part,
             clock_period=clock_ns, project_name="student",
         )  # fmt: skip
         self.model.compile()
+
+    def synthesised(self) -> dict:
+        """Latency, interval and cells as Vitis HLS reports them, after a synthesis, which takes long."""
+        return self.model.build(reset=True, csim=False, synth=True, cosim=False).get("CSynthesisReport", {})
 
     def words(self, bins: np.ndarray) -> np.ndarray:
         """Output words (n, 9) int64 of bins (n, CORE²) from `Frontend`."""

@@ -52,7 +52,7 @@ def budget(stream: Stream, cycles: int, clock_MHz: float, cable_m: float = 20.0)
         Part("cables", 2 * cable_m / 2e8, MODELLED, f"{cable_m:g} m each way at two thirds of the speed of light"),
         Part(
             "board: first pixel to result", cycles / clock_MHz / 1e6, MEASURED,
-            f"{cycles} cycles at {clock_MHz:g} MHz, by simulation of the Verilog",
+            f"{cycles} cycles, by simulation of the Verilog; at {clock_MHz:g} MHz, the clock that was asked for",
         ),
         Part(
             "result to the scan generator", _on_the_wire(result, OUT_RATE), MODELLED,

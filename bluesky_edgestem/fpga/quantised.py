@@ -222,6 +222,8 @@ def fit(
     progress: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Train on lessons with noise drawn anew in each epoch; the mean loss of each."""
+    if len(lessons) < BATCH:
+        raise ValueError(f"{len(lessons)} patterns are too few to train on; it takes {BATCH} at least")
     truth = targets(lessons)
     steps = epochs * (len(lessons) // BATCH)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -294,6 +296,6 @@ def train(
     bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
     model = _quantised_model(widths, frontend, plain, bins)
     fit(model, lessons, frontend, domain, epochs[1], 1e-3, rng, progress=told("quantised", epochs[1]))
-    card = {"strain_sd": domain.strain_sd, "seed": seed}
+    card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model

@@ -27,9 +27,16 @@ def load(folder: Path) -> dict:
         raise ValueError(f"{path} is cut short or altered; make the build again with `edgestem fpga build`") from None
 
 
+def disagreeing(report: dict) -> list[str]:
+    """Forms of the student that are not bit-exact."""
+    return [name for name, row in report["agreement"].items() if row["words"]]
+
+
 def text(report: dict) -> str:
     """The report as a person reads it."""
     lines = [f"student {report['hash']}, made {report['date']} by: {report['command']}", ""]
+    if wrong := disagreeing(report):
+        lines += [f"NOT BIT-EXACT, MUST NOT BE USED: {', '.join(wrong)}", ""]
     network = report["network"]
     lines.append(
         f"network: {network['filters']} matched filters of {network['filter_bits']} bits, then layers of "
@@ -53,7 +60,7 @@ def text(report: dict) -> str:
         )
     lines += ["", "agreement with the student's whole numbers, bit for bit:"]
     for name, row in report["agreement"].items():
-        lines.append(f"  {name:28} {row['words']} of {row['frames']} frames' words differ")
+        lines.append(f"  {name:34} {row['words']} words differ, {row['frames']} frames")
     if timing := report.get("cycles"):
         lines += ["", "clock by clock (measured by simulation):"]
         lines.append(

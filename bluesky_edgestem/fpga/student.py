@@ -120,12 +120,14 @@ class Student:
         covariance = spread[:, None, None] ** 2 * np.diag([1.0, 1.0, 0.5])
         second = np.where(known, 1 / (1 + np.exp(-out[:, 8])), 0.5)
         centre = np.where(known[:, None], out[:, 5:7], 0.0) * self.frontend.bin
+        anywhere = self.card.get("centre_sd", 0.5)
+        centre_sd = np.where(known, np.minimum(spread * of_centre, anywhere), anywhere) * self.frontend.bin
         return FeatureDescriptors(
             strain, covariance,
             np.where(known, np.arctan2(out[:, 4], out[:, 3]) / FOLD, 0.0),
             np.where(known, np.minimum(spread * of_rotation, np.pi / FOLD / np.sqrt(3)), np.pi / FOLD / np.sqrt(3)),
             self.phases, np.stack([1 - second, second], 1), flagged.astype(str),
-            centre=centre, centre_sd=np.repeat((spread * of_centre * self.frontend.bin)[:, None], 2, 1),
+            centre=centre, centre_sd=np.repeat(centre_sd[:, None], 2, 1),
         )  # fmt: skip
 
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:

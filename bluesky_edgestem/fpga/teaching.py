@@ -2,7 +2,7 @@
 
 The teacher reads each pattern once, with so many electrons that counting hardly limits it; the student is shown the
 same pattern with as few as the microscope has, drawn anew each time. So it learns from any pattern that a teacher can
-read, and never from a truth that only a simulation knows.
+read, and never from a truth that only a simulation knows; but for the beam's centre, which this teacher does not tell.
 """
 
 from __future__ import annotations

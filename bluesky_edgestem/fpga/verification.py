@@ -15,7 +15,7 @@ def golden_frames(student: Student, lessons: Lessons, n: int, seed: int = 0) -> 
     """Frames as they come and as they should not, (n, n_pixels, n_pixels) unsigned.
 
     Half are lessons at doses from 10³ to 10⁷ electrons, a quarter Poisson noise of any strength, the others pixels of
-    any value; among them empty, saturated and single-pixel ones.
+    any value up to one that differs from frame to frame; among them empty, saturated and single-pixel ones.
     """
     frontend, rng = student.frontend, np.random.default_rng([seed, 3])
     side, most = frontend.n_pixels, 2**frontend.pixel_bits - 1
@@ -31,9 +31,9 @@ def golden_frames(student: Student, lessons: Lessons, n: int, seed: int = 0) -> 
             spread[:: frontend.bin, :: frontend.bin] = bins
             frames[i, inner, inner] = np.minimum(spread, most)
         elif i < 3 * n // 4:
-            frames[i] = np.minimum(rng.poisson(10 ** rng.uniform(-4, np.log10(most)), (side, side)), most)
+            frames[i] = np.minimum(rng.poisson(10 ** rng.uniform(-3, 3), (side, side)), most)
         else:
-            frames[i] = rng.integers(0, most + 1, (side, side))
+            frames[i] = rng.integers(0, 2 ** rng.integers(1, frontend.pixel_bits + 1), (side, side))
     # Of each kind of the rest a few, as far as there is room.
     special = [np.zeros((side, side), dtype), np.full((side, side), most, dtype)]
     for place in ((0, 0), (side - 1, side - 1), (side // 2, side // 2)):

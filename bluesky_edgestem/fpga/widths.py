@@ -17,6 +17,10 @@ class Widths:
     activation_bits: tuple[int, ...] = (6, 6)  #: of what leaves each hidden layer
 
     def __post_init__(self) -> None:
+        if self.quotient_bits < 4 or self.quotient_bits % 2:
+            raise ValueError(
+                f"quotient_bits is {self.quotient_bits}; the divider makes two a clock: an even number from 4"
+            )
         if len(self.weight_bits) != len(self.hidden) + 1 or len(self.activation_bits) != len(self.hidden):
             raise ValueError(
                 f"{len(self.hidden)} hidden layers need {len(self.hidden) + 1} weight_bits and {len(self.hidden)} "

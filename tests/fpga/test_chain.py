@@ -34,7 +34,7 @@ def test_all_forms_agree_bit_for_bit(built):
     agreement = load(built)["agreement"]
     assert set(agreement) == {
         "QKeras", "hls4ml, io_parallel", "hls4ml, io_stream", "alkaid", "Verilog, frames back to back",
-        "Verilog, gaps, stalls, shifted", "Verilog, by Icarus",
+        "Verilog, gaps, stalls, shifted", "Verilog, frame numbers and status", "Verilog, by Icarus",
     }  # fmt: skip
     assert {name: row["words"] for name, row in agreement.items() if row["words"]} == {}
     assert agreement["Verilog, frames back to back"]["frames"] == 150
@@ -47,7 +47,7 @@ def test_the_report_says_how_each_figure_is_known(built, capsys):
     assert {part["label"] for part in report["budget"]} == {"measured", "modelled"}
     assert main(["fpga", "report", str(built)]) == 0
     told = capsys.readouterr().out
-    assert "303 cycles at 100 MHz, by simulation" in told
+    assert "303 cycles, by simulation of the Verilog; at 100 MHz, the clock that was asked for" in told
     assert "mapped by yosys, not placed" in told
     assert Student.load(built / "student.weights").hash in told
 
@@ -56,6 +56,12 @@ def test_the_project_for_vitis_is_there(built):
     for io_type in ("io_parallel", "io_stream"):
         source = (built / f"hls_{io_type}" / "firmware/student.cpp").read_text()
         assert "nnet::divide<" in source
+
+
+def test_a_build_that_disagrees_must_not_be_used(built):
+    report = load(built)
+    report["agreement"]["alkaid"]["words"] = 1
+    assert "NOT BIT-EXACT, MUST NOT BE USED: alkaid" in text(report)
 
 
 def test_a_folder_without_a_build_is_told(tmp_path, capsys):
@@ -82,6 +88,7 @@ def test_a_report_without_some_steps_says_which(built):
         (["--frame", "100", "--bin", "4"], "sees 192 pixels"),
         (["--weight-bits", "5"], "2 hidden layers need 3 weight_bits"),
         (["--view-mrad", "200"], "first-order reflections"),
+        (["--frame", "128"], "the network sees 24 to each side: choose a larger bin"),
     ],
 )
 def test_a_build_that_cannot_be_is_refused_at_once(arguments, told, tmp_path, capsys):

@@ -38,7 +38,8 @@ def test_bins_are_shifted_so_that_disks_do_not_saturate():
     [
         ({"n_pixels": 48, "bin": 3}, "bins by 1, 2 or 4"),
         ({"n_pixels": 64, "bin": 2}, "sees 96 pixels"),
-        ({"n_pixels": 49}, "an even number more"),
+        ({"n_pixels": 49}, "a multiple of 2 more"),
+        ({"n_pixels": 98, "bin": 2}, "a multiple of 4 more"),
         ({"n_pixels": 48, "pixel_bits": 12}, "8 or 16 bits"),
         ({"n_pixels": 48, "bin_bits": 14}, "4 to 12 bits"),
     ],
@@ -60,3 +61,8 @@ def test_beats_must_divide_the_frame_and_its_margin():
     Frontend(128, bin=2).check_beats(16)
     with pytest.raises(ValueError, match="16 pixels a clock do not divide"):
         Frontend(120, bin=2).check_beats(16)
+
+
+def test_pixels_saturate_on_the_wire_before_bins_do():
+    frontend = Frontend(48, pixel_bits=8)
+    assert frontend.attenuated(np.full((1, 48, 48), 5000))[0, ~frontend.outer].max() == 255 >> 7

@@ -30,6 +30,7 @@ def test_a_normaliser_of_zero_gives_zero_and_a_flag(make_student):
     assert read.flagged[0] == "no electrons outside of the incident beam"
     assert read.strain_sd[0, 0] == pytest.approx(0.02)
     assert list(read.phase_probability[0]) == [0.5, 0.5]
+    assert list(read.centre_sd[0]) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(("value", "expected"), [(5, 2), (6, 3), (7, 4), (10, 5), (-6, -3), (-7, -4), (2**15, 127)])

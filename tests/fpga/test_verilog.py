@@ -73,14 +73,17 @@ def test_a_second_simulator_agrees(board, make_frames):
     assert np.array_equal(by_icarus(simulation.folder, simulation.stream, frames), student.outputs(frames)[0])
 
 
-def test_crops_and_bins_on_the_fly(tmp_path, make_student, make_frames):
-    student = make_student(Frontend(128, bin=2, pixel_bits=16, bin_bits=10), filters=3, hidden=4)
-    simulation = Simulation(tmp_path, logic.write(student, tmp_path, 16))
-    frames = make_frames(student.frontend, 8)
+@pytest.mark.parametrize(
+    ("n_pixels", "bin_", "pixels_a_clock"), [(128, 2, 16), (112, 2, 1), (192, 4, 8)], ids=["cut", "1 a clock", "by 4"]
+)
+def test_crops_and_bins_on_the_fly(n_pixels, bin_, pixels_a_clock, tmp_path, make_student, make_frames):
+    student = make_student(Frontend(n_pixels, bin_, pixel_bits=16, bin_bits=8), filters=3, hidden=4)
+    simulation = Simulation(tmp_path, logic.write(student, tmp_path, pixels_a_clock))
+    frames = make_frames(student.frontend, 3)
     for shift in (0, 3):
         left = simulation.send(list(frames.reshape(len(frames), -1)), gaps=0.1, stalls=0.1, shift=shift)
         assert np.array_equal(left.words, student.outputs(frames, shift)[0])
-    assert left.tail_latency.min() == TAIL
+    assert left.tail_latency.min() <= TAIL  # less where the last rows are cut off
 
 
 def test_a_packet_that_fills_no_whole_beats_is_refused(board):

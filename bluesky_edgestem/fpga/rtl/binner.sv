@@ -36,12 +36,13 @@ module binner #(
   localparam int MOST = (1 << BIN_BITS) - 1;
 
   logic [15:0] along, down, group;
-  logic kept, complete;
+  logic kept, complete, leaves;
   assign along = beat - COLUMN / PPC;
   assign down = row - ROW;
   assign group = along / BEATS;
   assign kept = valid && row >= ROW && down < CORE * BIN && beat >= COLUMN / PPC && along < GROUPS * BEATS;
   assign complete = along % BEATS == BEATS - 1;
+  assign leaves = kept && complete && down % BIN == BIN - 1;
 
   logic [SUM_BITS-1:0] partial[LANES];  // of the row's bins so far
   logic [SUM_BITS-1:0] above[LANES * GROUPS];  // of the rows before
@@ -64,8 +65,8 @@ module binner #(
       bins_valid <= 0;
       out_done <= 0;
     end else if (en) begin
-      bins_valid <= kept && complete && down % BIN == BIN - 1;
-      index <= down / BIN * GROUPS + group;
+      bins_valid <= leaves;
+      if (leaves) index <= down == BIN - 1 && group == 0 ? 0 : index + 1;
       out_done <= done;
       out_status <= status;
       out_number <= number;
