@@ -105,7 +105,8 @@ class Inbox:
     def _piece(self, libzmq: tuple, begun: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bytes, sizes of parts, and whether more of its message comes after each."""
         socket = np.uint64(self.socket.underlying)
-        parts, error = _receive(libzmq, socket, self._slots, self._sizes, self._more, begun, self._most, self._room)
+        most = 1 if begun else self._most  # no more than what has begun
+        parts, error = _receive(libzmq, socket, self._slots, self._sizes, self._more, begun, most, self._room)
         sizes = self._sizes[:parts].copy()
         try:
             data = np.empty(sizes.sum(), np.uint8)

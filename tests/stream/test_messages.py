@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -62,6 +63,19 @@ def test_messages_come_as_they_were_sent(pair: tuple[zmq.Socket, zmq.Socket]) ->
         assert max(map(len, taken)) <= 3
         for messages in taken:
             assert messages.data.nbytes == sum(len(part) for k in range(len(messages)) for part in messages[k])
+
+
+def test_a_message_of_many_parts_brings_no_more_messages_than_were_asked_for(
+    pair: tuple[zmq.Socket, zmq.Socket],
+) -> None:
+    push, pull = pair
+    sent = [[b"a"], [b"b"], [b"x"] * (PARTS + 1), [b"c"], [b"d"], [b"e"]]
+    for message in sent:
+        push.send_multipart(message)
+    time.sleep(0.3)  # all are there when the first is taken
+    taken = take(pull, Inbox(pull, 3, 1 << 20), len(sent))
+    assert [messages[k] for messages in taken for k in range(len(messages))] == sent
+    assert list(map(len, taken)) == [3, 3]
 
 
 def test_no_more_bytes_are_taken_at_once_than_there_is_room_for_but_for_the_last_message(
