@@ -68,7 +68,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     plan.frontend.check_beats(plan.pixels_a_clock)
     teacher = DescriptorNetwork.pretrained(plan.teacher)
     teacher.check_optics(plan.optics)
-    check_view(plan.frontend, plan.optics)
+    check_view(plan.frontend, plan.optics, plan.domain)
     plan.folder.mkdir(parents=True, exist_ok=True)
     # Whatever ends this build, the report of the one before does not stay beside its files.
     (plan.folder / report.NAME).unlink(missing_ok=True)
@@ -84,8 +84,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         progress=lambda done, wanted: stage(f"  {done} of {wanted}") if done % 5000 == 0 or done == wanted else None,
     )  # fmt: skip
     held = max(1, len(lessons) // 20)
-    taught = Lessons(*(getattr(lessons, f.name)[held:] for f in dataclasses.fields(Lessons)))
-    kept = Lessons(*(getattr(lessons, f.name)[:held] for f in dataclasses.fields(Lessons)))
+    taught, kept = lessons[held:], lessons[:held]
     student, model = quantised.train(
         taught, plan.frontend, plan.optics, teaching.PHASES, widths=plan.widths,
         domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
@@ -119,11 +118,11 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     return out
 
 
-def check_view(frontend: Frontend, optics: Optics) -> None:
+def check_view(frontend: Frontend, optics: Optics, domain: Domain) -> None:
     """Raise ValueError where first-order disks, strained and shifted, are not all on what the network sees."""
     from . import teaching
 
-    core, domain = teaching.core_optics(frontend, optics), teaching.Domain()
+    core = teaching.core_optics(frontend, optics)
     first = FIRST_ORDER / core.pixel_reciprocal
     reach = first * (1 + domain.strain[0]) + core.disk_radius + domain.shift_bins
     if reach > CORE / 2:
@@ -136,7 +135,12 @@ def check_view(frontend: Frontend, optics: Optics) -> None:
 def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callable[[str], None]) -> dict:
     """Make every other form of the student, and compare each with its whole numbers.
 
-    What could not be made, for want of a program or because one failed, is said and in the report.
+    What could not be made for want of a program, and figures that a program failed to give, are said and in the report.
+
+    Raises
+    ------
+    RuntimeError
+        A form of the student cannot be compiled or run.
     """
     from . import area, hls, latency, logic
     from .verification import Mismatches, golden_frames, in_portions
@@ -153,10 +157,13 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
         agreement[name] = Mismatches.between(words, found)
         stage(f"{name}: {agreement[name].words} words differ, {len(frames)} frames")
 
-    def attempt(step: Callable[[], None]) -> None:
+    def attempt(step: Callable[[], None], may_fail: bool = False) -> None:
         try:
             step()
-        except (ToolMissing, RuntimeError) as reason:
+        except RuntimeError as reason:
+            # A form of the student that fails is no form of it; a figure may be had another time.
+            if not may_fail and not isinstance(reason, ToolMissing):
+                raise
             missing.append(str(reason))
             stage(f"left out: {reason}")
 
@@ -178,7 +185,7 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
     projects: list[hls.Emulation] = []
     attempt(emulate)
     if plan.synthesise and projects:
-        attempt(synthesise)
+        attempt(synthesise, may_fail=True)
 
     verilog = plan.folder / "rtl"
     shutil.rmtree(verilog, ignore_errors=True)
@@ -225,9 +232,9 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
         out["routed_clock_MHz"] = area.routed_clock(verilog)
         stage(f"clock of the routed proxy: {out['routed_clock_MHz']} MHz")
 
-    attempt(count)
+    attempt(count, may_fail=True)
     if plan.route:
-        attempt(route)
+        attempt(route, may_fail=True)
     return out | {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
 
 

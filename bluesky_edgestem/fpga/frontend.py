@@ -76,14 +76,14 @@ class Frontend:
             )
 
     def binned(self, frames: np.ndarray) -> np.ndarray:
-        """Bins before they saturate, of frames (n, n_pixels, n_pixels) of any type; (n, CORE, CORE), the sums' type."""
+        """Bins before they are shifted, (n, CORE, CORE) int64, of frames (n, n_pixels, n_pixels) of whole numbers."""
         frames = np.asarray(frames)
         n = self.n_pixels
         if frames.ndim != 3 or frames.shape[1:] != (n, n):
             raise ValueError(f"frames have shape {frames.shape}; this board was built for (any, {n}, {n})")
         cut = slice(self.margin, n - self.margin)
         squares = frames[:, cut, cut].reshape(len(frames), CORE, self.bin, CORE, self.bin)
-        return squares.sum((2, 4), dtype=frames.dtype if frames.dtype.kind == "f" else np.int64)
+        return squares.sum((2, 4), dtype=np.int64)
 
     def received(self, frames: np.ndarray) -> np.ndarray:
         """Frames as they are on the wire: pixels saturate at `pixel_bits`."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from .student import OUTPUT_BITS, OUTPUT_FRACTION, Student
 
-PART = "xcu250-figd2104-2L-e"
 IO_TYPES = ("io_parallel", "io_stream")
 
 
@@ -73,10 +72,10 @@ def _fixed(bits: int, integers: int, signed: bool = True, rounded: bool = False)
     return f"{'' if signed else 'u'}fixed<{bits},{integers}{modes}>"
 
 
-def _types(student: Student) -> dict:
-    """hls4ml's names of layers to the types in them."""
+def _types(student: Student, unit: float) -> dict:
+    """hls4ml's names of layers to the types in them; filters' weights are in units of `unit`."""
     bin_bits = student.frontend.bin_bits
-    unit_bits = int(np.ceil(np.log2(np.abs(student.filters).max() + 1)))
+    unit_bits = round(-np.log2(unit))
     width = max(student.largest_sum, student.filters.shape[0] * (2**bin_bits - 1)).bit_length() + 1
     whole = _fixed(width, width - unit_bits)
     types: dict = {
@@ -131,15 +130,16 @@ class Emulation:
         folder: Path,
         io_type: str = "io_parallel",
         clock_ns: float = 10.0,
-        part: str = PART,
+        part: str = "xcu250-figd2104-2L-e",
     ) -> None:
         import hls4ml
 
         _register()
         self.student, self.folder = student, Path(folder)
+        types = _types(student, model.get_layer("features").unit)
         config = {
             "Model": {"Precision": "fixed<32,16>", "ReuseFactor": 1, "Strategy": "Resource"},
-            "LayerName": {name: {"Precision": types} for name, types in _types(student).items()},
+            "LayerName": {name: {"Precision": precision} for name, precision in types.items()},
         }
         # A multiplier for each weight of the filters would be too many: those of eight bins at a time.
         config["LayerName"]["filters"]["ReuseFactor"] = student.filters.shape[0] // 8

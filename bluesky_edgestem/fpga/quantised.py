@@ -251,9 +251,8 @@ def fit(
         order = rng.permutation(len(lessons))[: len(lessons) // BATCH * BATCH].reshape(-1, BATCH)
         total = 0.0
         for which in order:
-            part = Lessons(lessons.expected[which], *(np.empty(0),) * 4)
             dose = 10 ** rng.uniform(low, high, BATCH)
-            counts, wanted = part.counts(dose, rng), truth[which]
+            counts, wanted = lessons[which].counts(dose, rng), truth[which]
             # Frames without a lattice, which may have come from any: all that can be said is what was known before.
             for i, kind in enumerate(KINDS):
                 some = slice(i * FOREIGN, (i + 1) * FOREIGN)
@@ -291,8 +290,8 @@ def train(
         return lambda epoch, value: say(f"{name}, epoch {epoch} of {of}: loss {value:.3f}")
 
     fit(plain, lessons, frontend, domain, epochs[0], 3e-3, rng, progress=told("floating point", epochs[0]))
-    some = Lessons(lessons.expected[:1000], *(np.empty(0),) * 4)
-    brightest, dose = lessons.brightest(frontend), np.full(len(some.expected), domain.dose[1] / 3)
+    some = lessons[:1000]
+    brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
     bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
     model = _quantised_model(widths, frontend, plain, bins)
     fit(model, lessons, frontend, domain, epochs[1], 1e-3, rng, progress=told("quantised", epochs[1]))

@@ -58,6 +58,9 @@ class Lessons:
     def __len__(self) -> int:
         return len(self.strain)
 
+    def __getitem__(self, which) -> Lessons:
+        return Lessons(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
     def brightest(self, frontend: Frontend) -> float:
         """Share of a pattern's electrons in its brightest bin outside of the incident beam, but for one of 100."""
         outer = self.expected[:, frontend.outer].astype(np.float32)

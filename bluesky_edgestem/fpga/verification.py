@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .frontend import CORE
 from .student import Student
 from .teaching import Lessons
 
@@ -24,10 +25,9 @@ def golden_frames(student: Student, lessons: Lessons, n: int, seed: int = 0) -> 
     inner = slice(frontend.margin, side - frontend.margin)
     for i in range(n):
         if i < n // 2:
-            part = Lessons(lessons.expected[[i % len(lessons)]], *(np.empty(0),) * 4)
-            bins = part.counts(np.array([10 ** rng.uniform(3, 7)]), rng).reshape(48, 48)
+            bins = lessons[[i % len(lessons)]].counts(np.array([10 ** rng.uniform(3, 7)]), rng).reshape(CORE, CORE)
             # A bin's electrons arrive in its first pixel: the sum is what counts.
-            spread = np.zeros((48 * frontend.bin,) * 2, np.int64)
+            spread = np.zeros((CORE * frontend.bin,) * 2, np.int64)
             spread[:: frontend.bin, :: frontend.bin] = bins
             frames[i, inner, inner] = np.minimum(spread, most)
         elif i < 3 * n // 4:
