@@ -33,6 +33,12 @@ class MicroscopeTable(_Table):
         True, description="start the simulated microscope under this prefix; false for real hardware"
     )
     specimen_seed: int = Field(1, ge=0, description="which simulated specimen; of no effect on real hardware")
+    board: Path | None = Field(
+        None,
+        strict=False,
+        description="folder of a build by `edgestem fpga build`: the inference board reads the patterns with it, and "
+        "the network those that the board is silent about; only the network if left out",
+    )
 
 
 class BeamTable(_Table):

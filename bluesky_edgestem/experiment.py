@@ -116,6 +116,12 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             specimen = {"specimen_seed": experiment.microscope.specimen_seed}  # the report compares with its truth
         else:
             optics, specimen = calibrated_optics(experiment, microscope), {}
+        reader = network
+        if experiment.microscope.board is not None:
+            reader = microscope.board
+            reader.wait_for_connection(timeout=10)
+            reader.load(experiment.microscope.board.expanduser())
+            reader.fallback = network
         writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
         engine = RunEngine({}, context_managers=[_ends_when_told])
         engine.subscribe(writer)
@@ -135,7 +141,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
             max_total_dose=experiment.stop.max_dose_electrons,
             phases=experiment.phases,
             seed=experiment.loop.seed,
-            descriptors=network,
+            descriptors=reader,
             energies=energies,
             resume_from=earlier,
             md={"sample": experiment.sample, **experiment.metadata, **specimen},
@@ -172,12 +178,15 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     from .catalog.server import CatalogServer
     from .energetics.cache import EnergyCache
     from .energetics.cluster import DFTCluster
+    from .fpga import student
 
     weights = experiment.network.weights
     cache = experiment.energetics.cache.expanduser()
     # Refused before anything is started.
     network = pretrained(weights)
     EnergyCache(cache).close()
+    if experiment.microscope.board is not None:
+        student.Student.load(experiment.microscope.board.expanduser() / student.NAME)
 
     server, given_up = CatalogServer(folders["catalog"], frames=[folders["frames"]]), threading.Event()
     with ThreadPoolExecutor(2) as pool:
@@ -213,7 +222,8 @@ def _simulate(experiment: Experiment) -> Iterator[dict[str, str]]:
     """The simulated microscope; gives the EPICS environment that finds it."""
     from .sim.launch import MicroscopeProcess
 
-    optics = optics_of(experiment)
+    optics, board = optics_of(experiment), experiment.microscope.board
+    options: dict[str, Any] = {} if board is None else {"board": board.expanduser().absolute()}
     with MicroscopeProcess(
         experiment.microscope.prefix,
         seed=experiment.microscope.specimen_seed,
@@ -223,6 +233,7 @@ def _simulate(experiment: Experiment) -> Iterator[dict[str, str]]:
         pixels=optics.n_pixels,
         psf=optics.psf_px,
         background=optics.background,
+        **options,
     ) as microscope:
         yield microscope.client_env
 

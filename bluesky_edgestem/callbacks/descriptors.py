@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from event_model import DocumentRouter
@@ -52,13 +52,34 @@ class DescriptorSource(Protocol):
         ...
 
 
+#: Column of runs that a board reads.
+READ_BY = {"read_by": text("board, or network where the board was silent")}
+
+
+@runtime_checkable
+class ResultSource(Protocol):
+    """What has read the frames already when they are in the file: `devices.board.InferenceBoard`."""
+
+    name: str
+    fallback: DescriptorSource | str | Path | None  #: reads the frames that there is no result of
+
+    def results(self, numbers: Sequence[int]) -> tuple[FeatureDescriptors, np.ndarray]:
+        """Descriptors of those of the frames, by index in the stream, that it knows, and which these are (n,) bool."""
+        ...
+
+    def check_optics(self, optics: Optics) -> None:
+        """Raise ValueError where it cannot read patterns of such optics; asked before a run begins."""
+        ...
+
+
 class Descriptors(DocumentRouter):
     """Reads the frames that the run announces and derives the stream ``descriptors``, a row a probe position.
 
     Parameters
     ----------
-    network : DescriptorSource, str or Path, optional
+    network : DescriptorSource, ResultSource, str or Path, optional
         What reads the frames, or the file of a network's weights; the network that ships with the package if left out.
+        With an inference board the stream says of each frame whether the board or its fallback has read it.
     detector : str
         Data key of the frames; the positions are at ``<detector>_x`` and ``<detector>_y`` [nm].
     phases : sequence of str, optional
@@ -67,11 +88,14 @@ class Descriptors(DocumentRouter):
 
     def __init__(
         self,
-        network: DescriptorSource | str | Path | None = None,
+        network: DescriptorSource | ResultSource | str | Path | None = None,
         detector: str = "detector",
         phases: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        self.board = network if isinstance(network, ResultSource) else None
+        if isinstance(network, ResultSource):
+            network = network.fallback
         if network is None or isinstance(network, str | Path):
             from ..analysis.pretrained import pretrained
 
@@ -89,7 +113,8 @@ class Descriptors(DocumentRouter):
                 "phase": text("network"),
                 "phase_probability": number("network"),
                 "flagged": text("why the network does not know; empty where it does"),
-                **(THICK if getattr(network, "tells_thickness", False) else {}),
+                **(THICK if getattr(network, "tells_thickness", False) and self.board is None else {}),
+                **(READ_BY if self.board is not None else {}),
             },
         )
         self.network: DescriptorSource = network
@@ -98,6 +123,12 @@ class Descriptors(DocumentRouter):
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="descriptors")
         self._work: list[Future[None]] = []
         self._held: CompleteFrames | None = None  # too few for a portion yet
+
+    def check_optics(self, optics: Optics) -> None:
+        """Raise ValueError where what reads the frames cannot read patterns of such optics."""
+        for source in (self.board, self.network):
+            if source is not None:
+                source.check_optics(optics)
 
     def start(self, doc):
         """A run begins: take the beam from its metadata."""
@@ -149,20 +180,40 @@ class Descriptors(DocumentRouter):
         import h5py
         import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
 
+        first = frames.first + frames.start
+        known, came = None, np.zeros(frames.stop - frames.start, bool)
+        if self.board is not None:
+            known, came = self.board.results(range(first, first + len(came)))
         with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
-            images, x, y = (file[dataset][frames.start : frames.stop] for dataset in frames.datasets)
-        # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
-        with threadpool_limits(1):
-            found = self.network.predict(images, self._optics)
+            images, x, y = (file[dataset] for dataset in frames.datasets)
+            part = slice(frames.start, frames.stop)
+            positions = np.column_stack([x[part], y[part]])
+            unread = None if came.all() else images[part][~came]
+        rows = {}
+        if known is not None:
+            rows.update(self._rows(first + np.flatnonzero(came), positions[came], known, "board"))
+        if unread is not None:
+            # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
+            with threadpool_limits(1):
+                found = self.network.predict(unread, self._optics)
+            rows.update(self._rows(first + np.flatnonzero(~came), positions[~came], found, "network"))
+        for _, row in sorted(rows.items()):
+            self.stream.put(row)
+
+    def _rows(
+        self, numbers: np.ndarray, positions: np.ndarray, found: FeatureDescriptors, read_by: str
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Numbers (n,) of frames at positions (n, 2) [nm], with their rows of the stream."""
         if self._phases is not None:
             found = found.among(self._phases)
         sd, phase = found.strain_sd, found.phase
         for i in range(len(found)):
-            self.stream.put(
+            yield (
+                int(numbers[i]),
                 {
-                    "frame": frames.first + frames.start + i,
-                    "x": float(x[i]),
-                    "y": float(y[i]),
+                    "frame": int(numbers[i]),
+                    "x": float(positions[i, 0]),
+                    "y": float(positions[i, 1]),
                     **{k: float(v) for k, v in zip(("exx", "eyy", "exy"), found.strain[i], strict=True)},
                     **{k: float(v) for k, v in zip(("exx_sd", "eyy_sd", "exy_sd"), sd[i], strict=True)},
                     "cov_exx_eyy": float(found.covariance[i, 0, 1]),
@@ -174,7 +225,8 @@ class Descriptors(DocumentRouter):
                     "phase_probability": float(found.phase_probability[i].max()),
                     "flagged": str(found.flagged[i]),
                     **self._of_thick(found, i),
-                }
+                    **({} if self.board is None else {"read_by": read_by}),
+                },
             )
 
     def _of_thick(self, found: FeatureDescriptors, i: int) -> dict[str, float]:

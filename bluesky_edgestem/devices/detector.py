@@ -27,6 +27,7 @@ class EigerCam(Device):
     num_images = Cpt(SetSignal, "NumImages", kind="omitted")
     num_triggers = Cpt(SetSignal, "NumTriggers", kind="omitted")
     trigger_mode = Cpt(SetSignal, "TriggerMode", string=True, kind="config")
+    sequence_id = Cpt(ReadSignal, "SequenceId", kind="omitted", doc="number of the series")
     armed = Cpt(ReadSignal, "Armed", string=True, kind="omitted")
     detector_state = Cpt(ReadSignal, "DetectorState_RBV", string=True, kind="omitted")
     message = Cpt(ReadSignal, "StatusMessage_RBV", string=True, kind="omitted")
@@ -142,6 +143,11 @@ class PixelatedDetector(Device):
         return np.dtype(f"<u{bits // 8}")
 
     @property
+    def series_number(self) -> int:
+        """The detector's number of the series that it was last armed for."""
+        return int(self.cam.sequence_id.get(use_monitor=False))
+
+    @property
     def condition(self) -> str:
         """What the detector does, in words, without asking it."""
         return f"{self.cam.detector_state.pvname} is {self.cam.detector_state.latest}"
@@ -178,9 +184,9 @@ class PixelatedDetector(Device):
         self._expected = self.files.written + frames
         return self.arming.prepare(frames)
 
-    def prepare_at(self, positions: np.ndarray) -> NamedStatus:
-        """Get ready for a flight over `positions` (n, 2) [nm]; the file has the coils' readback of each."""
-        return self.prepare(len(positions))
+    def prepare_at(self, positions: np.ndarray, more: int = 0) -> NamedStatus:
+        """Get ready for a flight over `positions` (n, 2) [nm] and `more`; the file has the coils' readback of each."""
+        return self.prepare(len(positions) + more)
 
     def kickoff(self) -> NamedStatus:
         """Arm."""

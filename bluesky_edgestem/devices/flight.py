@@ -29,10 +29,13 @@ class Flight:
         What flies; the list is loaded and the detector prepared.
     n : int
         Positions in the list.
+    grows : bool
+        Positions may be added while it is under way: it is over when the coils say so, and all their frames are there.
     """
 
-    def __init__(self, coils: ScanCoils, detector: PatternDetector, n: int) -> None:
-        self.coils, self.detector, self.n = coils, detector, n
+    def __init__(self, coils: ScanCoils, detector: PatternDetector, n: int, *, grows: bool = False) -> None:
+        self.coils, self.detector, self.n, self.grows = coils, detector, n, grows
+        self._total = None if grows else n
         self.status = NamedStatus(f"flight over {n} positions")
         self.departure = NamedStatus(f"start {coils.fly.pvname}")
         self.blanked = NamedStatus("blank the beam after the flight")
@@ -41,7 +44,8 @@ class Flight:
         """Whether the detector takes triggers: the coils may be sent off."""
         self.started = False
         """Whether the coils were sent off."""
-        self._first = detector.get_index()
+        self.first = detector.get_index()
+        """Index of its first frame."""
         self._progress = time.monotonic()
         self._over = threading.Event()
         self.status.add_callback(lambda _: self._over.set())
@@ -53,7 +57,7 @@ class Flight:
     @property
     def taken(self) -> int:
         """Frames of this flight that are in the file."""
-        return self.detector.get_index() - self._first
+        return self.detector.get_index() - self.first
 
     def start(self) -> None:
         """Send the coils off, and wait until they fly or have flown: before, they can be neither held nor ended.
@@ -85,7 +89,7 @@ class Flight:
 
     def _counted(self, value: int) -> None:
         self._progress = time.monotonic()
-        if value - self._first >= self.n:
+        if self._total is not None and value - self.first >= self._total:
             self.status.finish()
 
     def _coils_ended(self) -> None:
@@ -107,7 +111,10 @@ class Flight:
                 )
             )
             return
-        if int(done) != self.n:
+        if self.grows and int(done) >= self.n and self.coils.state.get(use_monitor=False) == "Idle":
+            self._total = int(done)
+            self._counted(self.detector.get_index())
+        elif int(done) != self.n:
             self.status.fail(RuntimeError(f"{message.pvname}: {why or 'the coils ended the flight'} ({self._where()})"))
 
     def _where(self) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from ophyd.utils import WaitTimeoutError
 
 from ..analysis.optics import Optics
 from .beam import ELECTRON_PA_S, BeamBlanker
+from .board import InferenceBoard
 from .detector import PixelatedDetector
 from .flight import Flight
+from .position_queue import PositionQueue
 from .scan_coils import ScanCoils, as_positions
 from .signals import signals_of, watch, what_is_missing
 from .statuses import NamedStatus, in_order, together
@@ -56,10 +59,35 @@ class Microscope(Device):
         super().__init__(prefix, name=name, **kwargs)
         self.detector.directory = str(directory)
         self.beam.before_stop = self.hold
+        self.before_flight: list[Callable[[int, int, float], object]] = []
+        """Called with the detector's number of the series, the index of its first frame and the electrons per pattern,
+        when the detector is armed and the beam is still blanked. What one raises is logged."""
+        self.may_add = 0
+        """Positions that the inference board may add to each flight, by the coils' queue."""
         self._flight: Flight | None = None
         self._prepared = 0
         self._held = False
         self._safety = threading.Lock()
+
+    @cached_property
+    def board(self) -> InferenceBoard:
+        """The inference board on the detector's stream, its PVs under ``Board:``; connected to when first asked for.
+
+        A device of its own, to be staged beside the microscope: not every microscope has one.
+        """
+        return InferenceBoard(f"{self.prefix}Board:", name=f"{self.name}_board", microscope=self)
+
+    @cached_property
+    def queue(self) -> PositionQueue:
+        """The coils' queue for positions that the board adds; connected to when first asked for."""
+        return PositionQueue(self.coils.prefix, name=f"{self.name}_queue")
+
+    def destroy(self) -> None:
+        """Leave the PVs, those of board and queue too."""
+        for name in ("board", "queue"):
+            if name in self.__dict__:
+                getattr(self, name).destroy()
+        super().destroy()
 
     # -- what a plan asks before it starts ------------------------------------------------------------------------
 
@@ -176,7 +204,8 @@ class Microscope(Device):
         return together(
             f"prepare {self._prepared} positions",
             self.coils.load(array),
-            self.detector.prepare_at(array),
+            self.detector.prepare_at(array, self.may_add),
+            *([self.queue.limit.set(self.may_add)] if self.may_add else []),
         )
 
     def kickoff(self) -> NamedStatus:
@@ -194,7 +223,7 @@ class Microscope(Device):
         if not self._prepared:
             raise RuntimeError(f"{self.name} has no positions to fly; prepare it with a list first")
         self._held = False  # of a flight that has ended since
-        flight = self._flight = Flight(self.coils, self.detector, self._prepared)
+        flight = self._flight = Flight(self.coils, self.detector, self._prepared, grows=self.may_add > 0)
         self._prepared = 0
 
         def depart() -> NamedStatus:
@@ -224,6 +253,7 @@ class Microscope(Device):
                 return
             failure = None
             try:
+                self._announce(flight)
                 self.beam.set("Unblanked").wait()
                 if not flight.status.done:  # else whoever ended it waits for the lock, to blank
                     flight.start()
@@ -234,6 +264,17 @@ class Microscope(Device):
             flight.departure.finish()
         else:
             flight.departure.fail(failure)
+
+    def _announce(self, flight: Flight) -> None:
+        if self.before_flight or flight.grows:
+            series, electrons = self.detector.series_number, self.beam.dose(float(self.detector.exposure.get()))
+            if flight.grows:
+                self.queue.series.set(series).wait()
+            for announce in tuple(self.before_flight):
+                try:
+                    announce(series, flight.first, electrons)
+                except Exception as error:
+                    logger.error("%s could not be told of a flight: %s", announce, error)
 
     def _blank_after(self, flight: Flight) -> None:
         """Blank, whether or not anyone waits for the flight to be complete; and after a failure end all of it."""
@@ -247,6 +288,8 @@ class Microscope(Device):
                     return
                 try:
                     self.beam.set("Blanked").wait()
+                    if flight.grows:
+                        self.detector.stop()  # it was armed for as many as might have been added
                     flight.blanked.finish()
                 except Exception as error:
                     flight.blanked.fail(error)

@@ -28,6 +28,11 @@ class PatternDetector(Protocol):
         ...
 
     @property
+    def series_number(self) -> int:
+        """The detector's number of the series that it was last armed for: its stream tells it with each frame."""
+        ...
+
+    @property
     def condition(self) -> str:
         """What the detector does, in words, without asking it."""
         ...
@@ -44,8 +49,8 @@ class PatternDetector(Protocol):
         """Disarm and finish what is written."""
         ...
 
-    def prepare_at(self, positions: np.ndarray) -> NamedStatus:
-        """Get ready for a flight over `positions` (n, 2) [nm]."""
+    def prepare_at(self, positions: np.ndarray, more: int = 0) -> NamedStatus:
+        """Get ready for a flight over `positions` (n, 2) [nm], and up to `more` that are not known yet."""
         ...
 
     def kickoff(self) -> NamedStatus:

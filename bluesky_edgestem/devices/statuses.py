@@ -83,3 +83,19 @@ def in_order(what: str, *steps: Callable[[], StatusBase]) -> NamedStatus:
 def together(what: str, *statuses: StatusBase) -> NamedStatus:
     """Done when all of `statuses` are; failed with the first that fails."""
     return in_order(what, *[lambda status=status: status for status in statuses])
+
+
+def in_thread(what: str, do: Callable[[], object]) -> NamedStatus:
+    """`do` in a thread of its own: done when it returns, failed with what it raises."""
+    status = NamedStatus(what)
+
+    def work() -> None:
+        try:
+            do()
+        except Exception as error:
+            status.fail(error)
+        else:
+            status.finish()
+
+    threading.Thread(target=work, name=what, daemon=True).start()
+    return status

@@ -18,8 +18,9 @@ import numpy as np
 
 from ..analysis.optics import Optics
 from ..analysis.scattering import FIRST_ORDER
-from . import report
+from . import golden, report
 from .frontend import CORE, Frontend
+from .student import NAME as STUDENT
 from .student import OUTPUT_FRACTION, Student
 from .teaching import Domain, Lessons
 from .widths import Widths
@@ -27,6 +28,7 @@ from .widths import Widths
 #: Names of Xilinx boards' devices that may be asked for.
 TARGETS = {"xcu250": "xcu250-figd2104-2L-e", "xcu55c": "xcu55c-fsvh2892-2L-e", "xczu9eg": "xczu9eg-ffvb1156-2-e"}
 SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
+GOLDEN = 60  #: frames that a board is tested with before it is used, about
 DOSES = {"1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 
 
@@ -70,8 +72,9 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     teacher.check_optics(plan.optics)
     check_view(plan.frontend, plan.optics, plan.domain)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    # Whatever ends this build, the report of the one before does not stay beside its files.
-    (plan.folder / report.NAME).unlink(missing_ok=True)
+    # Whatever ends this build, report and golden frames of the one before do not stay beside its files.
+    for name in (report.NAME, golden.NAME):
+        (plan.folder / name).unlink(missing_ok=True)
     began = time.monotonic()
 
     def stage(text: str) -> None:
@@ -90,8 +93,8 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
     )  # fmt: skip
     student = scoring.calibrated(student, kept, plan.domain, plan.seed)
-    student.save(plan.folder / "student.weights")
-    stage(f"student {student.hash}: {plan.folder / 'student.weights'}")
+    student.save(plan.folder / STUDENT)
+    stage(f"student {student.hash}: {plan.folder / STUDENT}")
 
     truth = scoring.cases(plan.optics, plan.scored, plan.seed, plan.domain, plan.frontend)
     accuracy = {label: scoring.scores(student, teacher, truth, dose, plan.seed) for label, dose in DOSES.items()}
@@ -111,10 +114,12 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         "accuracy": accuracy, "flagged_foreign": unknown,
         "shift": {label: int(plan.frontend.shift_for(dose, student.brightest)) for label, dose in DOSES.items()},
     }  # fmt: skip
-    out |= verify(plan, student, model, kept, stage)
+    verified, agreed = verify(plan, student, model, kept, stage)
+    out |= verified
     (plan.folder / report.NAME).write_text(json.dumps(out, indent=1) + "\n")
     if wrong := report.disagreeing(out):
         raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {plan.folder} must not be used")
+    golden.GoldenFrames(student.hash, *agreed).save(plan.folder / golden.NAME)
     return out
 
 
@@ -132,8 +137,12 @@ def check_view(frontend: Frontend, optics: Optics, domain: Domain) -> None:
         )
 
 
-def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callable[[str], None]) -> dict:
+def verify(
+    plan: Plan, student: Student, model, lessons: Lessons, stage: Callable[[str], None]
+) -> tuple[dict, tuple[np.ndarray, ...]]:
     """Make every other form of the student, and compare each with its whole numbers.
+
+    Gives what the report says of it, and some of the frames, with the words and the status that the student gives.
 
     What could not be made for want of a program, and figures that a program failed to give, are said and in the report.
 
@@ -235,7 +244,11 @@ def verify(plan: Plan, student: Student, model, lessons: Lessons, stage: Callabl
     attempt(count, may_fail=True)
     if plan.route:
         attempt(route, may_fail=True)
-    return out | {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
+    # Some from end to end, with all of the last, which are the special ones.
+    n = len(frames)
+    some = np.unique(np.concatenate([np.linspace(0, n - 1, GOLDEN).astype(int), np.arange(n - 5, n)]))
+    out |= {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
+    return out, (frames[some], words[some], status[some])
 
 
 def quantised_words(model, bins: np.ndarray) -> np.ndarray:

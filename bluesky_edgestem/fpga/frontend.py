@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..analysis.kernels import kernel
+
 #: A bin of the incident beam is divided by two to the power of this: it is then of the size of the Bragg disks.
 ATTENUATION = 7
 #: Bins along each side of what the network sees.
@@ -81,16 +83,22 @@ class Frontend:
         n = self.n_pixels
         if frames.ndim != 3 or frames.shape[1:] != (n, n):
             raise ValueError(f"frames have shape {frames.shape}; this board was built for (any, {n}, {n})")
-        cut = slice(self.margin, n - self.margin)
-        squares = frames[:, cut, cut].reshape(len(frames), CORE, self.bin, CORE, self.bin)
-        return squares.sum((2, 4), dtype=np.int64)
+        bins = np.zeros((len(frames), CORE, CORE), np.int64)
+        if self.bin == 1:
+            bins[:] = frames[:, self.margin : n - self.margin, self.margin : n - self.margin]
+        else:
+            native = frames.astype(frames.dtype.newbyteorder("="), copy=False)
+            _add(np.ascontiguousarray(native), self.margin, self.bin, bins)
+        return bins
 
     def received(self, frames: np.ndarray) -> np.ndarray:
         """Frames as they are on the wire: pixels saturate at `pixel_bits`."""
         frames = np.asarray(frames)
         if frames.dtype.kind != "u":
             raise TypeError(f"frames are {frames.dtype}; the board reads counted electrons: unsigned integers")
-        return np.minimum(frames, 2**self.pixel_bits - 1).astype(np.uint8 if self.pixel_bits == 8 else np.uint16)
+        if 8 * frames.dtype.itemsize > self.pixel_bits:
+            frames = np.minimum(frames, 2**self.pixel_bits - 1)
+        return frames.astype(np.uint8 if self.pixel_bits == 8 else np.uint16, copy=False)
 
     def on_the_wire(self, bins: np.ndarray) -> np.ndarray:
         """Bins (n, ...) of electrons as far as pixels can hold them, as if a bin's were spread evenly."""
@@ -122,3 +130,17 @@ class Frontend:
         """
         fill = 1.3 * np.asarray(electrons, float) * brightest / (2**self.bin_bits - 1)
         return np.clip(np.ceil(np.log2(np.maximum(fill, 1e-9))), 0, MOST_SHIFT).astype(np.int64)
+
+
+@kernel
+def _add(frames, margin, bin_, bins):  # pragma: no cover
+    """Add the pixels (n, y, x) of each bin, margins left out, to `bins` (n, CORE, CORE)."""
+    n, rows, columns = bins.shape
+    for k in range(n):
+        for y in range(rows * bin_):
+            line = frames[k, margin + y]
+            for x in range(columns):
+                total = np.int64(0)
+                for i in range(bin_):
+                    total += line[margin + x * bin_ + i]
+                bins[k, y // bin_, x] += total

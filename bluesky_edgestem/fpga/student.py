@@ -12,9 +12,8 @@ beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +22,20 @@ from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
 from ..analysis.weights_file import WeightsFile
 from .frontend import Frontend
+from .packed_arrays import pack, unpack
 
-WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 1, "student network")
+NAME = "student.weights"
+#: Of the file in the folder of a build.
+WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 1, "student network", "build the board anew with `edgestem fpga build`")
 STRAIN_UNIT = 0.02
 FOLD = 6  #: the lattices that it reads look alike after a sixth of a turn
 OUTPUTS = ("exx", "eyy", "exy", "cos6", "sin6", "centre_x", "centre_y", "log_sd", "phase")
 OUTPUT_BITS, OUTPUT_FRACTION = 16, 11
+OPTICS_TOLERANCE = 0.01  #: relative difference to the optics that it was made for which it still reads
 #: How a frame was that a result is of.
 STATUS = ("", "the frame was too short", "the frame was too long", "no electrons outside of the incident beam")
+KNOWN_SHARE = 0.8  #: of the standard deviation known beforehand, above which a result tells nothing
+UNKNOWN = "the pattern tells hardly more than was known before"
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,18 @@ class Student:
 
         `bins` are (n, CORE²) from `Frontend`.
         """
-        # Whole numbers below 2^24 are exact in single precision, in whatever order they are added.
-        if self.largest_sum < 2**24:
-            sums = (bins.astype(np.float32) @ self.filters.astype(np.float32)).astype(np.int64)
-        else:
-            sums = (bins.astype(float) @ self.filters.astype(float)).astype(np.int64)
-        normaliser = bins[:, self.frontend.outer].sum(1, dtype=np.int64)
+        # Whole numbers below 2^24 (2^53) are exact in single (double) precision, in whatever order they are added.
+        sums = (bins.astype(self._weighing.dtype) @ self._weighing).astype(np.int64)
+        sums, normaliser = sums[:, :-1], sums[:, -1]
         return divided(sums, normaliser << self.scale, self.quotient_bits), normaliser
+
+    @cached_property
+    def _weighing(self) -> np.ndarray:
+        """The filters and, in the last column, the bins of the normaliser, (CORE², filters + 1); of a type in which no
+        sum is rounded."""
+        columns = np.column_stack([self.filters, self.frontend.outer])
+        largest = int(np.abs(columns).sum(0).max()) * (2**self.frontend.bin_bits - 1)
+        return columns.astype(np.float32 if largest < 2**24 else np.float64)
 
     @property
     def largest_sum(self) -> int:
@@ -112,12 +122,12 @@ class Student:
         prior = self.card.get("strain_sd", STRAIN_UNIT)
         spread = np.minimum(STRAIN_UNIT * np.exp(out[:, 7]) * of_strain, prior)
         flagged = np.array(STATUS, dtype="<U60")[np.asarray(status)]
-        unknown = (flagged == "") & (spread > 0.8 * prior)
-        flagged[unknown] = "the pattern tells hardly more than was known before"
+        unknown = (flagged == "") & (spread > KNOWN_SHARE * prior)
+        flagged[unknown] = UNKNOWN
         known = flagged == ""
         spread = np.where(known, spread, prior)
         strain = np.where(known[:, None], out[:, :3] * STRAIN_UNIT, 0.0)
-        covariance = spread[:, None, None] ** 2 * np.diag([1.0, 1.0, 0.5])
+        covariance = covariance_of(spread)
         second = np.where(known, 1 / (1 + np.exp(-out[:, 8])), 0.5)
         centre = np.where(known[:, None], out[:, 5:7], 0.0) * self.frontend.bin
         anywhere = self.card.get("centre_sd", 0.5)
@@ -151,7 +161,7 @@ class Student:
         """Raise ValueError where the optics are not those that it was made for."""
         for name, unit in (("energy_keV", "keV"), ("semiangle_mrad", "mrad"), ("pixel_mrad", "mrad"), ("n_pixels", "")):
             own, asked = getattr(self.optics, name), getattr(optics, name)
-            if abs(asked - own) > 0.01 * own:
+            if abs(asked - own) > OPTICS_TOLERANCE * own:
                 raise ValueError(
                     f"{name} is {asked:g} {unit}; this board was built for {own:g} {unit}: build one for these optics "
                     f"with `edgestem fpga build`".replace("  ", " ")
@@ -173,15 +183,7 @@ class Student:
             "scale": self.scale, "quotient_bits": self.quotient_bits, "layers": layers, "brightest": self.brightest,
             "sd_factors": self.sd_factors, "card": self.card,
         }  # fmt: skip
-        # Not numpy's archive, which holds the time: the same student has the same bytes.
-        out = io.BytesIO()
-        header = json.dumps(
-            facts | {"arrays": [[name, a.dtype.str, a.shape] for name, a in arrays.items()]}, sort_keys=True
-        ).encode()
-        out.write(len(header).to_bytes(8, "little") + header)
-        for array in arrays.values():
-            out.write(np.ascontiguousarray(array).tobytes())
-        return out.getvalue()
+        return pack(facts, arrays)
 
     def save(self, path: Path) -> None:
         """Write it under a checksum."""
@@ -196,14 +198,7 @@ class Student:
         ValueError
             If the file is missing, cut short, altered, or of another format or network; the message names it.
         """
-        data = WEIGHTS.read(Path(path))
-        size = int.from_bytes(data[:8], "little")
-        facts = json.loads(data[8 : 8 + size])
-        at, arrays = 8 + size, {}
-        for name, dtype, shape in facts["arrays"]:
-            count = int(np.prod(shape))
-            arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
-            at += count * np.dtype(dtype).itemsize
+        facts, arrays = unpack(WEIGHTS.read(Path(path)))
         layers = tuple(
             Layer(arrays[f"weights{i}"], arrays[f"bias{i}"], **layer) for i, layer in enumerate(facts["layers"])
         )
@@ -212,6 +207,11 @@ class Student:
             facts["scale"], facts["quotient_bits"], layers, facts["brightest"], tuple(facts["sd_factors"]),
             facts["card"],
         )  # fmt: skip
+
+
+def covariance_of(spread: np.ndarray) -> np.ndarray:
+    """That of strain (n, 3, 3), of the standard deviation (n,) of exx: eyy has the same, exy that over √2."""
+    return spread[:, None, None] ** 2 * np.diag([1.0, 1.0, 0.5])
 
 
 def divided(sums: np.ndarray, divisors: np.ndarray, bits: int) -> np.ndarray:

@@ -14,10 +14,12 @@ from ..analysis.optics import Optics
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..callbacks.energetics import Energetics, Energies
 from ..callbacks.recommender import Optimizer, Recommender
+from ..devices.board import InferenceBoard
 from ..devices.microscope import Microscope
 from ..devices.statuses import NamedStatus
 from ..geometry import FieldOfView
 from .beam import check_resumable, checked_metadata, describe_beam, prepare_beam, set_dwell_time
+from .boards import boards_of, read_boards
 from .budget import Budget
 from .publishing import declare, publish, wait_for
 from .stubs import declare_frames, fly_positions
@@ -38,7 +40,7 @@ def adaptive_map(
     max_total_dose: float | None = None,
     phases: Sequence[str] = ("MoS2", "WS2"),
     seed: int = 0,
-    descriptors: DescriptorSource | str | None = None,
+    descriptors: DescriptorSource | InferenceBoard | str | None = None,
     energies: Energies | str | None = None,
     optimizer: Optimizer | None = None,
     resume_from: Iterable[tuple[str, dict]] = (),
@@ -75,8 +77,10 @@ def adaptive_map(
         Formulas of the phases that may occur.
     seed : int
         Draws the first batch.
-    descriptors : DescriptorSource or str, optional
-        The network, or the path of its weights; the network that ships with the package if left out.
+    descriptors : DescriptorSource, InferenceBoard or str, optional
+        The network, or the path of its weights; the network that ships with the package if left out. With
+        ``microscope.board`` the board on the detector's stream reads the patterns, and its `fallback` those that the
+        board is silent about; which of them read a pattern is in the stream ``descriptors``.
     energies : Energies or str, optional
         What computes energies; "local" for density functional theory on worker processes here, as if left out, or the
         address of a Dask scheduler.
@@ -105,7 +109,8 @@ def adaptive_map(
 
         optimizer = EnergyMap(field, target_sd, optics.resolution, phases, seed=seed)
     describing = Descriptors(descriptors, phases=phases)
-    describing.network.check_optics(optics)
+    describing.check_optics(optics)
+    boards = boards_of(describing)
     recommending = Recommender(optimizer)
     earlier = ""
     for name, doc in resume_from:
@@ -125,7 +130,7 @@ def adaptive_map(
         **checked_metadata(md),
     }
 
-    @bpp.stage_decorator([microscope])
+    @bpp.stage_decorator([*boards, microscope])
     @bpp.run_decorator(md=metadata)
     def measure(lost: NamedStatus) -> MsgGenerator[None]:
         yield from set_dwell_time(microscope, dwell_time)
@@ -156,6 +161,7 @@ def adaptive_map(
                 recommending.recommend(following, spent, seconds),
                 lost,
             )
+        yield from read_boards(boards)
 
     # Last of all that may be refused: whatever ends the plan from here on, a halt too, ends the workers.
     with contextlib.ExitStack() as ending:

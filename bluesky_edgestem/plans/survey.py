@@ -13,9 +13,12 @@ from ..callbacks.derived import DerivedStream
 from ..callbacks.descriptors import Descriptors, DescriptorSource
 from ..callbacks.imaging import Imaging
 from ..callbacks.strain_map import StrainMap
+from ..devices.board import InferenceBoard
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView, ScanGrid
 from .beam import as_field, checked_metadata, describe_beam, prepare_beam, set_dwell_time
+from .boards import boards_of, read_boards
+from .edge_rule import EdgeRule, added_stream, record_added, set_rule
 from .publishing import declare, publish
 from .stubs import declare_frames, fly_positions
 
@@ -29,9 +32,10 @@ def raster_map(
     optics: Optics | dict[str, Any] | None = None,
     dwell_time: float | None = None,
     max_dose: float = 1e7,
-    descriptors: DescriptorSource | str | None = None,
+    descriptors: DescriptorSource | InferenceBoard | str | None = None,
     imaging: Imaging | None = None,
     strain: StrainMap | None = None,
+    rule: EdgeRule | dict[str, Any] | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator[None]:
     """Record a pattern at each of `nx` x `ny` positions, row by row from the lower left corner.
@@ -51,6 +55,10 @@ def raster_map(
         ``imaging_maps``, once all frames are reduced.
     strain : StrainMap, optional
         Reads strain while the scan runs, and derives the streams ``strain`` and, of a raster, ``strain_maps``.
+    rule : EdgeRule or dict, optional
+        With ``descriptors=microscope.board``: where the rule holds for what the board reads it has the coils visit four
+        positions around, in the same flight; they are in the stream ``added_positions``. Such a run is no raster any
+        more: it has no ``shape``, and takes neither `imaging` nor `strain`.
     """
     field = as_field(field_of_view)
     grid = ScanGrid(field, nx, ny)
@@ -59,7 +67,9 @@ def raster_map(
         "shape": [ny, nx],
         "extents": [list(field.extent[2:]), list(field.extent[:2])],
     }
-    survey = Survey(optics, dwell_time, max_dose, descriptors, imaging, strain)
+    if rule is not None:
+        metadata = {"plan_name": "raster_map", "grid": [ny, nx]}
+    survey = Survey(optics, dwell_time, max_dose, descriptors, imaging, strain, rule)
     yield from survey.over(microscope, field, grid.positions, {**metadata, **(md or {})})
 
 
@@ -72,9 +82,10 @@ def sobol_map(
     optics: Optics | dict[str, Any] | None = None,
     dwell_time: float | None = None,
     max_dose: float = 1e7,
-    descriptors: DescriptorSource | str | None = None,
+    descriptors: DescriptorSource | InferenceBoard | str | None = None,
     imaging: Imaging | None = None,
     strain: StrainMap | None = None,
+    rule: EdgeRule | dict[str, Any] | None = None,
     md: dict[str, Any] | None = None,
 ) -> MsgGenerator[None]:
     """Record a pattern at `num_points` positions of a scrambled Sobol sequence, in a short tour.
@@ -87,7 +98,7 @@ def sobol_map(
     field = as_field(field_of_view)
     positions = sobol_design(field, num_points, np.random.default_rng(seed))
     metadata = {"plan_name": "sobol_map", "num_points": num_points, "seed": seed}
-    survey = Survey(optics, dwell_time, max_dose, descriptors, imaging, strain)
+    survey = Survey(optics, dwell_time, max_dose, descriptors, imaging, strain, rule)
     yield from survey.over(microscope, field, positions[travel_order(positions)], {**metadata, **(md or {})})
 
 
@@ -98,9 +109,10 @@ class Survey:
     optics: Optics | dict[str, Any] | None
     dwell_time: float | None
     max_dose: float
-    descriptors: DescriptorSource | str | None = None
+    descriptors: DescriptorSource | InferenceBoard | str | None = None
     imaging: Imaging | None = None
     strain: StrainMap | None = None
+    rule: EdgeRule | dict[str, Any] | None = None
 
     def over(
         self,
@@ -117,14 +129,19 @@ class Survey:
         field, optics = prepare_beam(microscope, field, self.optics)
         describing = None if self.descriptors is None else Descriptors(self.descriptors)
         if describing is not None:
-            describing.network.check_optics(optics)
+            describing.check_optics(optics)
+        boards = [] if describing is None else boards_of(describing)
+        rule = self._checked_rule(boards)
         metadata = {**describe_beam(field, optics), **checked_metadata(md)}
+        if rule is not None:
+            metadata["edge_rule"] = rule.metadata
 
+        added = added_stream()
         scanning = [callback for callback in (self.imaging, self.strain) if callback is not None]
         deriving = [*([] if describing is None else [describing]), *scanning]
 
         @bpp.subs_decorator(deriving)
-        @bpp.stage_decorator([microscope])
+        @bpp.stage_decorator([*boards, microscope])
         @bpp.run_decorator(md=metadata)
         def measure() -> MsgGenerator[None]:
             yield from set_dwell_time(microscope, self.dwell_time)
@@ -132,16 +149,32 @@ class Survey:
             yield from declare([callback.stream for callback in deriving])
             all_maps = [callback.maps for callback in scanning if callback.maps is not None]
             yield from declare(all_maps)
+            if rule is not None:
+                yield from declare([added])
+                yield from set_rule(microscope, boards[0], rule)
             flight = fly_positions(microscope, positions, max_dose=self.max_dose)
-            yield from _collect_along(flight, microscope, [callback.stream for callback in scanning])
+            first, _ = yield from _collect_along(flight, microscope, [callback.stream for callback in scanning])
+            if rule is not None:
+                yield from record_added(microscope, added, first, len(positions))
+                yield Msg("collect", added, name=added.name)
             for callback in deriving:
                 yield from publish(callback.stream, callback.finished())
             for maps in all_maps:
                 yield Msg("collect", maps, name=maps.name)
+            yield from read_boards(boards)
             if conclude is not None:
                 yield from conclude()
 
         yield from measure()
+
+    def _checked_rule(self, boards: Sequence[InferenceBoard]) -> EdgeRule | None:
+        if self.rule is None:
+            return None
+        if not boards:
+            raise ValueError("a rule is the inference board's: give descriptors=microscope.board with it")
+        if self.imaging is not None or self.strain is not None:
+            raise ValueError("a rule adds positions that lie on no raster: leave out imaging and strain, or the rule")
+        return EdgeRule.of(self.rule)
 
 
 def _collect_along(

@@ -1,4 +1,4 @@
-"""The simulated microscope as soft-IOCs: scan coils, beam and pixelated detector on Channel Access."""
+"""The simulated microscope as soft-IOCs: scan coils, beam, pixelated detector, inference board on Channel Access."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import caproto.server.common
 from caproto.asyncio.server import Context
 
 from ..analysis.optics import Optics
 from ..geometry import FieldOfView
+from .board import Board, Model
 from .column import Column
 from .frames import SOURCES, Renderer, die_with_parent
 from .hdf5_writer import abandoned
 from .ioc_beam import BeamIOC
+from .ioc_board import BoardIOC
 from .ioc_detector import EigerIOC
 from .ioc_hdf import HDFPluginIOC
 from .ioc_scan import ScanCoilsIOC
+from .queue_line import QueueLine, take_requests
 from .records import Records
 from .repeater import repeat
+from .stream_tap import StreamTap
 from .trigger_line import send_triggers, take_triggers
 
 GROUPS: dict[str, type[Records]] = {
@@ -37,6 +42,7 @@ GROUPS: dict[str, type[Records]] = {
     "Beam:": BeamIOC,
     "cam1:": EigerIOC,
     "HDF1:": HDFPluginIOC,
+    "Board:": BoardIOC,
 }
 """The IOCs by what follows the prefix."""
 
@@ -111,6 +117,10 @@ async def serve(
     interface: str = "127.0.0.1",
     part: str = "all",
     line: Path | None = None,
+    board: Path | None = None,
+    tap: str | None = None,
+    protocol: str = "v1",
+    queue: Path | None = None,
 ) -> None:
     """Run the IOCs until cancelled.
 
@@ -134,21 +144,44 @@ async def serve(
         Processes that compute frames.
     interface : str
         Address to serve on; the loopback address keeps other machines out.
-    part : {"all", "column", "detector"}
-        Which IOCs to run: scan coils and beam, or the detector, or all in this process.
+    part : {"all", "column", "detector", "board"}
+        Which IOCs to run: scan coils and beam, or the detector, or the inference board, or all in this process.
     line : Path, optional
         Unix socket of the trigger line from the column's process to the detector's; the column makes it.
+    board : Path, optional
+        Folder of the build that the inference board has; without it there is no board.
+    tap : str, optional
+        Address of the copy of the detector's stream which the board takes; a free port by default.
+    protocol : {"v1", "v2"}
+        Of the stream that the board takes; the detector here speaks v1.
+    queue : Path, optional
+        Unix socket of the line on which the board asks the coils for positions; the column makes it.
     """
     # Below this pause between monitors caproto bundles them; its default of 10 ms delays each one by as much.
     caproto.server.common.HIGH_LOAD_TIMEOUT = 0.001
     column = Column(optics=optics or Optics())
     async with contextlib.AsyncExitStack() as stack:
         groups: list[Records] = []
+        if queue is None:
+            queue = Path(stack.enter_context(TemporaryDirectory())) / "queue"
+        splitter = None
+        if part in ("all", "detector") and (board is not None or tap is not None):
+            splitter = StreamTap(tap or "tcp://127.0.0.1:0")
+            stack.callback(splitter.close)
+            tap = splitter.address
+        if part in ("all", "board") and board is not None:
+            if tap is None:
+                raise ValueError("a board by itself needs the address of the detector's stream: --tap tcp://HOST:PORT")
+            inside = Board(Model.load(board), tap, protocol)
+            stack.callback(inside.stop)
+            asks = QueueLine(queue)
+            stack.callback(asks.close)
+            inside.ask = asks.ask
+            groups.append(BoardIOC(prefix + "Board:", board=inside))
         if part in ("all", "column"):
-            groups += [
-                ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range),
-                BeamIOC(prefix + "Beam:", column=column),
-            ]
+            coils = ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range)
+            stack.callback((await take_requests(queue, coils.request)).close)
+            groups += [coils, BeamIOC(prefix + "Beam:", column=column)]
         if part in ("all", "detector"):
             renderer = Renderer(source, seed, field or FieldOfView.centred(100.0), workers)
             stack.callback(renderer.close)
@@ -160,7 +193,10 @@ async def serve(
                 )
             )
             plugin = HDFPluginIOC(prefix + "HDF1:", column=column, bit_depth=bit_depth)
-            groups += [EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin), plugin]
+            groups += [
+                EigerIOC(prefix + "cam1:", column=column, renderer=renderer, plugin=plugin, tap=splitter),
+                plugin,
+            ]
         if part == "column" and line is not None:
             stack.callback((await send_triggers(column, line)).close)
         if part == "detector" and line is not None:
@@ -217,8 +253,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
     parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
     parser.add_argument(
-        "--part", choices=("all", "column", "detector"), default="all", help="IOCs to run in this process (%(default)s)"
+        "--board", type=Path, help="folder of a build by `edgestem fpga build`: adds the inference board that has it"
     )
+    parser.add_argument("--tap", help="address of the copy of the detector's stream for the board (a free port)")
+    parser.add_argument(
+        "--protocol",
+        choices=("v1", "v2"),
+        default="v1",
+        help="of the stream that a board by itself takes (%(default)s)",
+    )
+    parser.add_argument(
+        "--part", choices=("all", "column", "detector", "board"), default="all",
+        help="IOCs to run in this process (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--queue", type=Path, help="Unix socket of the line from board to coils, where they run apart")
     parser.add_argument("--line", type=Path, help="Unix socket of the trigger line, where the parts run apart")
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
@@ -245,13 +293,13 @@ def _seed(text: str) -> int:
     return seed
 
 
-def _served_already(prefix: str) -> bool:
-    """Whether another IOC answers for `prefix`: a second would start without complaint, and take half the clients."""
+def _served_already(pv: str) -> bool:
+    """Whether another IOC serves `pv`: a second would start without complaint, and take half the clients."""
     from caproto import CaprotoTimeoutError
     from caproto.sync.client import read
 
     try:
-        read(prefix + "Scan:State_RBV", timeout=0.5, repeater=False)
+        read(pv, timeout=0.5, repeater=False)
     except (CaprotoTimeoutError, TimeoutError, OSError):
         return False
     return True
@@ -259,12 +307,15 @@ def _served_already(prefix: str) -> bool:
 
 def run(options: argparse.Namespace) -> int:
     """Run the IOCs with parsed `options` until Ctrl-C or SIGTERM; 1 where the prefix is taken."""
+    if options.part == "board" and options.board is None:
+        print("edgestem: --part board needs --board, the folder of a build by `edgestem fpga build`", file=sys.stderr)
+        return 1
     if options.die_with_parent:  # started on ports of its own
         die_with_parent()
-        if options.part != "detector":
+        if options.part in ("all", "column"):
             port = int(os.environ["EPICS_CA_REPEATER_PORT"])
             threading.Thread(target=repeat, args=(port,), daemon=True).start()
-    elif _served_already(options.prefix):
+    elif _served_already(options.prefix + ("Board:" if options.part == "board" else "Scan:") + "State_RBV"):
         print(f"another IOC serves {options.prefix} already; end it, or choose another --prefix", file=sys.stderr)
         return 1
     logging.basicConfig(format="%(levelname)s %(message)s")
@@ -296,6 +347,10 @@ def run(options: argparse.Namespace) -> int:
             interface=options.interface,
             part=options.part,
             line=options.line,
+            board=options.board,
+            tap=options.tap,
+            protocol=options.protocol,
+            queue=options.queue,
         )
 
     with contextlib.suppress(asyncio.CancelledError):
@@ -309,7 +364,8 @@ def run(options: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of the simulated microscope alone."""
     parser = argparse.ArgumentParser(
-        description="Simulated microscope: scan coils, beam and pixelated detector on Channel Access.",
+        description="Simulated microscope: scan coils, beam, pixelated detector and, with --board, inference board on "
+        "Channel Access.",
         epilog=pv_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

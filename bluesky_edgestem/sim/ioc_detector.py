@@ -8,6 +8,7 @@ from .column import Column
 from .frames import Renderer
 from .ioc_hdf import HDFPluginIOC
 from .records import Paced, Records, RefusedWrite, choice, integer, logger, number, setting, text
+from .stream_tap import StreamTap, TappedSeries
 
 TRIGGER_MODES = ("Internal Series", "Internal Enable", "External Series", "External Enable", "External Gate")
 SIMULATED_MODES = ("Internal Series", "External Series")
@@ -51,6 +52,7 @@ class EigerIOC(Records):
     )
     array_counter, array_counter_rbv = setting(integer, "ArrayCounter", 0, "Frames since this was last set")
     images_counter = integer("NumImagesCounter_RBV", 0, "Frames of this acquisition", read_only=True)
+    sequence_id = integer("SequenceId", 0, "Number of the series since the detector was initialised", read_only=True)
     armed = choice("Armed", "Unarmed", ("Unarmed", "Armed"), "Whether triggers are taken", read_only=True)
     detector_state = choice("DetectorState_RBV", "Idle", DETECTOR_STATES, "What the detector does", read_only=True)
     message = text("StatusMessage_RBV", "", "Why the last write was refused or the acquisition failed", read_only=True)
@@ -63,9 +65,17 @@ class EigerIOC(Records):
     manufacturer = text("Manufacturer_RBV", "bluesky-edgestem", "Maker", read_only=True)
     model = text("Model_RBV", "Simulated pixelated detector", "Model", read_only=True)
 
-    def __init__(self, prefix: str, *, column: Column, renderer: Renderer, plugin: HDFPluginIOC) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        column: Column,
+        renderer: Renderer,
+        plugin: HDFPluginIOC,
+        tap: StreamTap | None = None,
+    ) -> None:
         super().__init__(prefix)
-        self.column, self.renderer, self.plugin = column, renderer, plugin
+        self.column, self.renderer, self.plugin, self.tap = column, renderer, plugin, tap
         self._task: asyncio.Task | None = None
         self._number = 0  # of frames since the IOC started: each has counting noise of its own
         self._total = 0
@@ -113,7 +123,8 @@ class EigerIOC(Records):
     async def _acquire(self) -> None:
         per_trigger, triggers = self.num_images.value, self.num_triggers.value
         frames: asyncio.Queue = asyncio.Queue(BACKLOG)
-        readout = asyncio.create_task(self._read_out(frames))
+        await self.sequence_id.write(self.sequence_id.value + 1)
+        readout = asyncio.create_task(self._read_out(frames, self._tapped()))
         exposed = asyncio.Event()
         left = triggers
 
@@ -170,7 +181,14 @@ class EigerIOC(Records):
         self._number += 1
         await frames.put((asyncio.wrap_future(future), position))
 
-    async def _read_out(self, frames: asyncio.Queue) -> None:
+    def _tapped(self) -> TappedSeries | None:
+        if self.tap is None:
+            return None
+        told = self.size_y, self.size_x, self.bit_depth, self.sequence_id, self.num_triggers, self.num_images
+        ny, nx, bits, number, triggers, each = (int(record.value) for record in told)
+        return TappedSeries(self.tap, number, (ny, nx), bits, triggers, each, float(self.acquire_time.value))
+
+    async def _read_out(self, frames: asyncio.Queue, tapped: TappedSeries | None) -> None:
         """Hand the frames on in the order of their exposures, until a None."""
         n = 0
         while (exposure := await frames.get()) is not None:
@@ -180,5 +198,9 @@ class EigerIOC(Records):
             self._total += 1
             self._counter.put(n)
             self._array_counter.put(self._total)
+            if tapped is not None:
+                tapped.frame(frame)
             if self.array_callbacks.value == "Enable":
                 await self.plugin.take(frame, x, y)
+        if tapped is not None:
+            tapped.end()

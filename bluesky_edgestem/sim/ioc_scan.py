@@ -33,6 +33,19 @@ class ScanCoilsIOC(Records):
         "What the coils do; Aborted and Error last until the next move or flight",
         read_only=True,
     )
+    queue_limit, queue_limit_rbv = setting(
+        integer, "QueueLimit", 0, "Positions that the board may add to the next flight; 0 after it", low=0, high=65536
+    )
+    queue_series, queue_series_rbv = setting(
+        integer, "QueueSeries", 0, "The detector's number of the series of that flight", low=0, high=2**31 - 1
+    )
+    queue_wait, queue_wait_rbv = setting(
+        number, "QueueWait", 0.1, "s", "Wait for what the board still adds after the last position", low=0, high=10
+    )
+    queued = integer("Queued_RBV", 0, "Positions that the board added to the last flight", read_only=True)
+    queue_x = array("QueueX_RBV", MAX_POSITIONS, "nm", "Their x", read_only=True)
+    queue_y = array("QueueY_RBV", MAX_POSITIONS, "nm", "Their y", read_only=True)
+    queue_cause = array("QueueCause_RBV", MAX_POSITIONS, "", "Frame that each is because of, from 0", read_only=True)
     message = text("Message_RBV", "", "Why the last write was refused, or the last flight ended early", read_only=True)
 
     def __init__(self, prefix: str, *, column: Column, scan_range: float = 120.0) -> None:
@@ -42,6 +55,9 @@ class ScanCoilsIOC(Records):
         self._flight: asyncio.Task | None = None
         self._go = asyncio.Event()
         self._go.set()
+        self._positions: list[tuple[float, float]] = []
+        self._causes: list[int] = []  # of those that the board added, which are the last
+        self._asked = asyncio.Event()
         self._index = Paced(self.index)
         self._x, self._y = Paced(self.x_rbv), Paced(self.y_rbv)
 
@@ -116,11 +132,14 @@ class ScanCoilsIOC(Records):
 
     async def _fly(self, positions: np.ndarray) -> None:
         done = 0
+        self._positions, self._causes = [(x, y) for x, y in positions.tolist()], []
         self._index.put(0)
+        await self.queued.write(0)
         await self.state.write("Flying")
         end, why = "Idle", ""
         try:
-            for x, y in positions.tolist():
+            while done < len(self._positions) or await self._more(done):
+                x, y = self._positions[done]
                 if not self._go.is_set():
                     await self.state.write("Paused")
                     await self._go.wait()
@@ -133,16 +152,54 @@ class ScanCoilsIOC(Records):
                 done += 1
                 self._index.put(done)
         except asyncio.CancelledError:
-            end, why = "Aborted", f"aborted after {done} of {len(positions)} positions"
+            end, why = "Aborted", f"aborted after {done} of {len(self._positions)} positions"
         except Exception as error:
-            end, why = "Error", f"stopped after {done} of {len(positions)} positions: {error}"
+            end, why = "Error", f"stopped after {done} of {len(self._positions)} positions: {error}"
         self._go.set()
         await self.pause.write("Go", verify_value=False)
         for paced in (self._x, self._y, self._index):
             await paced.flush()
+        await self._tell_queue(len(positions))
         if why:
             await self.say(why)
         await self.state.write(end)
+
+    async def _more(self, done: int) -> bool:
+        """Whether the board has added positions, once the list is flown; it may still be at the last frames."""
+        if not self.queue_limit.value:
+            return False
+        while done == len(self._positions):
+            self._asked.clear()
+            try:
+                await asyncio.wait_for(self._asked.wait(), self.queue_wait.value)
+            except TimeoutError:
+                return False
+        return True
+
+    async def _tell_queue(self, listed: int) -> None:
+        """Publish what was added, and let nobody add to the next flight unless it is asked for anew."""
+        if self._causes:
+            x, y = np.array(self._positions[listed:]).T
+            await self.queue_x.write(x)
+            await self.queue_y.write(y)
+            await self.queue_cause.write(np.array(self._causes, float))
+        await self.queued.write(len(self._causes))
+        for record in (self.queue_limit, self.queue_limit_rbv):
+            await record.write(0, verify_value=False)
+
+    def request(self, series: int, frame: int, spacing: float) -> None:
+        """The board asks for four positions around that of a frame: those that are new, and that the coils reach."""
+        if not self.flying or series != self.queue_series.value or not 0 <= frame < len(self._positions):
+            return
+        x, y = self._positions[frame]
+        for dx, dy in ((1, 0), (0, 1), (-1, 0), (0, -1)):
+            new = x + dx * spacing, y + dy * spacing
+            near = np.hypot(*(np.array(self._positions) - new).T).min() < spacing / 2
+            if near or max(map(abs, new)) > self.scan_range / 2 or len(self._causes) >= self.queue_limit.value:
+                continue
+            self._positions.append(new)
+            self._causes.append(frame)
+            self._asked.set()
 
     @pause.putter
     async def pause(self, instance, value):

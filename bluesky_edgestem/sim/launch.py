@@ -45,8 +45,10 @@ class MicroscopeProcess:
     ----------
     prefix : str, optional
         Goes before every PV's name; drawn by default, so that two microscopes never share a name.
-    separate_detector : bool
-        Run the detector's IOC in a process of its own, that can be lost while coils and blanker stay.
+    separate_detector, separate_board : bool
+        Run the IOC of detector or inference board in a process of its own, that can be lost while the others stay.
+    stream : str, optional
+        Address of the stream that a separate board takes; by default that of the detector here.
     **options : str or float
         Options of ``edgestem sim`` by name, e.g. ``source="disks"``, ``seed=3``, ``scan_range=120.0``.
 
@@ -56,17 +58,35 @@ class MicroscopeProcess:
     client_env : dict[str, str]
         The EPICS variables that a client needs.
     process : subprocess.Popen
-        Of the coils and the beam, and of the detector too where it has no process of its own.
-    detector_process : subprocess.Popen
+        Of the coils and the beam, and of what has no process of its own.
+    detector_process, board_process : subprocess.Popen
     """
 
     process: subprocess.Popen[str]
     detector_process: subprocess.Popen[str]
+    board_process: subprocess.Popen[str]
 
-    def __init__(self, prefix: str | None = None, *, separate_detector: bool = False, **options: object) -> None:
+    def __init__(
+        self,
+        prefix: str | None = None,
+        *,
+        separate_detector: bool = False,
+        separate_board: bool = False,
+        stream: str = "",
+        **options: object,
+    ) -> None:
         self.prefix = prefix or f"SIM{uuid.uuid4().hex[:8]}:"
-        self._options = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-        self._parts = ("column", "detector") if separate_detector else ("all",)
+        self._parts: tuple[str, ...] = ("column", "detector") if separate_detector else ("all",)
+        own = {}
+        if separate_board:
+            own = {"board": options.pop("board"), "tap": stream}
+            if not stream:
+                options["tap"] = own["tap"] = f"tcp://127.0.0.1:{_free_port()}"
+            self._parts += ("board",)
+        self._options = {
+            part: [f"--{name.replace('_', '-')}={value}" for name, value in of.items()]
+            for part, of in ((part, {**options, **(own if part == "board" else {})}) for part in self._parts)
+        }
         # A server each: two on one UDP port of the loopback address would take each other's searches.
         self._ports = [_free_port() for _ in self._parts]
         self.client_env = {
@@ -87,17 +107,19 @@ class MicroscopeProcess:
             A process ended, or was not ready in time.
         """
         self._folder = tempfile.TemporaryDirectory()
-        line = Path(self._folder.name) / "trigger"
+        folder = Path(self._folder.name)
         try:
             for part, port in zip(self._parts, self._ports, strict=True):
-                self._processes.append(self._start(part, port, line))
+                self._processes.append(self._start(part, port, folder))
         except BaseException:
             self.stop()
             raise
-        self.process, self.detector_process = self._processes[0], self._processes[-1]
+        by_part = dict(zip(self._parts, self._processes, strict=True))
+        self.process = self._processes[0]
+        self.detector_process, self.board_process = (by_part.get(p, self.process) for p in ("detector", "board"))
         return self
 
-    def _start(self, part: str, port: int, line: Path) -> subprocess.Popen[str]:
+    def _start(self, part: str, port: int, folder: Path) -> subprocess.Popen[str]:
         env = {
             **os.environ,
             **self.client_env,
@@ -108,7 +130,15 @@ class MicroscopeProcess:
             "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
         }
         command = [sys.executable, "-m", f"{__package__}.ioc", "--prefix", self.prefix, "--die-with-parent"]
-        command += ["--part", part, "--line", str(line), *self._options]
+        command += [
+            "--part",
+            part,
+            "--line",
+            str(folder / "trigger"),
+            "--queue",
+            str(folder / "queue"),
+            *self._options[part],
+        ]
         # A Ctrl-C in the terminal is for the one that started it, who then ends it in order.
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert process.stdout is not None

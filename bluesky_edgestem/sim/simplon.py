@@ -19,6 +19,7 @@ from .simplon_detector import Detector
 from .simplon_faults import Faults
 from .simplon_frames import SOURCES, DrawnFrames, FileFrames, Frames, draw
 from .simplon_rest import RestServer
+from .stream_tap import StreamTap
 
 PORTS = {"v1": 9999, "v2": 31001}
 
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     sends.add_argument("--protocol", choices=tuple(PORTS), default="v1", help="of the stream (%(default)s)")
     sends.add_argument("--channels", type=COUNT, default=1, help="thresholds, in stream v2 (%(default)s)")
     sends.add_argument("--port", type=PORT, help="of the stream; 0: a free one (9999 for v1, 31001 for v2)")
+    sends.add_argument("--tap-port", type=PORT, help="of a copy of the stream for an inference board; 0: a free one")
     sends.add_argument("--api-port", type=PORT, default=8080, help="of REST; 0: a free one (%(default)s)")
     sends.add_argument("--api-version", choices=VERSIONS, default="1.8.0", help="of SIMPLON (%(default)s)")
     sends.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
@@ -125,6 +127,7 @@ def make_detector(options: argparse.Namespace) -> Detector:
         automatic=not options.manual,
         lossy=options.lossy,
         buffer=options.buffer,
+        tap=None if options.tap_port is None else StreamTap(f"tcp://{options.interface}:{options.tap_port}"),
     )
     detector.put("detector", "ntrigger", options.frames or (len(frames) if options.file is not None else 1000))
     return detector
@@ -151,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(
         f"{READY} stream tcp://{options.interface}:{detector.port} REST http://{options.interface}:{server.port} "
-        f"{os.getpid()}",
+        f"{os.getpid()}" + ("" if detector.tap is None else f" tap {detector.tap.address}"),
         flush=True,
     )
     ended.wait()

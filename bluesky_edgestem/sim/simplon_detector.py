@@ -16,6 +16,7 @@ from .simplon_frames import Frames, recoded
 from .simplon_messages import Messages as Protocol
 from .simplon_messages import MessagesV1, MessagesV2
 from .simplon_outbox import send
+from .stream_tap import StreamTap
 
 BURST = 16
 """Frames that are sent at once where nothing is waited for between them."""
@@ -51,6 +52,8 @@ class Detector:
         Frames that find no room in the detector's memory are lost, as in a real one; else it waits.
     buffer : int
         Messages that its memory holds.
+    tap : StreamTap, optional
+        Gets a copy of all that is sent; closed with the detector.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Detector:
         automatic: bool = True,
         lossy: bool = False,
         buffer: int = 1000,
+        tap: StreamTap | None = None,
     ) -> None:
         if channels > 1 and protocol == "v1":
             raise ValueError(f"channels is {channels}; stream v1 has 1")
@@ -78,7 +82,7 @@ class Detector:
             "stream": stream_config(version, protocol),
             "filewriter": filewriter_config(),
         }
-        self._rate, self._automatic, self._lossy = rate, automatic, lossy
+        self._rate, self._automatic, self._lossy, self.tap = rate, automatic, lossy, tap
         self._change = threading.Condition()
         self.state, self.series, self.dropped = "idle", 0, 0
         self._pulses = self._done = 0
@@ -213,6 +217,8 @@ class Detector:
             self._change.notify_all()
         self._thread.join()
         self._context.destroy(0)
+        if self.tap is not None:
+            self.tap.close()
 
     def _run(self) -> None:
         while True:
@@ -304,6 +310,8 @@ class Detector:
 
     def _send(self, outgoing: list[list[bytes]], *, frames: bool = False, even_if_stopped: bool = False) -> None:
         messages, done = Messages.of(outgoing), 0
+        if self.tap is not None:
+            self.tap.send(messages)
         while (done := send(self._socket, messages, done)) < len(messages):
             if frames and self._lossy:
                 self.dropped += 1

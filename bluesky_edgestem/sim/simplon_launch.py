@@ -31,9 +31,12 @@ class SimplonProcess:
         Of the stream.
     port, api_port : int
         Of the stream and of REST.
+    tap : str
+        Address of the stream's copy, with ``tap_port=0``; else "".
     """
 
     address: str
+    tap: str
     port: int
     api_port: int
 
@@ -58,6 +61,7 @@ class SimplonProcess:
             if said.startswith(READY):
                 words = said.split()
                 self.address = words[2]
+                self.tap = words[-1] if words[-2] == "tap" else ""
                 self.port, self.api_port = (int(word.rsplit(":", 1)[1]) for word in (words[2], words[4]))
                 return self
             if not said:

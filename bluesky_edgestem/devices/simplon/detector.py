@@ -19,10 +19,10 @@ from ophyd import Device
 from ...stream.nexus import Context
 from ...stream.receiver import Receiver
 from ..scan_coils import as_positions
-from ..statuses import LostConnection, NamedStatus
+from ..statuses import LostConnection, NamedStatus, in_thread
 from .documents import SeriesDocuments
 from .outcome import SeriesOutcome
-from .parameters import DetectorConfig, RestSignal, in_thread
+from .parameters import DetectorConfig, RestSignal
 from .rest import ARM_TIMEOUT, DetectorRefused, Simplon
 from .series import ARMED, ArmedSeries, disarm
 
@@ -235,8 +235,16 @@ class SimplonDetector(Device):
 
         return in_thread(f"prepare {frames} frames", work)
 
-    def prepare_at(self, positions: np.ndarray) -> NamedStatus:
-        """Get ready for a flight over `positions` (n, 2) [nm]."""
+    def prepare_at(self, positions: np.ndarray, more: int = 0) -> NamedStatus:
+        """Get ready for a flight over `positions` (n, 2) [nm].
+
+        Raises
+        ------
+        ValueError
+            There may be `more` than are known: no readback of the coils comes with a frame.
+        """
+        if more:
+            raise ValueError(f"{self.name} needs all positions beforehand: an inference board cannot add to its flight")
         return self.prepare(positions if self._documents.positions else len(positions))
 
     def kickoff(self) -> NamedStatus:
@@ -306,6 +314,11 @@ class SimplonDetector(Device):
         error = status.exception()
         if error is not None and self._flight is not None:
             self._flight.fail(error)  # type: ignore[arg-type]
+
+    @property
+    def series_number(self) -> int:
+        """The detector's number of the series that it was last armed for; 0 before the first."""
+        return 0 if self._series is None else self._series.number
 
     @property
     def flying(self) -> bool:

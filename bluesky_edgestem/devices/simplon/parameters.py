@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import Device, Signal
 from ophyd.utils import LimitError
 
-from ..statuses import NamedStatus
+from ..statuses import NamedStatus, in_thread
 from .rest import DetectorRefused, Simplon
 
 ROUNDING = 1e-3
 """Relative difference between what was set and what is read back that is none: detectors count time in ticks."""
-
-
-def in_thread(what: str, do: Callable[[], object]) -> NamedStatus:
-    """`do` in a thread of its own: done when it returns, failed with what it raises."""
-    status = NamedStatus(what)
-
-    def work() -> None:
-        try:
-            do()
-        except Exception as error:
-            status.fail(error)
-        else:
-            status.finish()
-
-    threading.Thread(target=work, name=what, daemon=True).start()
-    return status
 
 
 class RestSignal(Signal):

@@ -1,9 +1,13 @@
-"""Students of random whole numbers: all that the board's forms have to agree on, without training."""
+"""Students of random whole numbers, and builds of them: an inference board without training."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.fpga import golden
+from bluesky_edgestem.fpga import student as student_module
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.student import OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, Layer, Student
 
@@ -46,3 +50,18 @@ def make_student():
 def make_frames():
     """Function that gives frames of all kinds, for a front end."""
     return some_frames
+
+
+@pytest.fixture
+def make_build():
+    """Function that writes the folder of a build, and gives its student: what a board's IOC loads."""
+
+    def write(folder, frontend: Frontend, seed: int = 0) -> Student:
+        # Known as long as its standard deviation is below 1: some of its random results are, some are not.
+        student = replace(random_student(frontend, seed=seed), card={"strain_sd": 1.0})
+        frames = some_frames(frontend, 3)
+        student.save(folder / student_module.NAME)
+        golden.GoldenFrames(student.hash, frames, *student.outputs(frames)).save(folder / golden.NAME)
+        return student
+
+    return write

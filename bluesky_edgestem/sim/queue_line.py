@@ -1,0 +1,52 @@
+"""The line from the inference board to the scan coils, on which it asks for more positions; nothing else is on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+Request = Callable[[int, int, float], None]
+"""Called with the detector's number of a series, a frame in it, and the distance [nm] of the positions around it."""
+
+
+class QueueLine:
+    """The board's end. What nobody listens to is lost, as on a real line.
+
+    Parameters
+    ----------
+    path : Path
+        Unix socket of the coils' end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+
+    def ask(self, series: int, frame: int, spacing: float) -> None:
+        """Ask for four positions around that of a frame."""
+        with contextlib.suppress(OSError):
+            self._socket.sendto(json.dumps([series, frame, spacing]).encode(), self._path)
+
+    def close(self) -> None:
+        """Leave the line."""
+        self._socket.close()
+
+
+async def take_requests(path: Path, request: Request) -> asyncio.DatagramTransport:
+    """The coils' end, at the Unix socket `path`: `request` is called with each that comes, until it is closed."""
+
+    class Requests(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: object) -> None:
+            request(*json.loads(data))
+
+    path.unlink(missing_ok=True)
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    line.bind(str(path))
+    line.setblocking(False)
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Requests, sock=line)
+    return transport

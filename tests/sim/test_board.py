@@ -1,0 +1,129 @@
+"""The inside of the simulated board, on a stream of its own."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from bluesky_edgestem.fpga import golden, results, student
+from bluesky_edgestem.fpga.frontend import Frontend
+from bluesky_edgestem.sim.board import Board, Model
+from bluesky_edgestem.sim.simplon_messages import MessagesV1
+from bluesky_edgestem.sim.stream_tap import StreamTap, TappedSeries
+from bluesky_edgestem.stream.encoding import compress
+from bluesky_edgestem.stream.messages import Messages
+
+FRONTEND = Frontend(48, pixel_bits=16)
+
+
+@pytest.fixture
+def tap():
+    made = StreamTap()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def board(tmp_path, tap, make_build):
+    make_build(tmp_path, FRONTEND)
+    made = Board(Model.load(tmp_path), tap.address)
+    made.start()
+    until(lambda: made.connected)
+    yield made
+    made.stop()
+
+
+def until(condition, seconds=10.0):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def series(tap, images, number=1, **changed):
+    settings = {"shape": images[0].shape, "bits": 16, "triggers": len(images), "each": 1, "exposure": 1e-3, **changed}
+    stream = TappedSeries(tap, number, **settings)
+    for image in images:
+        stream.frame(image)
+    stream.end()
+    return stream
+
+
+def test_each_frame_has_the_result_that_the_student_gives(tap, board, make_frames):
+    frames = make_frames(FRONTEND, 30)
+    board.electrons = 3e6
+    series(tap, frames, 5)
+    until(lambda: board.counts.results_out == len(frames))
+    own = board.model.student
+    shift = own.frontend.shift_for(3e6, own.brightest)
+    assert shift > 0
+    expected = results.rows(5, np.arange(len(frames)), 3e6, own.described(*own.outputs(frames, shift)))
+    np.testing.assert_array_equal(board.latest, expected)
+    until(lambda: board.counts.frames_in == len(frames))
+    assert (board.counts.dropped, board.counts.refused) == (0, 0)
+    assert board.counts.latency.sum() == len(frames)
+
+
+@pytest.mark.parametrize(("side", "told"), [(40, "the frame was too short"), (64, "the frame was too long")])
+def test_frames_of_another_size_have_results_that_say_so(tap, board, side, told):
+    series(tap, np.ones((3, side, side), np.uint16))
+    until(lambda: board.counts.results_out == 3)
+    found = results.descriptors(board.latest, ("MoS2", "WS2"))
+    assert list(found.flagged) == [told] * 3
+    assert not found.strain.any()
+
+
+def test_frames_that_never_came_and_damaged_ones_are_counted(tap, board, make_frames):
+    frames = make_frames(FRONTEND, 3)[:10]
+    stream = TappedSeries(tap, 1, (48, 48), 16, 12, 1, 1e-3)
+    for k, frame in enumerate(frames):
+        if k in (2, 3):
+            stream.sent += 1
+        elif k == 6:
+            chunk = compress(frame)
+            damaged = chunk._replace(data=chunk.data[:-20])
+            tap.send(Messages.of([MessagesV1().frame(1, 6, [damaged], 0.0, 1e-3)]))
+            stream.sent += 1
+        else:
+            stream.frame(frame)
+    stream.end()
+    until(lambda: board.counts.frames_in == 8)
+    assert (board.counts.results_out, board.counts.dropped, board.counts.refused) == (7, 2, 1)
+    assert "allowed is what its block lengths add up to" in board.counts.refusal
+    assert board.latest[:, 1].tolist() == [0, 1, 4, 5, 7, 8, 9]
+
+
+def test_to_run_again_begins_anew(tap, board, make_frames):
+    series(tap, make_frames(FRONTEND, 2))
+    until(lambda: board.counts.results_out == 10)
+    board.start()
+    assert (board.counts.results_out, len(board.latest)) == (0, 0)
+    until(lambda: board.connected)
+    series(tap, make_frames(FRONTEND, 1)[:4], 2)
+    until(lambda: board.counts.results_out == 4)
+
+
+def test_a_tap_that_nobody_listens_to_holds_nothing_up(make_frames):
+    tap = StreamTap(buffer=1)
+    began = time.monotonic()
+    series(tap, np.concatenate([make_frames(FRONTEND, 100)] * 4))
+    assert time.monotonic() - began < 20  # it would wait for ever
+    tap.close()
+
+
+def test_golden_frames_that_are_altered_or_missing_fail_the_test(tmp_path, make_build):
+    make_build(tmp_path, FRONTEND)
+    assert Model.load(tmp_path).test() == ""
+    data = bytearray((tmp_path / golden.NAME).read_bytes())
+    data[-5] ^= 1
+    (tmp_path / golden.NAME).write_bytes(data)
+    assert "cut short or altered" in Model.load(tmp_path).test()
+    (tmp_path / golden.NAME).unlink()
+    assert "No such file" in Model.load(tmp_path).test()
+
+
+def test_a_folder_that_is_no_build_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=rf"{student.NAME}: No such file.*build the board anew"):
+        Model.load(tmp_path)
