@@ -20,6 +20,7 @@ from ..analysis.optics import Optics
 from ..analysis.scattering import FIRST_ORDER
 from . import golden, report
 from .frontend import CORE, Frontend
+from .rule import Rule
 from .student import NAME as STUDENT
 from .student import OUTPUT_FRACTION, Student
 from .teaching import Domain, Lessons
@@ -205,7 +206,8 @@ def verify(
     def simulate() -> None:
         simulation = Simulation(verilog, stream)
         packets = list(frames.reshape(len(frames), -1))
-        plain = simulation.send(packets)
+        rule = Rule.of(student, "exx", -0.01, 0.01, inside=False)
+        plain = simulation.send(packets, rule=rule)
         compare("Verilog, frames back to back", plain.words)
         few = max(1, len(frames) // 10)
         name, shift = "Verilog, gaps, stalls, shifted", 2
@@ -214,6 +216,9 @@ def verify(
         stage(f"{name}: {agreement[name].words} words differ, {few} frames")
         labels = np.stack([plain.number, plain.status], 1) - np.stack([np.arange(len(frames)), status], 1)
         agreement["Verilog, frame numbers and status"] = Mismatches.between(0 * labels, labels)
+        agreement["Verilog, rule"] = Mismatches.between(
+            *(h[:, None].astype(int) for h in (rule(words, status), plain.holds))
+        )
         out["cycles"] = {
             "latency": int(plain.latency.max()),
             "tail_latency": int(plain.tail_latency.max()),

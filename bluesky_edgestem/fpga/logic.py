@@ -20,7 +20,7 @@ from alkaid.types import CombLogic
 from .frontend import ATTENUATION, CORE
 from .student import OUTPUT_BITS, OUTPUTS, Layer, Student
 
-MODULES = ("frame_gate.sv", "binner.sv", "matched_filters.sv", "divider.sv")
+MODULES = ("frame_gate.sv", "binner.sv", "matched_filters.sv", "divider.sv", "rule.sv")
 ADDERS = ("shift_adder.v", "negative.v", "mux.v", "binop.v", "multiplier.v", "ternary_adder.v")
 TOP = "inference_board"
 STAGES = 3
@@ -214,6 +214,12 @@ module {TOP} (
     input logic clk,
     input logic rst,
     input logic [2:0] shift,  // bins are divided by two to the power of it; steady while frames arrive
+    input logic rule_enabled,  // bit 2 of a result's status: whether the rule holds for it
+    input logic rule_inside,
+    input logic [3:0] rule_selected,
+    input logic signed [{OUTPUT_BITS - 1}:0] rule_low,
+    input logic signed [{OUTPUT_BITS - 1}:0] rule_high,
+    input logic signed [{OUTPUT_BITS - 1}:0] rule_most_log_sd,
     input logic [{pixels_a_clock * frontend.pixel_bits - 1}:0] s_axis_tdata,
     input logic s_axis_tvalid,
     input logic s_axis_tlast,
@@ -288,7 +294,11 @@ module {TOP} (
   logic [1:0] last_status;
   assign last_status = status[{depth - 1}];
   assign m_axis_tvalid = full[{depth - 1}];
-  assign m_axis_tdata = {{6'd0, last_status, number[{depth - 1}],
+  logic holds;
+  rule #(.WORDS({len(OUTPUTS)}), .BITS({OUTPUT_BITS}), .LOG_SD({OUTPUTS.index("log_sd")})) edge_rule (
+      .enabled(rule_enabled), .holds_inside(rule_inside), .selected(rule_selected), .low(rule_low), .high(rule_high),
+      .most_log_sd(rule_most_log_sd), .words(words{last}), .status(last_status), .holds);
+  assign m_axis_tdata = {{5'd0, holds, last_status, number[{depth - 1}],
       last_status == 1 || last_status == 2 ? {words}'d0 : words{last}}};
 endmodule
 """

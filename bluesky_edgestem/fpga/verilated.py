@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .logic import Stream
+from .rule import Rule
 from .student import OUTPUTS
 
 
@@ -65,6 +66,7 @@ class Results:
     words: np.ndarray  #: (n, 9) int64
     number: np.ndarray  #: (n,) of the frame
     status: np.ndarray  #: (n,) see `student.STATUS`
+    holds: np.ndarray  #: (n,) bool, whether the rule holds for it
     first: np.ndarray  #: (n,) clock at which the packet's first beat was accepted
     last: np.ndarray  #: (n,) and its last
     taken: np.ndarray  #: (n,) clock at which the result was taken
@@ -118,6 +120,7 @@ class Simulation:
         seed: int = 0,
         reset_after: int = 0,
         shift: int = 0,
+        rule: Rule | None = None,
     ) -> Results:
         """Send packets of pixels and take the results.
 
@@ -134,6 +137,8 @@ class Simulation:
             Beats after which the board is reset, once; 0 for never.
         shift : int
             What the board divides bins by, as a power of two.
+        rule : Rule, optional
+            That the board evaluates.
         """
         dtype = np.dtype(f"<u{self.stream.pixel_bits // 8}")
         with tempfile.TemporaryDirectory() as place:
@@ -147,6 +152,14 @@ class Simulation:
                     file.write(np.uint32(beats).tobytes() + data)
             in_thousand = [f"{1000 * share:.0f}" for share in (gaps, stalls)]
             settings = [*in_thousand, str(seed), str(reset_after), str(shift)]
+            if rule is None:
+                settings += ["0"] * 6
+            else:
+                settings += [
+                    "1",
+                    str(int(rule.inside)),
+                    *map(str, (rule.output, rule.low, rule.high, rule.most_log_sd)),
+                ]
             run([self.folder / "simulator/test_bench", sent, left, *settings], self.folder, "test_bench.log")
             raw = np.fromfile(left, np.uint8).reshape(-1, self._result_bytes + 24)
         body, clocks = raw[:, :-24], raw[:, -24:].copy().view("<u8").astype(np.int64)
@@ -154,6 +167,7 @@ class Simulation:
         return Results(
             body[:, :size].copy().view("<i2").astype(np.int64),
             body[:, size : size + 4].copy().view("<u4")[:, 0].astype(np.int64),
-            body[:, size + 4].astype(np.int64),
+            body[:, size + 4].astype(np.int64) & 3,
+            body[:, size + 4] & 4 > 0,
             *clocks.T,
         )

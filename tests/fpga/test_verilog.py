@@ -8,6 +8,7 @@ import pytest
 from bluesky_edgestem.fpga import area, logic
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.icarus import simulate as by_icarus
+from bluesky_edgestem.fpga.rule import Rule
 from bluesky_edgestem.fpga.student import Student
 from bluesky_edgestem.fpga.verilated import Simulation, ToolMissing, tool
 
@@ -40,6 +41,24 @@ def test_the_board_is_the_student_bit_for_bit_whatever_the_streams_do(board, gap
     if gaps == stalls == 0:
         assert set(left.latency) == {288 + TAIL}  # 2304 pixels, 8 a clock
         assert set(np.diff(left.taken)) == {288}  # frames follow each other without a clock between
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("output", range(9))
+def test_the_rule_is_that_of_the_whole_numbers(board, output, inside, make_frames):
+    student, simulation = board
+    frames = make_frames(student.frontend, 12)
+    flat = frames.reshape(len(frames), -1)
+    words, status = student.outputs(frames)
+    low, high = np.quantile(words[:, output], [0.3, 0.7]).astype(int).tolist()
+    sd = words[:, 7]
+    rule = Rule(output, low, high, inside, int(np.median(sd)))
+    left = simulation.send([*flat, flat[20][:800]], 0.2, 0.4, seed=2, rule=rule)
+    expected = rule(words, status)
+    assert np.array_equal(left.holds[:-1], expected)
+    assert 0 < expected.sum() < len(frames) - (sd > rule.most_log_sd).sum()
+    assert not left.holds[-1] and left.status[-1] == 1  # a frame that is too short
+    assert not simulation.send(list(flat)).holds.any()  # nor without a rule
 
 
 def test_frames_too_short_and_too_long_are_told_and_spoil_no_other(board, make_frames):

@@ -14,7 +14,8 @@ module icarus_bench;
   integer at = 0, taken = 0, clocks = 0;
 
   inference_board board (
-      .clk, .rst, .shift(3'd0), .s_axis_tdata(data), .s_axis_tvalid(valid), .s_axis_tlast(last), .s_axis_tready(ready),
+      .clk, .rst, .shift(3'd0), .rule_enabled(1'b0), .rule_inside(1'b0), .rule_selected(4'd0),
+      .rule_low(16'sd0), .rule_high(16'sd0), .rule_most_log_sd(16'sd0), .s_axis_tdata(data), .s_axis_tvalid(valid), .s_axis_tlast(last), .s_axis_tready(ready),
       .m_axis_tdata(result), .m_axis_tvalid(result_valid), .m_axis_tready(1'b1));
 
   assign {last, data} = beats[at < BEATS * FRAMES ? at : BEATS * FRAMES - 1];

@@ -9,7 +9,7 @@ module rule #(
     parameter int SELECT = 4
 ) (
     input logic enabled,
-    input logic inside,
+    input logic holds_inside,
     input logic [SELECT-1:0] selected,
     input logic signed [BITS-1:0] low,
     input logic signed [BITS-1:0] high,
@@ -21,5 +21,5 @@ module rule #(
   logic signed [BITS-1:0] value, log_sd;
   assign value = $signed(words[selected*BITS+:BITS]);
   assign log_sd = $signed(words[LOG_SD*BITS+:BITS]);
-  assign holds = enabled && status == 0 && log_sd <= most_log_sd && ((value >= low && value <= high) == inside);
+  assign holds = enabled && status == 0 && log_sd <= most_log_sd && ((value >= low && value <= high) == holds_inside);
 endmodule

@@ -1,6 +1,6 @@
 // Drives a board's streams clock by clock, and writes down what leaves, and when.
 //
-//   test_bench PACKETS RESULTS GAPS STALLS SEED RESET_AT SHIFT
+//   test_bench PACKETS RESULTS GAPS STALLS SEED RESET_AT SHIFT ENABLED INSIDE SELECTED LOW HIGH MOST_LOG_SD
 //
 // PACKETS holds, for each, the number of beats (uint32) and the beats' bytes; the last beat of a packet carries tlast. A
 // clock in GAPS of 1000 has no beat, one in STALLS of 1000 does not take a result. After RESET_AT accepted beats, if not
@@ -37,7 +37,7 @@ std::vector<std::vector<uint8_t>> read_packets(const char* path, size_t beat_byt
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 8) { std::fprintf(stderr, "PACKETS RESULTS GAPS STALLS SEED RESET_AT SHIFT\n"); return 2; }
+    if (argc != 14) { std::fprintf(stderr, "wants 13 arguments, see its source\n"); return 2; }
     const size_t beat_bytes = BEAT_BYTES, result_bytes = RESULT_BYTES;
     const auto packets = read_packets(argv[1], beat_bytes);
     FILE* results = std::fopen(argv[2], "wb");
@@ -49,6 +49,12 @@ int main(int argc, char** argv) {
     VerilatedContext context;
     Vinference_board board{&context};
     board.shift = std::atoi(argv[7]);
+    board.rule_enabled = std::atoi(argv[8]);
+    board.rule_inside = std::atoi(argv[9]);
+    board.rule_selected = std::atoi(argv[10]);
+    board.rule_low = std::atoi(argv[11]);
+    board.rule_high = std::atoi(argv[12]);
+    board.rule_most_log_sd = std::atoi(argv[13]);
     uint64_t clock = 0, accepted = 0;
     size_t packet = 0, beat = 0, taken = 0;
     std::deque<Times> flying;
