@@ -14,6 +14,7 @@ import numpy as np
 from event_model import DataKey
 from ophyd import Component as Cpt
 from ophyd import Device
+from ophyd.device import DEFAULT_CONNECTION_TIMEOUT
 
 from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
@@ -109,7 +110,21 @@ class InferenceBoard(Device):
         self._change = threading.Condition()
         self._rows: dict[tuple[int, int], np.ndarray] = {}
         self._flights: list[tuple[int, int, float]] = []  # index of the first frame, series, electrons
+        self._last: dict[int, int] = {}  # frame of the latest result of each series
         self._silent = False
+
+    def wait_for_connection(self, all_signals: bool = False, timeout: Any = DEFAULT_CONNECTION_TIMEOUT) -> None:
+        """Wait until every PV answers.
+
+        Raises
+        ------
+        TimeoutError
+            Some, or all, do not; it names the first of them.
+        """
+        try:
+            super().wait_for_connection(all_signals=all_signals, timeout=timeout)
+        except TimeoutError as error:
+            raise TimeoutError(what_is_missing(self) or str(error)) from None
 
     def load(self, folder: str | Path) -> None:
         """Have the board load a build, unless it has it.
@@ -129,7 +144,8 @@ class InferenceBoard(Device):
             raise ValueError(f"{folder} holds student {wanted}; the board says that it has loaded {loaded}")
 
     def check_optics(self, optics: Optics) -> None:
-        """Raise ValueError where the board was built for other optics."""
+        """Raise ValueError where the board was built for other optics, TimeoutError where there is none."""
+        self.wait_for_connection(timeout=self.run.connection_timeout)
         for signal, what, asked, unit in (
             (self.energy, "energy_keV", optics.energy_keV, "keV"),
             (self.semiangle, "semiangle_mrad", optics.semiangle_mrad, "mrad"),
@@ -150,20 +166,18 @@ class InferenceBoard(Device):
         return in_thread(f"stage {self.name}", self._get_ready)
 
     def _get_ready(self) -> None:
-        try:
-            self.wait_for_connection(timeout=self.run.connection_timeout)
-        except TimeoutError:
-            raise TimeoutError(what_is_missing(self) or f"no answer from {self.prefix}") from None
+        self.wait_for_connection(timeout=self.run.connection_timeout)
         self.run.set("Stopped").wait()
         self.rule.set("Off").wait()
         self._test()
         with self._change:
             self._rows.clear()
             self._flights.clear()
+            self._last.clear()
             self._silent = False
         self.run.set("Running").wait()
         self.latest.subscribe(self._take, run=False)
-        if self._microscope is not None:
+        if self._microscope is not None and self.expect not in self._microscope.before_flight:
             self._microscope.before_flight.append(self.expect)
 
     def _test(self) -> None:
@@ -244,6 +258,7 @@ class InferenceBoard(Device):
         self.electrons.set(electrons).wait()
         with self._change:
             self._flights.append((first, series, electrons))
+            self._silent = False  # it has just answered
 
     def _take(self, value: Any, **_: Any) -> None:
         """A monitor of the latest results, most of them known."""
@@ -256,7 +271,8 @@ class InferenceBoard(Device):
                 key = int(row[SERIES]), int(row[FRAME])
                 if key in self._rows:
                     break
-                self._rows[key] = row
+                self._rows[key] = row.copy()  # not a view, which would keep all of the monitor
+                self._last[key[0]] = max(self._last.get(key[0], -1), key[1])
             while len(self._rows) > KEPT:
                 del self._rows[next(iter(self._rows))]
             if self._silent and len(rows):
@@ -267,7 +283,8 @@ class InferenceBoard(Device):
     def results(self, numbers: Sequence[int]) -> tuple[FeatureDescriptors, np.ndarray]:
         """What the board made of frames, by their index since `stage`.
 
-        It waits for `PATIENCE` at most, and not at all while the board is silent.
+        It waits for `PATIENCE` at most, and not at all while the board is silent, nor for a frame that the board must
+        have missed: results come in the order of the frames.
 
         Parameters
         ----------
@@ -283,15 +300,17 @@ class InferenceBoard(Device):
         """
         with self._change:
             keys = [self._key(number) for number in numbers]
-            wanted = [key for key in keys if key is not None]
-            if not self._silent and wanted:
-                there = self._change.wait_for(lambda: all(key in self._rows for key in wanted), PATIENCE)
-                if not there:
-                    self._silent = True
-                    log.warning(
-                        "%s has given no result for frame %d within %g s; its fallback reads on until it answers",
-                        self.name, next(n for n, k in zip(numbers, keys, strict=True) if k not in self._rows), PATIENCE,
-                    )  # fmt: skip
+
+            def missing() -> list[int]:
+                of = zip(numbers, keys, strict=True)
+                return [number for number, key in of if key is not None and not self._settled(key)]
+
+            if not self._silent and not self._change.wait_for(lambda: not missing(), PATIENCE):
+                self._silent = True
+                log.warning(
+                    "%s has given no result for frame %d within %g s; its fallback reads on until it answers",
+                    *(self.name, missing()[0], PATIENCE),
+                )
             rows = [None if key is None else self._trusted(key) for key in keys]
         came = np.array([row is not None for row in rows], bool)
         told = np.array([row for row in rows if row is not None]).reshape(-1, len(COLUMNS))
@@ -305,6 +324,10 @@ class InferenceBoard(Device):
             return None
         first, series, _ = self._flights[flight]
         return series, number - first
+
+    def _settled(self, key: tuple[int, int]) -> bool:
+        """Whether the board has read a frame, or has gone past it."""
+        return key in self._rows or self._last.get(key[0], -1) > key[1]
 
     def _trusted(self, key: tuple[int, int]) -> np.ndarray | None:
         """A row, unless the board was set for other numbers of electrons when it made it."""

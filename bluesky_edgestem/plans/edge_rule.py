@@ -81,7 +81,7 @@ def added_stream() -> DerivedStream:
     )
 
 
-def set_rule(microscope: Microscope, board: InferenceBoard, rule: EdgeRule) -> MsgGenerator[None]:
+def set_rule(board: InferenceBoard, rule: EdgeRule) -> MsgGenerator[None]:
     """Have the board follow a rule, and the coils take what it adds, in all flights until the board is unstaged."""
     yield from bps.mv(
         board.rule_low, rule.low, board.rule_high, rule.high, board.rule_side, "Inside" if rule.inside else "Outside",

@@ -151,7 +151,7 @@ class Survey:
             yield from declare(all_maps)
             if rule is not None:
                 yield from declare([added])
-                yield from set_rule(microscope, boards[0], rule)
+                yield from set_rule(boards[0], rule)
             flight = fly_positions(microscope, positions, max_dose=self.max_dose)
             first, _ = yield from _collect_along(flight, microscope, [callback.stream for callback in scanning])
             if rule is not None:

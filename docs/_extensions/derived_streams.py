@@ -17,6 +17,7 @@ from bluesky_edgestem.callbacks.recommender import Recommender
 from bluesky_edgestem.callbacks.strain_stream import strain_stream
 from bluesky_edgestem.geometry import FieldOfView
 from bluesky_edgestem.plans.calibration import rotation_stream
+from bluesky_edgestem.plans.edge_rule import added_stream
 
 # What the callbacks work with does not change their columns, except the shape of the map.
 NOTHING: Any = None
@@ -26,6 +27,7 @@ STREAMS = (
     (Recommender(EnergyMap(FieldOfView.centred(100.0), 0.01, 1.0)).stream, "one event for each batch"),
     (Imaging().stream, "one event for each 256 frames, where `imaging=` is given"),
     (strain_stream(), "one event for each 256 frames, where `strain=` is given, or in the run of an analysis"),
+    (added_stream(), "one event for each position that an inference board added, where `rule=` is given"),
     (rotation_stream(), "one event at the end of `calibrate_rotation`"),
 )
 
