@@ -2,15 +2,13 @@
 
 The first part is `edgestem fpga build` with its defaults: 48 x 48 pixels of 16 bits, eight a clock. The second puts the
 student behind 48 x 48 pixels of 8 bits, and frames of 96 x 96 and 192 x 192 pixels that are binned on the fly.
-The third times single frames on this CPU, and the fixed-point model on many; the last sends a detector's stream through
-the board's soft-IOC.
+The third times single frames on this CPU, and the fixed-point model on many.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from dataclasses import replace
@@ -25,8 +23,6 @@ from bluesky_edgestem.fpga import build, logic
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.student import Student
 from bluesky_edgestem.fpga.verilated import Simulation
-from bluesky_edgestem.sim.launch import MicroscopeProcess
-from bluesky_edgestem.sim.simplon_launch import SimplonProcess
 
 #: Pixels along each side, pixels binned along each axis, bits of a pixel, pixels a clock.
 DETECTORS = ((48, 1, 8, 8), (96, 2, 16, 16), (192, 4, 16, 8), (192, 4, 16, 16))
@@ -82,39 +78,6 @@ def cpu(student: Student) -> dict:
     }
 
 
-def through_ioc(build: Path, n_pixels: int, rate: float, seconds: float = 5.0) -> dict:
-    """A simulated detector's stream through the board's IOC, each in a process of its own, this one the client."""
-    with (
-        SimplonProcess(pixels=n_pixels, rate=rate, frames=int(rate * seconds), buffer=100_000) as detector,
-        MicroscopeProcess(
-            board=build, separate_board=True, stream=detector.address, source="disks", pixels=n_pixels
-        ) as microscope,
-    ):
-        os.environ.update(microscope.client_env)  # before the first channel of this process
-        from bluesky_edgestem.devices.board import InferenceBoard
-
-        board = InferenceBoard(f"{microscope.prefix}Board:", name="board")
-        board.stage().wait(30)
-        board.expect(1, 0, 1e4)
-        wanted = int(rate * seconds)
-        detector.put("detector/config/trigger_mode", "exts")
-        began = time.perf_counter()
-        detector.put("detector/command/arm")
-        while board.results_out.get() < wanted and time.perf_counter() - began < 12 * seconds:
-            time.sleep(0.01)
-        taken = time.perf_counter() - began
-        time.sleep(1.0)
-        _, came = board.results(range(wanted))
-        out = {
-            "frames_per_s": round(board.results_out.get() / taken),
-            "offered_per_s": rate,
-            "lost_to_client": int((~came).sum()),
-        }
-        board.unstage().wait(10)
-        board.destroy()
-    return out
-
-
 def main(small: bool) -> dict:
     """All figures."""
     with TemporaryDirectory() as place:
@@ -138,8 +101,6 @@ def main(small: bool) -> dict:
             print(name, out["detectors"][name], flush=True)
         out["mismatches"] += sum(row["mismatches"] for row in out["detectors"].values())
         out["cpu"] = cpu(student)
-        out["ioc"] = through_ioc(folder / "board", 48, 20_000)
-        print(out["ioc"], flush=True)
     return out
 
 

@@ -420,6 +420,13 @@ ROWS = (
         "board",
         "{cpu[teacher_us]:,.0f} and {cpu[student_us]:,.0f} µs; {cpu[fixed_point_frames_per_s]:,} frames/s",
     ),
+    Row(
+        "Frames/s through the board's soft-IOC to its client, whole numbers of 48 px (96, 192 px) frames; results lost",
+        "≥ 5,000 (48 px)",
+        "board_ioc",
+        "{48 px[frames_per_s]:,} ({96 px[frames_per_s]:,}, {192 px[frames_per_s]:,});"
+        " {48 px[lost_to_client]}, {96 px[lost_to_client]}, {192 px[lost_to_client]}",
+    ),
     Row("`import bluesky_edgestem`, median", "≤ 0.5 s", "import", "{import[median_s]:.2f} s"),
     Row("`edgestem --help`, median", "≤ 0.5 s", "import", "{help[median_s]:.2f} s"),
 )

@@ -102,17 +102,22 @@ class Frontend:
 
     def on_the_wire(self, bins: np.ndarray) -> np.ndarray:
         """Bins (n, ...) of electrons as far as pixels can hold them, as if a bin's were spread evenly."""
-        return np.minimum(bins, (2**self.pixel_bits - 1) * self.bin**2)
+        return np.minimum(bins, self._most_on_the_wire)
+
+    @property
+    def _most_on_the_wire(self) -> int:
+        return (2**self.pixel_bits - 1) * self.bin**2
 
     def attenuated(self, bins: np.ndarray, shift: np.ndarray | int = 0) -> np.ndarray:
         """What the filters weigh, (n, CORE²) int32, of bins (n, CORE, CORE) or (n, CORE²) of electrons.
 
         `shift`, one or (n,), is 0 to 7: bins are divided by two to the power of it.
         """
-        bins = self.on_the_wire(np.asarray(bins, np.int64))
-        flat = bins.reshape(len(bins), CORE**2) >> np.asarray(shift).reshape(-1, 1)
-        flat = np.where(self.outer, flat, flat >> ATTENUATION)
-        return np.minimum(flat, 2**self.bin_bits - 1).astype(np.int32)
+        flat = np.ascontiguousarray(bins, np.int64).reshape(len(bins), CORE**2)
+        shifts = np.ascontiguousarray(np.broadcast_to(np.asarray(shift, np.int64), len(flat)))
+        out = np.empty(flat.shape, np.int32)
+        _attenuate(flat, shifts, self.outer, self._most_on_the_wire, 2**self.bin_bits - 1, out)
+        return out
 
     def __call__(self, frames: np.ndarray, shift: np.ndarray | int = 0) -> np.ndarray:
         """What the filters weigh, (n, CORE²) int32, of frames (n, n_pixels, n_pixels) of unsigned integers."""
@@ -144,3 +149,14 @@ def _add(frames, margin, bin_, bins):  # pragma: no cover
                 for i in range(bin_):
                     total += line[margin + x * bin_ + i]
                 bins[k, y // bin_, x] += total
+
+
+@kernel
+def _attenuate(bins, shifts, outer, most_on_the_wire, most, out):  # pragma: no cover
+    """Shift, attenuate and limit bins (n, CORE²), as `Frontend.attenuated`."""
+    for k in range(bins.shape[0]):
+        for p in range(bins.shape[1]):
+            value = min(bins[k, p], most_on_the_wire) >> shifts[k]
+            if not outer[p]:
+                value >>= ATTENUATION
+            out[k, p] = min(value, most)

@@ -103,6 +103,7 @@ class Board:
         self.rule: Rule | None = None
         self.spacing = 1.0
         self.ask: Request = lambda series, frame, spacing: None
+        self._images = np.empty((0, 0, 0), np.uint16)  # decoded, of the last batch
         self._clear()
         self._receiver: Receiver | None = None
         self._worker: threading.Thread | None = None
@@ -144,7 +145,13 @@ class Board:
         """Results of frames; why each is refused, "" where it is not."""
         began = time.perf_counter()
         student, electrons, layout = self.model.student, self.electrons, frames.layouts[0]
-        images = np.empty((len(frames), *layout.shape), layout.dtype)
+        if (
+            self._images.shape[1:] != layout.shape
+            or self._images.dtype != layout.dtype
+            or len(self._images) < len(frames)
+        ):
+            self._images = np.empty((len(frames), *layout.shape), layout.dtype)
+        images = self._images[: len(frames)]
         reasons = []
         for k in range(len(frames)):
             try:
@@ -157,7 +164,7 @@ class Board:
             except ProtocolError as error:
                 reasons.append(str(error))
         good = np.array([not reason for reason in reasons])
-        words, status = self._words(student, images[good], electrons)
+        words, status = self._words(student, images if good.all() else images[good], electrons)
         rule, numbers = self.rule, frames.numbers[good]
         if rule is not None:
             # First of all: the coils may be about to end the flight.
