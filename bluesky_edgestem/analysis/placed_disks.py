@@ -1,0 +1,104 @@
+"""A lattice's disks in a frame: which of them count, where their windows are, and what is expected in them. Compiled.
+
+Their fills follow codes, a few for all disks. Images are padded, as in `disk_kernels`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .disk_kernels import INSIDE, add, combine, leave_out, locate, on_detector, slopes
+from .kernels import kernel
+
+
+class Windows(NamedTuple):
+    """Of each of g disks, where its window is and how its image changes with its place."""
+
+    seen: np.ndarray  #: (g,) bool, whether it counts
+    row: np.ndarray  #: (g,) first row in a padded image
+    column: np.ndarray  #: (g,)
+    phase_y: np.ndarray  #: (g,) of the template
+    phase_x: np.ndarray  #: (g,)
+    left_y: np.ndarray  #: (g,) what the phase leaves of the place [pixels]
+    left_x: np.ndarray  #: (g,)
+    by_x: np.ndarray  #: (g, pixels) derivative of the image by the disk's place along x
+    by_y: np.ndarray  #: (g, pixels)
+
+
+@kernel
+def windows(n_disks, size):  # pragma: no cover - compiled
+    """Room for those of `n_disks` disks with `size` pixels each."""
+    return Windows(
+        np.zeros(n_disks, np.bool_),
+        np.empty(n_disks, np.int64),
+        np.empty(n_disks, np.int64),
+        np.empty(n_disks, np.int64),
+        np.empty(n_disks, np.int64),
+        np.empty(n_disks),
+        np.empty(n_disks),
+        np.empty((n_disks, size), np.float32),
+        np.empty((n_disks, size), np.float32),
+    )
+
+
+@kernel(fastmath=True)
+def place(at, disks, again, reflections, transform, centre, radius, half, pad, ny, nx):  # pragma: no cover - compiled
+    """Find the windows of some disks; `again` to keep what counts as it was, unless it has left the frame."""
+    for g in disks:
+        x = centre[0] + transform[0, 0] * reflections[g, 0] + transform[0, 1] * reflections[g, 1]
+        y = centre[1] + transform[1, 0] * reflections[g, 0] + transform[1, 1] * reflections[g, 1]
+        if again:
+            at.seen[g] = at.seen[g] and on_detector(x, y, half, ny, nx)
+        else:
+            at.seen[g] = on_detector(x, y, -INSIDE * radius, ny, nx)
+        if at.seen[g]:
+            row, column, py, px, left_x, left_y = locate(x, y, half, pad)
+            at.row[g], at.column[g], at.phase_y[g], at.phase_x[g] = row, column, py, px
+            at.left_x[g], at.left_y[g] = left_x, left_y
+
+
+@kernel(fastmath=True)
+def mask(counting, at, disks, reflections, transform, centre, half, pad, ny, nx):  # pragma: no cover - compiled
+    """Let the pixels of those of some disks that do not count not count either."""
+    for g in disks:
+        x = centre[0] + transform[0, 0] * reflections[g, 0] + transform[0, 1] * reflections[g, 1]
+        y = centre[1] + transform[1, 0] * reflections[g, 0] + transform[1, 1] * reflections[g, 1]
+        if not at.seen[g] and on_detector(x, y, half, ny, nx):
+            leave_out(counting, x + pad, y + pad, half)
+
+
+@kernel(fastmath=True)
+def lay_background_around(
+    lam, at, disks, table, shift_x, shift_y, amount, width, margin, pad
+):  # pragma: no cover - compiled
+    """As `disk_kernels.lay_background`, in the disks' windows alone, of a beam at the nearest whole pixel."""
+    ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
+    ix = int(np.floor(margin - min(max(shift_x, -margin + 1.0), margin - 1.0) + 0.5)) - pad
+    iy = int(np.floor(margin - min(max(shift_y, -margin + 1.0), margin - 1.0) + 0.5)) - pad
+    b = np.float32(amount)
+    for g in disks:
+        if not at.seen[g]:
+            continue
+        first, last = max(at.column[g], pad), min(at.column[g] + width, pad + nx)
+        for row in range(max(at.row[g], pad), min(at.row[g] + width, pad + ny)):
+            out, t = lam[row, first:last], table[row + iy, first + ix : last + ix]
+            for k in range(last - first):
+                out[k] = b * t[k]
+
+
+@kernel(fastmath=True)
+def add_disks(lam, at, disks, templates, fills, codes, coef, value, width):  # pragma: no cover - compiled
+    """Add the images of disks, of their fills (g, K + 1, b) by codes (K + 1,), and keep their slopes.
+
+    `coef` (b,) is room; so is `value`, whose first and last three rows are zeros, see `disk_kernels.slopes`.
+    """
+    middle = value[3 * width : 3 * width + width * width]
+    for g in disks:
+        if not at.seen[g]:
+            continue
+        combine(coef, fills[g], codes)
+        combine(middle, templates[at.phase_y[g], at.phase_x[g]], coef)
+        slopes(value, at.by_x[g], at.by_y[g], width)
+        add(lam, middle, at.by_x[g], at.by_y[g], at.row[g], at.column[g], at.left_x[g], at.left_y[g], width)
