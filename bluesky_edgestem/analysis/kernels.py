@@ -10,15 +10,12 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
-from threadpoolctl import ThreadpoolController
 
 
 def kernel(function: Callable | None = None, **options: Any) -> Any:
@@ -49,20 +46,6 @@ def in_parts(n: int, do: Callable[[slice], object]) -> None:
     edges = [n * i // count for i in range(count + 1)]
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(do, [slice(*edge) for edge in itertools.pairwise(edges)]))
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()  # looks at all that is loaded: milliseconds
-
-
-def serial_blas() -> AbstractContextManager:
-    """Inside, linear algebra computes in the thread that calls it.
-
-    OpenBLAS wakes its threads for the inverse of a 2 by 2 matrix, and they look out for more, a tenth of a second long,
-    on the processors that `in_parts` keeps busy.
-    """
-    return _libraries().limit(limits=1, user_api="blas")
 
 
 class _Sources(CompileResultCacheImpl):

@@ -22,8 +22,9 @@ from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
-from .kernels import in_parts, serial_blas
+from .kernels import in_parts
 from .lattice_discovery import find_lattice
+from .one_thread import one_thread
 from .pixel_defects import good_pixels
 
 #: Frames that are learned from, in blocks of neighbours. What few of them do not tell of the fills is a bias of all.
@@ -128,7 +129,7 @@ class StrainAutoencoder:
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
-        with serial_blas():
+        with one_thread():
             learned = learn(drawn, lattice, good.astype(np.float32), tell)
             network._take(learned)
             network._calibrate(learned, rng)
@@ -209,7 +210,7 @@ class StrainAutoencoder:
             return AffineReadings(
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
-        with serial_blas():
+        with one_thread():
             transform, centre, covariance, misfit, scatter, dose = self._encoded(base, frames)
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)

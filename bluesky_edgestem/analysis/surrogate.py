@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 
 from ..geometry import FieldOfView, ScanGrid
 from . import crystals
@@ -25,6 +24,7 @@ from .composite import CompositeSurrogate
 from .elasticity import ElasticModel
 from .fields import Kernel, fit_strain_kernels
 from .measurements import Measurement, StrainData
+from .one_thread import one_thread
 from .routing import travel_order
 from .sheet import LocalState, Sheet
 
@@ -145,11 +145,11 @@ class EnergyMap:
         """
         # Matrices of this size gain little from a second thread, and lose tenfold where another process has its core.
         if positions is not None:
-            with threadpool_limits(1):
+            with one_thread():
                 at = self._refreshed().predict(np.asarray(positions, dtype=float).reshape(-1, 2))
             return at.mean, np.sqrt(at.variance)
         if self._map is None:
-            with threadpool_limits(1):
+            with one_thread():
                 surrogate = self._refreshed()
                 if self._sheet_on_map is None:
                     self._sheet_on_map = surrogate.sheet.at(self.map_grid.positions)
@@ -161,7 +161,7 @@ class EnergyMap:
     @property
     def models(self) -> dict[str, ElasticModel]:
         """The energy as a function of strain, by phase, as this run's calculations tell it."""
-        with threadpool_limits(1):
+        with one_thread():
             return dict(zip(self.phases, self._refreshed().models, strict=True))
 
     def should_stop(self) -> str | None:
@@ -209,7 +209,7 @@ class EnergyMap:
         if not self.measurements:
             chosen, start = sobol_design(self.field_of_view, num_points, rng, self.resolution), None
         else:
-            with threadpool_limits(1):
+            with one_thread():
                 chosen = self._chosen(num_points, rng)
             start = np.array([self.measurements[-1].x, self.measurements[-1].y])
         return chosen[travel_order(chosen, start)]

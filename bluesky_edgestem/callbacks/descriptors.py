@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from event_model import DocumentRouter
-from threadpoolctl import threadpool_limits
 
 from ..analysis.descriptor import FeatureDescriptors
+from ..analysis.one_thread import one_thread
 from ..analysis.optics import Optics
 from .announced_frames import AnnouncedFrames, CompleteFrames
 from .derived import DerivedStream, integer, number, text
@@ -193,8 +193,8 @@ class Descriptors(DocumentRouter):
         if known is not None:
             rows.update(self._rows(first + np.flatnonzero(came), positions[came], known, "board"))
         if unread is not None:
-            # The cores belong to the calculations: with more threads than free cores a network takes ten times as long.
-            with threadpool_limits(1):
+            # The cores belong to the calculations.
+            with one_thread():
                 found = self.network.predict(unread, self._optics)
             rows.update(self._rows(first + np.flatnonzero(~came), positions[~came], found, "network"))
         for _, row in sorted(rows.items()):

@@ -8,9 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from threadpoolctl import threadpool_info
-
-from bluesky_edgestem.analysis.kernels import serial_blas
 
 CALLER = """
 import {package}.callee as callee
@@ -101,14 +98,3 @@ print(ProtocolV1().all_events(Messages.of([[b'{{"htype":"dseries_end-1.0","serie
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert said.stdout.strip() == "[End(series=3)]", said.stderr
-
-
-def test_linear_algebra_stays_in_its_thread_inside_and_is_as_before_after() -> None:
-    def threads() -> list[int]:
-        return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
-
-    before = threads()
-    assert before, "numpy's, which the kernels bring"
-    with serial_blas():
-        assert set(threads()) == {1}
-    assert threads() == before
