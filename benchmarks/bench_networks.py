@@ -62,14 +62,8 @@ def suspicion(network: CrystalNetwork, cases: list[CrystalCase], dose: float, se
     for case in cases:
         network.distortion = case.under.distortion[0].double().numpy()
         counts = case.frames(network.materials, dose, 1, generator)
-        by_material = []
-        for name in network.among:
-            beams = network.beams(case.optics, name, 1)
-            lattice, opinion, _ = read(network.disks, counts, beams, symmetry(material(name)))
-            strain, _, _ = strain_of(lattice, opinion.covariance)
-            said = (opinion.says("evidence"), opinion.says("genuine"), strain.abs().max())
-            by_material.append([float(value) for value in said])
-        rows.append(max(by_material)[1:])
+        said = network.most_evident(counts, case.optics)
+        rows.append([said["genuine"][0], np.abs(said["strain"][0]).max()])
     return np.array(rows)
 
 

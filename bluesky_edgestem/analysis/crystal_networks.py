@@ -170,14 +170,8 @@ class CrystalNetwork(nn.Module):
         numbers = np.asarray(frames, np.float32)
         broken = ~np.isfinite(numbers).all((1, 2)) | (numbers < 0).any((1, 2))
         numbers = np.where(broken[:, None, None], 0, numbers)
-        counts = torch.from_numpy(numbers).to(self.calibration.device)
-        dose = numbers.sum((1, 2))
-        by_material = [self._supposing(counts, optics, name, dose) for name in self.among]
-        evidence = np.stack([m["evidence"] for m in by_material], 1)
-        probability = np.exp(evidence - evidence.max(1, keepdims=True, initial=-np.inf))
-        probability /= probability.sum(1, keepdims=True)
-        best = probability.argmax(1)
-        chosen = {k: np.stack([m[k] for m in by_material], 1)[np.arange(b), best] for k in by_material[0]}
+        dose = numbers.sum((1, 2), dtype=float)
+        chosen = self.most_evident(torch.from_numpy(numbers).to(self.calibration.device), optics)
 
         flagged = np.full(b, "", dtype=object)
         saturated = np.zeros(b, bool)
@@ -202,7 +196,7 @@ class CrystalNetwork(nn.Module):
         )
         known = flagged == ""
         prior = np.diag([PRIOR_SD[0] ** 2] * 3)
-        folds = np.array([symmetry(material(name)) for name in self.among])[best]
+        folds = np.array([symmetry(material(name)) for name in self.among])[chosen["material"]]
         free = np.pi / folds / np.sqrt(3)
         return FeatureDescriptors(
             strain=np.where(known[:, None], chosen["strain"], 0.0),
@@ -210,13 +204,40 @@ class CrystalNetwork(nn.Module):
             rotation=np.where(known, chosen["rotation"], 0.0),
             rotation_sd=np.where(known, np.minimum(chosen["rotation_sd"], free), free),
             phases=self.among,
-            phase_probability=np.where(known[:, None], probability, 1 / len(self.among)),
+            phase_probability=np.where(known[:, None], chosen["probability"], 1 / len(self.among)),
             flagged=flagged.astype(str),
             thickness=np.where(known, chosen["thickness"], np.nan),
             thickness_sd=np.where(known, chosen["thickness_sd"], THICKNESS_SD),
             centre=np.where(known[:, None], chosen["centre"], 0.0),
             centre_sd=np.where(known[:, None], chosen["centre_sd"], PRIOR_SD[2]),
         )
+
+    @torch.no_grad()
+    def most_evident(self, counts: Tensor, optics: Optics) -> dict[str, np.ndarray]:
+        """What patterns say of the material that they have most evidence of, before anything is flagged.
+
+        Parameters
+        ----------
+        counts : Tensor (b, n, n)
+            Electrons, float32, all finite, on the network's device.
+        optics : Optics
+            Beam and detector.
+
+        Returns
+        -------
+        dict of arrays
+            ``material`` (b,), its place in `among`; ``probability`` (b, len(among)) of each; ``genuine`` (b,), log-odds
+            of being that material rather than another crystal; ``strain`` (b, 3), ``covariance`` (b, 3, 3), and, with
+            standard deviations ``..._sd``, ``rotation`` [rad], ``thickness`` [nm] and ``centre`` [pixels].
+        """
+        dose = counts.sum((1, 2), dtype=torch.float64).cpu().numpy()
+        by_material = [self._supposing(counts, optics, name, dose) for name in self.among]
+        evidence = np.stack([m["evidence"] for m in by_material], 1)
+        probability = np.exp(evidence - evidence.max(1, keepdims=True, initial=-np.inf))
+        probability /= probability.sum(1, keepdims=True)
+        best = probability.argmax(1)
+        chosen = {k: np.stack([m[k] for m in by_material], 1)[np.arange(len(best)), best] for k in by_material[0]}
+        return {"material": best, "probability": probability, **chosen}
 
     def _supposing(self, counts: Tensor, optics: Optics, name: str, dose: np.ndarray) -> dict[str, np.ndarray]:
         """What the patterns say if they are of one material."""
