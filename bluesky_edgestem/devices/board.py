@@ -7,6 +7,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from ..fpga import student
 from ..fpga.results import COLUMNS, descriptors
 from ..fpga.student import Student
 from .signals import AnySignal, BusySignal, ReadSignal, SetSignal, what_is_missing
-from .statuses import NamedStatus, in_order, in_thread
+from .statuses import NamedStatus, in_thread
 
 if TYPE_CHECKING:
     from .microscope import Microscope
@@ -42,6 +43,14 @@ class TestFailed(RuntimeError):
     """The board did not give the bits that it was built to give."""
 
     __test__ = False  # pytest would take it for one
+
+
+@dataclass
+class _Flight:
+    first: int  #: index of its first frame
+    series: int  #: the detector's number
+    electrons: float  #: that its frames are expected to have
+    announced: bool = False  #: whether the board knows of it
 
 
 def _reading(signal: AnySignal) -> dict[str, Any]:
@@ -89,6 +98,7 @@ class InferenceBoard(Device):
     rule_high = Cpt(SetSignal, "RuleHigh", kind="config")
     rule_side = Cpt(SetSignal, "RuleSide", string=True, kind="config")
     rule_spacing = Cpt(SetSignal, "RuleSpacing", kind="config")
+    rule_lost = Cpt(ReadSignal, "RuleLost_RBV", kind="normal", doc="of the hits, those that the coils did not hear of")
     rule_hits = Cpt(ReadSignal, "RuleHits_RBV", kind="normal", doc="results for which the rule held")
     stream = Cpt(ReadSignal, "Stream_RBV", string=True, kind="config")
     state = Cpt(ReadSignal, "State_RBV", string=True, kind="normal")
@@ -109,7 +119,9 @@ class InferenceBoard(Device):
         self._microscope = microscope
         self._change = threading.Condition()
         self._rows: dict[tuple[int, int], np.ndarray] = {}
-        self._flights: list[tuple[int, int, float]] = []  # index of the first frame, series, electrons
+        self._flights: list[_Flight] = []
+        self._stagings = 0  # what a staging under way is told by that it has been ended
+        self._steps = threading.Lock()
         self._last: dict[int, int] = {}  # frame of the latest result of each series
         self._silent = False
 
@@ -163,9 +175,11 @@ class InferenceBoard(Device):
 
     def stage(self) -> NamedStatus:
         """Test the board and let it take the stream; fails with `TestFailed` where a bit is wrong."""
-        return in_thread(f"stage {self.name}", self._get_ready)
+        self._stagings += 1
+        mine = self._stagings
+        return in_thread(f"stage {self.name}", lambda: self._get_ready(mine))
 
-    def _get_ready(self) -> None:
+    def _get_ready(self, mine: int) -> None:
         self.wait_for_connection(timeout=self.run.connection_timeout)
         self.run.set("Stopped").wait()
         self.rule.set("Off").wait()
@@ -175,10 +189,13 @@ class InferenceBoard(Device):
             self._flights.clear()
             self._last.clear()
             self._silent = False
-        self.run.set("Running").wait()
-        self.latest.subscribe(self._take, run=False)
-        if self._microscope is not None and self.expect not in self._microscope.before_flight:
-            self._microscope.before_flight.append(self.expect)
+        with self._steps:  # an abort unstages while this thread goes on: what comes second has the last word
+            if mine != self._stagings:
+                raise RuntimeError(f"{self.name} was unstaged before it was ready")
+            self.run.set("Running").wait()
+            self.latest.subscribe(self._take, run=False)
+            if self._microscope is not None:
+                self._microscope.before_flight.append(self.expect)
 
     def _test(self) -> None:
         ended = threading.Event()
@@ -206,20 +223,21 @@ class InferenceBoard(Device):
 
     def unstage(self) -> NamedStatus:
         """End its rule and leave the stream. A board that is gone is logged, not raised: the run does without it."""
-        self.latest.clear_sub(self._take)
-        if self._microscope is not None:
-            self.adds(0)
-        if self._microscope is not None and self.expect in self._microscope.before_flight:
-            self._microscope.before_flight.remove(self.expect)
-        done = NamedStatus(f"unstage {self.name}")
+        self._stagings += 1
+        return in_thread(f"unstage {self.name}", self._leave)
 
-        def told(status: NamedStatus) -> None:
-            if not status.success:
-                log.error("%s", status)
-            done.finish()
-
-        in_order(f"stop {self.name}", lambda: self.rule.set("Off"), lambda: self.run.set("Stopped")).add_callback(told)
-        return done
+    def _leave(self) -> None:
+        with self._steps:
+            self.latest.clear_sub(self._take)
+            if self._microscope is not None:
+                self.adds(0)
+                while self.expect in self._microscope.before_flight:
+                    self._microscope.before_flight.remove(self.expect)
+            for status in (self.run.set("Stopped"), self.rule.set("Off")):  # the second whatever becomes of the first
+                try:
+                    status.wait()
+                except Exception as error:
+                    log.error("%s", error)
 
     def read(self) -> dict[str, Any]:
         """What went through it; as last heard, since the board may be gone."""
@@ -252,12 +270,22 @@ class InferenceBoard(Device):
 
         Raises
         ------
-        ConnectionError, TimeoutError
-            The board does not take it: what it makes of these frames is not used.
+        ConnectionError, TimeoutError, ValueError
+            The board does not take it, or had a series of that number since `stage`: what it makes of these frames is
+            not used.
         """
+        flight = _Flight(first, series, electrons)
+        with self._change:
+            repeated = any(series == earlier.series for earlier in self._flights)
+            self._flights.append(flight)
+        if repeated:
+            raise ValueError(
+                f"series {series} has been flown already, the detector was initialised since: which of both a result "
+                "is of cannot be told, and the fallback reads these frames"
+            )
         self.electrons.set(electrons).wait()
         with self._change:
-            self._flights.append((first, series, electrons))
+            flight.announced = True
             self._silent = False  # it has just answered
 
     def _take(self, value: Any, **_: Any) -> None:
@@ -319,11 +347,9 @@ class InferenceBoard(Device):
 
     def _key(self, number: int) -> tuple[int, int] | None:
         """Series and frame of the frame with an index; None where its flight was not announced."""
-        flight = bisect_right(self._flights, number, key=lambda flight: flight[0]) - 1
-        if flight < 0:
-            return None
-        first, series, _ = self._flights[flight]
-        return series, number - first
+        at = bisect_right(self._flights, number, key=lambda flight: flight.first) - 1
+        flight = self._flights[at] if at >= 0 else None
+        return (flight.series, number - flight.first) if flight is not None and flight.announced else None
 
     def _settled(self, key: tuple[int, int]) -> bool:
         """Whether the board has read a frame, or has gone past it."""
@@ -332,7 +358,5 @@ class InferenceBoard(Device):
     def _trusted(self, key: tuple[int, int]) -> np.ndarray | None:
         """A row, unless the board was set for other numbers of electrons when it made it."""
         row = self._rows.get(key)
-        electrons = next((e for _, series, e in self._flights if series == key[0]), None)
-        if row is None or electrons is None or abs(row[ELECTRONS] - electrons) > 1e-6 * electrons:
-            return None
-        return row
+        electrons = next(flight.electrons for flight in self._flights if flight.series == key[0])
+        return row if row is not None and abs(row[ELECTRONS] - electrons) <= 1e-6 * electrons else None

@@ -98,6 +98,8 @@ class PixelatedDetector(Device):
         Folder that the frames go to, as the detector's IOC and the readers see it.
     """
 
+    may_grow = True  # the coils' readback comes with each frame
+
     cam = Cpt(EigerCam, "cam1:")
     hdf = Cpt(HDFPlugin, "HDF1:")
 

@@ -77,7 +77,7 @@ class Flight:
             away.finish()
             self._coils_ended()
 
-        self.coils.start(ended)
+        self.coils.start(ended, self.grows)
         away.wait()
 
     def _give_up_departure(self, status: NamedStatus) -> None:
@@ -100,9 +100,11 @@ class Flight:
 
         They are asked: a monitor may be late, and pyepics completes a put also when the connection is lost.
         """
-        index, message = self.coils.index, self.coils.message
+        index, message, state = self.coils.index, self.coils.message, self.coils.state
         try:
-            done, why = (s.get(use_monitor=False, timeout=1.0, connection_timeout=0.5) for s in (index, message))
+            done, why, now = (
+                s.get(use_monitor=False, timeout=1.0, connection_timeout=0.5) for s in (index, message, state)
+            )
         except Exception as error:
             self.status.fail(
                 LostConnection(
@@ -111,7 +113,7 @@ class Flight:
                 )
             )
             return
-        if self.grows and int(done) >= self.n and self.coils.state.get(use_monitor=False) == "Idle":
+        if self.grows and int(done) >= self.n and now == "Idle":
             self._total = int(done)
             self._counted(self.detector.get_index())
         elif int(done) != self.n:

@@ -25,7 +25,7 @@ from .detector import PixelatedDetector
 from .flight import Flight
 from .position_queue import PositionQueue
 from .scan_coils import ScanCoils, as_positions
-from .signals import signals_of, watch, what_is_missing
+from .signals import CONNECTION_TIMEOUT, signals_of, watch, what_is_missing
 from .statuses import NamedStatus, in_order, together
 
 logger = logging.getLogger(__name__)
@@ -73,14 +73,15 @@ class Microscope(Device):
     def board(self) -> InferenceBoard:
         """The inference board on the detector's stream, its PVs under ``Board:``; connected to when first asked for.
 
-        A device of its own, to be staged beside the microscope: not every microscope has one.
+        A device of its own, to be staged beside the microscope: not every microscope has one. Raises TimeoutError where
+        there is none.
         """
-        return InferenceBoard(f"{self.prefix}Board:", name=f"{self.name}_board", microscope=self)
+        return _connected(InferenceBoard(f"{self.prefix}Board:", name=f"{self.name}_board", microscope=self))
 
     @cached_property
     def queue(self) -> PositionQueue:
-        """The coils' queue for positions that the board adds; connected to when first asked for."""
-        return PositionQueue(self.coils.prefix, name=f"{self.name}_queue")
+        """The coils' queue for positions that the board adds; connected to when first asked for, as `board`."""
+        return _connected(PositionQueue(self.coils.prefix, name=f"{self.name}_queue"))
 
     def destroy(self) -> None:
         """Leave the PVs, those of board and queue too."""
@@ -227,15 +228,24 @@ class Microscope(Device):
         self._prepared = 0
 
         def depart() -> NamedStatus:
-            flight.armed = True
             # in a thread of its own: it waits for monitors, and one of them tells that the detector is armed
-            threading.Thread(target=self._depart, args=(flight,), name="depart", daemon=True).start()
+            threading.Thread(target=self._announce_and_depart, args=(flight,), name="depart", daemon=True).start()
             return flight.departure
 
         started = in_order(f"kick off {self.name}", self.detector.kickoff, depart)
         started.add_callback(lambda status: None if status.success else flight.status.fail(status.exception()))
         flight.status.add_callback(lambda _: self._blank_after(flight))
         return started
+
+    def _announce_and_depart(self, flight: Flight) -> None:
+        # Not under the lock, which who stops or pauses takes: it may wait for a board that hangs.
+        try:
+            self._announce(flight)
+        except Exception as error:
+            flight.departure.fail(error)
+            return
+        flight.armed = True
+        self._depart(flight)
 
     def _depart(self, flight: Flight) -> None:
         """Unblank and send the coils off, unless the flight is held, which `resume` ends, or has ended meanwhile.
@@ -253,7 +263,6 @@ class Microscope(Device):
                 return
             failure = None
             try:
-                self._announce(flight)
                 self.beam.set("Unblanked").wait()
                 if not flight.status.done:  # else whoever ended it waits for the lock, to blank
                     flight.start()
@@ -400,3 +409,13 @@ class Microscope(Device):
             step()
         except Exception as error:
             logger.error("%s could not be made safe: %s", self.name, error)
+
+
+def _connected(device: InferenceBoard | PositionQueue) -> Any:
+    try:
+        device.wait_for_connection(timeout=CONNECTION_TIMEOUT)
+    except TimeoutError as error:
+        told = what_is_missing(device)
+        device.destroy()
+        raise TimeoutError(told or str(error)) from None
+    return device

@@ -16,6 +16,8 @@ class PatternDetector(Protocol):
     """A detector that takes a pattern at each trigger of the scan coils, and writes it to a file."""
 
     directory: str
+    may_grow: bool
+    """Whether a flight may have positions that are not known when it begins."""
 
     @property
     def exposure(self) -> Any:

@@ -21,7 +21,7 @@ class AddedPositions:
 
 
 class PositionQueue(Device):
-    """Takes positions from the board, without the computer, and flies them after the list.
+    """Takes positions from the board, without the computer, in flights that were started to fly on after their list.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class PositionQueue(Device):
         That of the coils.
     """
 
-    limit = Cpt(SetSignal, "QueueLimit", kind="config", doc="positions that may be added to the next flight")
+    limit = Cpt(SetSignal, "QueueLimit", kind="config", doc="positions that may be added to a flight")
     series = Cpt(SetSignal, "QueueSeries", kind="omitted", doc="the detector's number of the series of that flight")
     wait_time = Cpt(TimeSignal, "QueueWait", kind="config", doc="wait for the board after the last position [s]")
     added = Cpt(ReadSignal, "Queued_RBV", kind="normal")

@@ -122,9 +122,12 @@ class ScanCoils(Device):
         x, y = np.ascontiguousarray(as_positions(positions).T)
         return in_order(f"load {len(x)} positions", lambda: self.positions_x.set(x), lambda: self.positions_y.set(y))
 
-    def start(self, ended: Callable[[], None]) -> None:
-        """Fly the loaded list; `ended` is called when the coils say that they have done, or will not."""
-        self.fly.start(ended)
+    def start(self, ended: Callable[[], None], grows: bool = False) -> None:
+        """Fly the loaded list, and if it `grows` what an inference board adds to it.
+
+        `ended` is called when the coils say that they have done, or will not.
+        """
+        self.fly.start(ended, 2 if grows else 1)
 
     def hold(self, dwell: float) -> NamedStatus:
         """Hold the flight before its next position; done once it is held, or over.

@@ -170,15 +170,15 @@ class TimeSignal(SetSignal):
 class BusySignal(_Bounded, EpicsSignal):
     """A busy record: writing 1 starts something and the put completes at its end; writing 0 ends it."""
 
-    def start(self, ended: Callable[[], None]) -> None:
-        """Start, without waiting; `ended` is called when the record says that it is over, or was refused.
+    def start(self, ended: Callable[[], None], value: int = 1) -> None:
+        """Write `value`, without waiting; `ended` is called when the record says that it is over, or was refused.
 
         Raises
         ------
         LostConnection
             The IOC is not there.
         """
-        self._write(1, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
+        self._write(value, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
 
     def begin(self) -> None:
         """Write 1, without waiting; raises as `start` does."""

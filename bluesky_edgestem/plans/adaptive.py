@@ -19,7 +19,7 @@ from ..devices.microscope import Microscope
 from ..devices.statuses import NamedStatus
 from ..geometry import FieldOfView
 from .beam import check_resumable, checked_metadata, describe_beam, prepare_beam, set_dwell_time
-from .boards import boards_of, read_boards
+from .boards import boards_of, describe_boards, read_boards
 from .budget import Budget
 from .publishing import declare, publish, wait_for
 from .stubs import declare_frames, fly_positions
@@ -121,6 +121,7 @@ def adaptive_map(
     metadata = {
         "plan_name": "adaptive_map",
         **describe_beam(field, optics),
+        **describe_boards(boards),
         "target_sd": target_sd,
         "batch": batch,
         "seed": seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import bluesky.plan_stubs as bps
 from bluesky.utils import MsgGenerator
@@ -14,6 +15,13 @@ from ..devices.board import InferenceBoard
 def boards_of(describing: Descriptors) -> list[InferenceBoard]:
     """The board that reads the frames, to be staged; none where a network does."""
     return [describing.board] if isinstance(describing.board, InferenceBoard) else []
+
+
+def describe_boards(boards: Sequence[InferenceBoard]) -> dict[str, Any]:
+    """For the run's start document: which build reads its frames."""
+    if not boards:
+        return {}
+    return {"board": {"build": boards[0].model.get(), "hash": boards[0].model_hash.get()}}
 
 
 def read_boards(boards: Sequence[InferenceBoard]) -> MsgGenerator[None]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import bluesky.plan_stubs as bps
-from bluesky.utils import MsgGenerator
+from bluesky.utils import Msg, MsgGenerator
 
 from ..callbacks.derived import DerivedStream, integer, number
 from ..devices.board import InferenceBoard
@@ -19,7 +19,7 @@ class EdgeRule:
     """Four positions around each one where what the board reads is in a range, or out of it.
 
     They are flown in the same flight, after its list, and may have the rule hold in turn. A position nearer to another
-    than half of `spacing` is left out, as is one that the coils do not reach.
+    than half of `spacing` is left out, as is one that the coils do not reach. They may lie outside of the field.
 
     Parameters
     ----------
@@ -54,13 +54,26 @@ class EdgeRule:
             raise ValueError(f"the range is from {self.low:g} to {self.high:g}; allowed is -1 to 1, low not above high")
         if not 1e-3 <= self.spacing <= 1e3:
             raise ValueError(f"spacing is {self.spacing:g} nm; allowed is 0.001 to 1000 nm")
-        if not 1 <= self.limit <= 65536:
-            raise ValueError(f"limit is {self.limit}; allowed is 1 to 65536 positions")
+        if not isinstance(self.limit, int) or not 1 <= self.limit <= 65536:
+            raise ValueError(f"limit is {self.limit}; allowed is a whole number of positions, 1 to 65536")
 
     @classmethod
     def of(cls, rule: EdgeRule | dict[str, Any]) -> EdgeRule:
-        """`rule` itself, or one of a dict with the fields of one."""
-        return rule if isinstance(rule, cls) else cls(**rule)  # type: ignore[arg-type]
+        """`rule` itself, or one of a dict with the fields of one.
+
+        Raises
+        ------
+        ValueError
+            A field is missing or unknown, or its value not allowed.
+        """
+        if isinstance(rule, EdgeRule):
+            return rule
+        known = [field.name for field in fields(cls)]
+        if unknown := set(rule) - set(known):
+            raise ValueError(f"a rule has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+        if missing := {"quantity", "low", "high"} - set(rule):
+            raise ValueError(f"the rule says nothing of {', '.join(sorted(missing))}")
+        return cls(**rule)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -92,8 +105,8 @@ def set_rule(board: InferenceBoard, rule: EdgeRule) -> MsgGenerator[None]:
 
 
 def record_added(microscope: Microscope, stream: DerivedStream, first: int, listed: int) -> MsgGenerator[None]:
-    """Put what was added to a flight into `stream`: of `listed` positions, whose first frame has the index `first`."""
+    """Save what was added to a flight: of `listed` positions, whose first frame has the index `first`."""
     added = microscope.queue.positions()
     for k, (x, y, cause) in enumerate(zip(added.x, added.y, added.cause, strict=True)):
         stream.put({"frame": first + listed + k, "x": float(x), "y": float(y), "because_of": first + int(cause)})
-    yield from bps.null()
+    yield Msg("collect", stream, name=stream.name)

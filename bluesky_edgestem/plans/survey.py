@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import bluesky.preprocessors as bpp
@@ -17,7 +18,7 @@ from ..devices.board import InferenceBoard
 from ..devices.microscope import Microscope
 from ..geometry import FieldOfView, ScanGrid
 from .beam import as_field, checked_metadata, describe_beam, prepare_beam, set_dwell_time
-from .boards import boards_of, read_boards
+from .boards import boards_of, describe_boards, read_boards
 from .edge_rule import EdgeRule, added_stream, record_added, set_rule
 from .publishing import declare, publish
 from .stubs import declare_frames, fly_positions
@@ -131,8 +132,8 @@ class Survey:
         if describing is not None:
             describing.check_optics(optics)
         boards = [] if describing is None else boards_of(describing)
-        rule = self._checked_rule(boards)
-        metadata = {**describe_beam(field, optics), **checked_metadata(md)}
+        rule = self._checked_rule(microscope, boards)
+        metadata = {**describe_beam(field, optics), **describe_boards(boards), **checked_metadata(md)}
         if rule is not None:
             metadata["edge_rule"] = rule.metadata
 
@@ -153,10 +154,14 @@ class Survey:
                 yield from declare([added])
                 yield from set_rule(boards[0], rule)
             flight = fly_positions(microscope, positions, max_dose=self.max_dose)
-            first, _ = yield from _collect_along(flight, microscope, [callback.stream for callback in scanning])
-            if rule is not None:
-                yield from record_added(microscope, added, first, len(positions))
-                yield Msg("collect", added, name=added.name)
+            flight = _collect_along(flight, microscope, [callback.stream for callback in scanning])
+            if rule is None:
+                yield from flight
+            else:
+                # However it ends: what the board added cannot be told from anything else.
+                first = microscope.get_index()
+                record = partial(record_added, microscope, added, first, len(positions))
+                yield from bpp.contingency_wrapper(flight, except_plan=lambda _: record(), else_plan=record)
             for callback in deriving:
                 yield from publish(callback.stream, callback.finished())
             for maps in all_maps:
@@ -167,13 +172,17 @@ class Survey:
 
         yield from measure()
 
-    def _checked_rule(self, boards: Sequence[InferenceBoard]) -> EdgeRule | None:
+    def _checked_rule(self, microscope: Microscope, boards: Sequence[InferenceBoard]) -> EdgeRule | None:
         if self.rule is None:
             return None
         if not boards:
             raise ValueError("a rule is the inference board's: give descriptors=microscope.board with it")
         if self.imaging is not None or self.strain is not None:
             raise ValueError("a rule adds positions that lie on no raster: leave out imaging and strain, or the rule")
+        if not microscope.detector.may_grow:
+            raise ValueError(
+                f"{microscope.detector.name} needs all positions before the flight: leave out the rule, which adds some"
+            )
         return EdgeRule.of(self.rule)
 
 

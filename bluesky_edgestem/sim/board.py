@@ -21,9 +21,9 @@ from ..fpga.student import Student
 from ..stream.encoding import decompress
 from ..stream.frames import Frames
 from ..stream.gate import Refusal
-from ..stream.receiver import Receiver
+from ..stream.receiver import Early, Receiver
 from ..stream.series import ProtocolError, Series
-from .queue_line import Request
+from .queue_line import Ask
 
 KEPT = 1024
 """Latest results that can be read at once: a client that misses some hears of them with the next."""
@@ -67,6 +67,7 @@ class Counts:
     results_out: int = 0
     dropped: int = 0  #: numbers that never came, between those that did
     hits: int = 0  #: results for which the rule held
+    unasked: int = 0  #: of these, those that the line to the coils did not take
     refused: int = 0  #: frames that could not be decoded, or were not those that their series announced
     latency: np.ndarray = field(default_factory=lambda: np.zeros(len(EDGES) - 1))  #: frames by time taken, see `EDGES`
     refusal: str = ""  #: why the latest was refused
@@ -88,8 +89,9 @@ class Board:
         That a frame is expected to have; bins are shifted for it.
     rule : Rule, optional
         For which results it asks the scan coils for positions; for none without one.
-    ask : callable
-        Called with series, frame and `spacing` [nm] where the rule holds: the line to the coils.
+    ask : callable, optional
+        The line to the coils: called with series, frame and `spacing` [nm] where the rule holds, gives whether it was
+        taken.
     counts : Counts
     latest : numpy.ndarray
         Rows of the last results, at most `KEPT`; see `fpga.results.COLUMNS`.
@@ -102,7 +104,7 @@ class Board:
         self.electrons = 1e4
         self.rule: Rule | None = None
         self.spacing = 1.0
-        self.ask: Request = lambda series, frame, spacing: None
+        self.ask: Ask | None = None
         self._images = np.empty((0, 0, 0), np.uint16)  # decoded, of the last batch
         self._clear()
         self._receiver: Receiver | None = None
@@ -166,11 +168,11 @@ class Board:
         good = np.array([not reason for reason in reasons])
         words, status = self._words(student, images if good.all() else images[good], electrons)
         rule, numbers = self.rule, frames.numbers[good]
-        if rule is not None:
+        if rule is not None and self.ask is not None:
             # First of all: the coils may be about to end the flight.
             for number in numbers[rule(words, status)].tolist():
-                self.ask(series.number, number, self.spacing)
                 self.counts.hits += 1
+                self.counts.unasked += not self.ask(series.number, number, self.spacing)
         rows = results.rows(series.number, numbers, electrons, student.described(words, status))
         taken = time.perf_counter() - began
         bin_ = int(np.clip(np.searchsorted(EDGES, taken, "right") - 1, 0, len(EDGES) - 2))
@@ -196,6 +198,9 @@ class Board:
                 for item in receiver.get(LOOK):
                     if isinstance(item, Frames):
                         self._count(item.series, item.numbers)
+                    elif isinstance(item, Early):
+                        self.counts.refused += len(item.frames)
+                        self.counts.refusal = "frames came without the header of their series"
                     elif isinstance(item, Refusal):
                         self.counts.refused += 1
                         self.counts.refusal = item.reason

@@ -21,6 +21,8 @@ class Column:
         Where the probe is [nm].
     blanked : bool
         Whether the blanker keeps the beam off the specimen.
+    parked : bool
+        Whether the scan coils keep it off while they wait, by a blanking output of their own.
     current : float
         Beam current at the specimen [pA].
     optics : Optics
@@ -31,12 +33,13 @@ class Column:
     x: float = 0.0
     y: float = 0.0
     blanked: bool = True
+    parked: bool = False
     current: float = 16.02176634
     _detector: Callable[[], Awaitable[None]] | None = None
 
     def electrons(self, seconds: float) -> float:
-        """Mean number of electrons that reach the specimen in `seconds`; 0 while blanked."""
-        return 0.0 if self.blanked else self.current * seconds / ELECTRON_PA_S
+        """Mean number of electrons that reach the specimen in `seconds`; 0 while it is kept off."""
+        return 0.0 if self.blanked or self.parked else self.current * seconds / ELECTRON_PA_S
 
     def listen(self, detector: Callable[[], Awaitable[None]] | None) -> None:
         """Connect the detector's trigger input (or nothing) to the line."""

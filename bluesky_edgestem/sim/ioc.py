@@ -162,7 +162,7 @@ async def serve(
     column = Column(optics=optics or Optics())
     async with contextlib.AsyncExitStack() as stack:
         groups: list[Records] = []
-        if queue is None:
+        if queue is None and part in ("all", "column"):
             queue = Path(stack.enter_context(TemporaryDirectory())) / "queue"
         splitter = None
         if part in ("all", "detector") and (board is not None or tap is not None):
@@ -174,12 +174,14 @@ async def serve(
                 raise ValueError("a board by itself needs the address of the detector's stream: --tap tcp://HOST:PORT")
             inside = Board(Model.load(board), tap, protocol)
             stack.callback(inside.stop)
-            asks = QueueLine(queue)
-            stack.callback(asks.close)
-            inside.ask = asks.ask
+            if queue is not None:
+                asks = QueueLine(queue)
+                stack.callback(asks.close)
+                inside.ask = asks.ask
             groups.append(BoardIOC(prefix + "Board:", board=inside))
         if part in ("all", "column"):
             coils = ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range)
+            assert queue is not None
             stack.callback((await take_requests(queue, coils.request)).close)
             groups += [coils, BeamIOC(prefix + "Beam:", column=column)]
         if part in ("all", "detector"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ class BoardIOC(Records):
         number, "RuleSpacing", 1.0, "nm", "How far the positions are from the one they are around", low=1e-3, high=1e3
     )
     rule_hits = integer("RuleHits_RBV", 0, "Results for which the rule held", read_only=True)
+    rule_lost = integer("RuleLost_RBV", 0, "Of these, those that the line to the coils did not take", read_only=True)
     stream = text("Stream_RBV", "", "Address of the detector's stream", read_only=True)
     state = choice("State_RBV", "Idle", ("Idle", "Running", "Error"), "What the board does", read_only=True)
     frames_in = integer("FramesIn_RBV", 0, "Frames that came", read_only=True)
@@ -95,7 +97,8 @@ class BoardIOC(Records):
 
     async def _tell(self) -> None:
         """Publish results, then counts: who has seen a count has been sent its results."""
-        counts, latest = self.board.counts, self.board.latest
+        counts = replace(self.board.counts)  # before the results: those go on meanwhile
+        latest = self.board.latest
         if len(latest):
             await self.results.write(latest.ravel())
         await self.latency.write(counts.latency.copy())
@@ -104,6 +107,7 @@ class BoardIOC(Records):
             (self.dropped, counts.dropped),
             (self.refused_frames, counts.refused),
             (self.rule_hits, counts.hits),
+            (self.rule_lost, counts.unasked),
             (self.results_out, counts.results_out),
         ):
             if record.value != value:
@@ -137,7 +141,13 @@ class BoardIOC(Records):
     async def rule(self, instance, value):
         """Make the rule of the range that is set; a change of the range counts once the rule is written."""
         try:
+            if value != "Off" and self.board.ask is None:
+                raise RefusedWrite(
+                    "there is no line to the scan coils; start the board with --queue, the path of theirs"
+                )
             self.board.rule = None if value == "Off" else self._rule(value)
+        except RefusedWrite:
+            raise
         except ValueError as error:
             raise RefusedWrite(str(error)) from None
         self.board.spacing = float(self.rule_spacing.value)

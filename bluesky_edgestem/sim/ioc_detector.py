@@ -148,8 +148,10 @@ class EigerIOC(Records):
                 self.column.listen(triggered)
                 await self.armed.write("Armed")
                 all_exposed = asyncio.create_task(exposed.wait())
-                await asyncio.wait([all_exposed, readout], return_when=asyncio.FIRST_COMPLETED)
-                all_exposed.cancel()
+                try:
+                    await asyncio.wait([all_exposed, readout], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    all_exposed.cancel()
             else:
                 await self.detector_state.write("Acquire")
                 for _ in range(triggers):

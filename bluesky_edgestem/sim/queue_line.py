@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
+Ask = Callable[[int, int, float], bool]
 Request = Callable[[int, int, float], None]
 """Called with the detector's number of a series, a frame in it, and the distance [nm] of the positions around it."""
 
@@ -27,10 +27,13 @@ class QueueLine:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
-    def ask(self, series: int, frame: int, spacing: float) -> None:
-        """Ask for four positions around that of a frame."""
-        with contextlib.suppress(OSError):
+    def ask(self, series: int, frame: int, spacing: float) -> bool:
+        """Ask for four positions around that of a frame; gives whether the line took it."""
+        try:
             self._socket.sendto(json.dumps([series, frame, spacing]).encode(), self._path)
+        except OSError:  # nobody there, or more than they have taken off it
+            return False
+        return True
 
     def close(self) -> None:
         """Leave the line."""
@@ -44,7 +47,8 @@ async def take_requests(path: Path, request: Request) -> asyncio.DatagramTranspo
         def datagram_received(self, data: bytes, addr: object) -> None:
             request(*json.loads(data))
 
-    path.unlink(missing_ok=True)
+    if path.is_socket():  # of an IOC that is gone
+        path.unlink()
     line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     line.bind(str(path))
     line.setblocking(False)

@@ -21,7 +21,12 @@ async def send_triggers(column: Column, path: Path) -> asyncio.Server:
 
     async def plugged_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def pulse() -> None:
-            state = {"x": column.x, "y": column.y, "blanked": column.blanked, "current": column.current}
+            state = {
+                "x": column.x,
+                "y": column.y,
+                "blanked": column.blanked or column.parked,
+                "current": column.current,
+            }
             try:
                 writer.write(json.dumps({**state, "optics": asdict(column.optics)}).encode() + b"\n")
                 ready = await reader.readline()

@@ -98,6 +98,57 @@ def test_frames_of_a_flight_that_was_not_announced_are_not_the_boards(board):
     assert read(board, range(1)) == ([], [False])
 
 
+def refuse(board, monkeypatch, error):
+    def wait():
+        raise error
+
+    monkeypatch.setitem(board._signals, "electrons", SimpleNamespace(set=lambda value: SimpleNamespace(wait=wait)))
+
+
+def test_a_flight_that_could_not_be_announced_is_not_taken_for_the_one_before(board, monkeypatch, caplog):
+    board.expect(1, 0, 1e4)
+    refuse(board, monkeypatch, ConnectionError("gone"))
+    with pytest.raises(ConnectionError):
+        board.expect(2, 2, 1e4)
+    # The board saw more frames of the first flight than are in the file, and goes on with the second.
+    board._take(monitor(*[(1, k, 1e4, 0.1) for k in range(4)], (2, 0, 1e4, 0.9), (2, 1, 1e4, 0.9)))
+    began = time.monotonic()
+    assert read(board, range(4)) == ([0.1, 0.1], [True, True, False, False])
+    assert time.monotonic() - began < 0.2 and not caplog.messages
+
+
+def test_a_series_number_that_comes_again_is_not_trusted(board):
+    board.expect(1, 0, 1e4)
+    board._take(monitor((1, 0, 1e4, 0.1), (1, 1, 1e4, 0.1)))
+    with pytest.raises(ValueError, match="series 1 has been flown already, the detector was initialised since"):
+        board.expect(1, 2, 1e4)
+    board._take(monitor((1, 0, 1e4, 0.9), (1, 1, 1e4, 0.9)))
+    assert read(board, range(4)) == ([0.1, 0.1], [True, True, False, False])
+
+
+def test_a_staging_that_was_ended_meanwhile_leaves_nothing_behind(board, monkeypatch):
+    said, testing = [], threading.Event()
+
+    def signal_called(name):
+        def set_value(value):
+            said.append((name, value))
+            return SimpleNamespace(wait=lambda: None)
+
+        return SimpleNamespace(set=set_value, connection_timeout=1.0, subscribe=said.append, clear_sub=lambda _: None)
+
+    for name in ("run", "rule", "latest"):
+        monkeypatch.setitem(board._signals, name, signal_called(name))
+    monkeypatch.setattr(board, "wait_for_connection", lambda **_: None)
+    monkeypatch.setattr(board, "_test", lambda: testing.wait(10))
+    staging = board.stage()
+    board.unstage().wait(5)
+    testing.set()
+    with pytest.raises(RuntimeError, match="board was unstaged before it was ready"):
+        staging.wait(5)
+    assert ("run", "Running") not in said and board._take not in said
+    assert said.count(("run", "Stopped")) == 2  # by both
+
+
 def test_rows_do_not_keep_what_monitors_brought(board):
     board.expect(1, 0, 1e4)
     brought = monitor(*[(1, k, 1e4, 0.0) for k in range(5)])

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from bluesky_edgestem.callbacks.imaging import Imaging
@@ -13,7 +15,8 @@ from bluesky_edgestem.plans.survey import Survey
         ({"high": 2.0}, r"the range is from -1 to 2; allowed is -1 to 1"),
         ({"low": float("nan")}, "the range is from nan"),
         ({"spacing": 0.0}, "spacing is 0 nm; allowed is 0.001 to 1000 nm"),
-        ({"limit": 0}, "limit is 0; allowed is 1 to 65536 positions"),
+        ({"limit": 0}, "limit is 0; allowed is a whole number of positions, 1 to 65536"),
+        ({"limit": 1.5}, r"limit is 1\.5; allowed is a whole number"),
     ],
 )
 def test_a_rule_that_is_not_allowed_is_refused(changed, told):
@@ -29,7 +32,24 @@ def test_a_rule_may_be_a_dict_as_a_queue_server_sends_it():
 
 def test_a_rule_needs_a_board_and_no_raster():
     rule = EdgeRule("exx", -1.0, 0.01)
+    fixed, board = SimpleNamespace(detector=SimpleNamespace(name="arina", may_grow=False)), [None]
     with pytest.raises(ValueError, match=r"give descriptors=microscope\.board with it"):
-        Survey(None, None, 1e7, rule=rule)._checked_rule([])
+        Survey(None, None, 1e7, rule=rule)._checked_rule(fixed, [])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="leave out imaging and strain, or the rule"):
-        Survey(None, None, 1e7, rule=rule, imaging=Imaging())._checked_rule([None])  # type: ignore[list-item]
+        Survey(None, None, 1e7, rule=rule, imaging=Imaging())._checked_rule(fixed, board)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match="arina needs all positions before the flight: leave out the rule, which adds some"
+    ):
+        Survey(None, None, 1e7, rule=rule)._checked_rule(fixed, board)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"quantity": "exx", "low": 0.0, "high": 0.1, "above": 1}, "a rule has no above; it has quantity, low, high"),
+        ({"quantity": "exx", "low": 0.0}, "the rule says nothing of high"),
+    ],
+)
+def test_a_dict_that_is_no_rule_is_refused(rule, told):
+    with pytest.raises(ValueError, match=told):
+        EdgeRule.of(rule)

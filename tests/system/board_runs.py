@@ -81,13 +81,19 @@ def simplon_raster(prefix, host, stream, directory, nx, ny):
     return told(scope, raster_map(scope, FIELD, nx, ny, dwell_time=5e-4, descriptors=scope.board, max_dose=1e12))
 
 
-def ruled(prefix, directory, rules):
-    """A raster for each of `rules`, None for none; the positions that the coils may still be given after each."""
+def ruled(prefix, directory, rules, stop_after=None):
+    """A raster for each of `rules`, None for none, aborted after so many frames; and when frames and beam ended [s]."""
     scope = microscope(prefix, directory)
+    scope.queue.wait_time.set(3.0).wait()  # however late the board is on a slow machine
     made = []
     for rule in rules:
         plan = raster_map(scope, FIELD, 6, 5, dwell_time=1e-3, descriptors=scope.board, max_dose=1e12, rule=rule)
-        made.append((*told(scope, plan), int(scope.queue.limit.get(use_monitor=False))))
+
+        def watch(engine, name, doc):
+            if name == "stream_datum" and stop_after is not None and doc["indices"]["stop"] >= stop_after:
+                threading.Thread(target=engine.request_pause).start()
+
+        made.append(told(scope, plan, watch))
     return made
 
 

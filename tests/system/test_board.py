@@ -178,12 +178,13 @@ def test_a_rule_on_the_board_sends_the_coils_on_and_the_run_records_it(scope, ma
     always = {"quantity": "exx", "low": 1.0, "high": 1.0, "inside": False, "spacing": 2.0, "limit": 11}
     never = {**always, "low": -1.0}
     rows = [maps.call("ruled", scope.prefix, str(tmp_path), [rule])[0] for rule in (always, never, None)]
-    for documents, error, blanked, _, left in rows:
-        assert (error, blanked, left) == ("", True, 0)
+    for documents, error, blanked, _ in rows:
+        assert (error, blanked) == ("", True)
         assert documents[-1][1]["exit_status"] == "success"
         for name, doc in documents:
             schema_validators[DocumentNames[name]].validate(doc)
     documents = rows[0][0]
+    assert documents[0][1]["board"] == {"build": str(build), "hash": Student.load(build / student_module.NAME).hash}
     assert documents[0][1]["edge_rule"] == always and "shape" not in documents[0][1]
     # The list, then as many as were allowed: four around each where the board read a strain that it knows.
     assert rows[0][3] == 30 + 11
@@ -197,10 +198,24 @@ def test_a_rule_on_the_board_sends_the_coils_on_and_the_run_records_it(scope, ma
     gaps = np.hypot(*(where[:, None] - where[None]).transpose(2, 0, 1)) + 9 * np.eye(len(where))
     assert gaps.min() >= 1.0
     assert board_event(documents)["rule_hits"] >= 3
+    # While the coils waited for the board, three seconds in the end, the beam was off: each frame has what a
+    # millisecond at 100 pA brings, within six standard deviations, and the frame after a wait too.
+    sums = frames_of(documents).sum((1, 2), dtype=float)
+    expected = 100.0 * 1e-3 / 1.602176634e-7
+    assert np.abs(sums / expected - 1).max() < 6 / np.sqrt(expected) + 0.01
     # A rule that never holds adds nothing, nor does a board without one; the flight ends with its list.
-    for documents, _, _, counted, _ in rows[1:]:
+    for documents, _, _, counted in rows[1:]:
         assert counted == 30
         assert board_event(documents)["rule_hits"] == 0
+
+
+def test_an_aborted_run_records_what_the_board_added_until_then(scope, maps, tmp_path):
+    always = {"quantity": "exx", "low": 1.0, "high": 1.0, "inside": False, "spacing": 0.5, "limit": 3000}
+    ((documents, _, blanked, counted),) = maps.call("ruled", scope.prefix, str(tmp_path), [always], 60)
+    assert blanked and documents[-1][1]["exit_status"] == "abort" and counted >= 60
+    added = rows_of(documents, "added_positions")
+    # One row for each frame beyond the list, none for what was asked for and not flown.
+    assert added["frame"].tolist() == list(range(30, len(positions_of(documents))))
 
 
 def test_a_dectris_detector_streams_to_the_board_too(build, client_class, tmp_path):

@@ -68,6 +68,8 @@ class SimplonDetector(Device):
         Part of a flight's frames that may be lost on their way before it has failed; they are named in any case.
     """
 
+    may_grow = False  # no readback of the coils comes with a frame
+
     cam = Cpt(DetectorConfig, "")
     outcome = Cpt(SeriesOutcome, "", kind="omitted")
 
