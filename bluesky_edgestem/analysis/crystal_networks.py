@@ -216,6 +216,8 @@ class CrystalNetwork(nn.Module):
     def most_evident(self, counts: Tensor, optics: Optics) -> dict[str, np.ndarray]:
         """What patterns say of the material that they have most evidence of, before anything is flagged.
 
+        Where that of another material would be strained beyond `LARGEST_STRAIN`, its evidence does not count.
+
         Parameters
         ----------
         counts : Tensor (b, n, n)
@@ -233,6 +235,9 @@ class CrystalNetwork(nn.Module):
         dose = counts.sum((1, 2), dtype=torch.float64).cpu().numpy()
         by_material = [self._supposing(counts, optics, name, dose) for name in self.among]
         evidence = np.stack([m["evidence"] for m in by_material], 1)
+        # Of a material in which nothing believable was found, the network's evidence is a guess.
+        beyond = np.stack([np.abs(m["strain"]).max(1) > LARGEST_STRAIN for m in by_material], 1)
+        evidence[beyond & ~beyond.all(1, keepdims=True)] = -np.inf
         probability = np.exp(evidence - evidence.max(1, keepdims=True, initial=-np.inf))
         probability /= probability.sum(1, keepdims=True)
         best = probability.argmax(1)
