@@ -85,7 +85,7 @@ def card_text(card: dict[str, Any]) -> str:
         narrow=drawn.SEMIANGLE[0],
         wide=drawn.SEMIANGLE[1],
         tilt=drawn.MISTILT,
-        shift=drawn.SHIFT_PX,
+        shift=drawn.SHIFT,
         ellipse=100 * drawn.ELLIPTICITY,
         sharp=drawn.PSF[0],
         blunt=drawn.PSF[1],

@@ -2,6 +2,10 @@
 
 Conditions are split before anything is drawn from them: by thickness and by how large disks are against their distance.
 What the network is judged on has a thickness and a convergence that neither its training nor its calibration had.
+
+What a microscope may do to a pattern is as in `pattern_draws`, which draws for files, one after the other, with what
+rendering in batches leaves out: diffuse scattering, what only a surface shows, and what strain does to the disks beyond
+moving them. Strain goes further here, and disks are larger or smaller against the frame.
 """
 
 from __future__ import annotations
@@ -20,18 +24,16 @@ from .disk_rendering import DeviceTable, render
 from .lattice_view import SPOTS, Beams, Lattice, rotations, supposed
 from .materials import material
 from .optics import Optics
+from .pattern_draws import BACKGROUND, DOSE, ELLIPTICITY, MISTILT, SEMIANGLE, SHIFT, THICKNESS
 from .projected_lattice import first_order, symmetry
 
 N_PIXELS = 128
 STRAIN = (0.03, 0.03, 0.02)  #: exx, eyy, exy up to
-SHIFT_PX, MISTILT, ELLIPTICITY = 3.0, 5.0, 0.02
-THICKNESS = (5.0, 40.0)  #: of crystals that are not sheets [nm]
-SEMIANGLE = (0.8, 5.0)  #: [mrad]
 EDGE = (0.55, 1.12)  #: distance of the frame's edge from its centre [1/Å]
 LEAST_RADIUS_PX = 1.7  #: of disks
 #: Disks' radius over the distance of the nearest; at 0.5 they touch.
 RATIO = (0.06, 0.42)
-DOSE, BACKGROUND, PSF = (1e3, 1e6), 0.7, (0.4, 1.0)
+PSF = (0.4, 1.0)  #: [pixels]
 
 #: Which part of each 8 nm of thickness, and of each 0.1 of the ratio, is kept for what.
 BANDS = {"held out": ((3.0, 4.0), (0.03, 0.05)), "calibration": ((7.0, 8.0), (0.08, 0.10))}
@@ -183,7 +185,7 @@ def conditions(
         rng.uniform(-1, 1, (count, 3)) * STRAIN,
         rng.uniform(-np.pi, np.pi, count),
         layers,
-        rng.uniform(-SHIFT_PX, SHIFT_PX, (count, 2)),
+        rng.uniform(-SHIFT, SHIFT, (count, 2)),
         tilt[:, None] * np.stack((np.cos(azimuth), np.sin(azimuth)), -1),
         axis @ stretch @ np.swapaxes(axis, 1, 2),
         cutoff,
