@@ -45,8 +45,8 @@ def calibrate_rotation(
     """Measure the rotation from the axes of the scan to those of the detector, by a short raster over the specimen.
 
     The field of the deflections has no curl in the axes of the scan; see `analysis.scan_rotation`. What the specimen
-    should have is an edge, of a particle or of its own, or any other structure that deflects the beam and that the step
-    of the raster resolves.
+    should have is an edge that is not straight, of a particle or of its own, or any other structure that deflects the
+    beam in more than one direction and that the step of the raster resolves.
 
     Parameters
     ----------
