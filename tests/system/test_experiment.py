@@ -183,6 +183,7 @@ def test_ctrl_c_while_it_starts_is_answered_and_leaves_nothing(experiment):
         ('[energetics]\ncache = "/proc/nowhere"\n[catalog]\nfolder = "FOLDER"\n', "energy cache /proc/nowhere"),
         ('[network]\nweights = "absent.pt"\n[catalog]\nfolder = "FOLDER"\n', "absent.pt"),
         ('[network]\nweights = "cut.pt"\n[catalog]\nfolder = "FOLDER"\n', "cut.pt: cut short or altered"),
+        ('[microscope]\nboard = "absent"\n[catalog]\nfolder = "FOLDER"\n', "absent/student.weights: No such file"),
     ],
 )
 def test_a_mistake_is_one_message_and_nothing_is_started(tmp_path, text, message):
