@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import weights_file
+from . import disk_store, weights_file
+from .crystal_misfit import TOLERANCE
 from .crystal_reading import read
+from .crystal_refinement import choose, refined, suspicion
 from .descriptor import FeatureDescriptors
 from .disk_network import THICKNESS, DiskNetwork
-from .lattice_view import PRIOR_SD, SPOTS, Beams, strain_of, supposed
+from .lattice_view import PRIOR_SD, SPOTS, Beams, Lattice, strain_of, supposed
 from .materials import material
 from .optics import Optics
 from .projected_lattice import first_order, symmetry, wrapped
@@ -30,6 +32,10 @@ WEIGHTS = WeightsFile(b"EDGESTEM-CRYSTAL", 1, "crystal network")
 DOSES = tuple(float(10**x) for x in np.arange(3.0, 6.1, 0.5))
 #: Strain beyond which a lattice is another crystal's, or the calibration wrong: half as much again as training had.
 LARGEST_STRAIN = 0.045
+#: Log-odds of a pattern that the network is sure of.
+LOG_ODDS = 18.0
+#: Electrons in a frame, fewer than which show no lattice.
+FEWEST = 100
 #: Frames that go through the network together.
 BATCH = 32
 #: Standard deviation of a thickness of which nothing is known [nm]: that of 5 to 40 nm, all as likely.
@@ -56,6 +62,10 @@ class CrystalNetwork(nn.Module):
         self.among = self.materials
         #: What the projector lenses make of a pattern around the beam, as in `disk_patterns.compose`; from calibration.
         self.distortion = np.eye(2)
+        #: Whether the likelihood has the last word where the disks of a material are known (`disk_store`).
+        self.refines = True
+        #: Part of the disks' fill that the library may be wrong by before a pattern is flagged; see `crystal_misfit`.
+        self.tolerance = TOLERANCE
         self.disks = DiskNetwork(len(self.materials))
         self.register_buffer("calibration", torch.ones(len(self.materials), len(DOSES), 4, dtype=torch.float64))
         self.card: dict = {}
@@ -150,13 +160,7 @@ class CrystalNetwork(nn.Module):
         ValueError
             If frames have another size than the optics say, or the optics are none the network can read.
         """
-        frames = np.asarray(frames)
-        if not (np.issubdtype(frames.dtype, np.integer) or np.issubdtype(frames.dtype, np.floating)):
-            raise TypeError(f"frames are {frames.dtype}; the network reads electrons counted: integers or floats")
-        n = optics.n_pixels
-        if frames.ndim != 3 or frames.shape[1:] != (n, n):
-            raise ValueError(f"frames have shape {frames.shape}; these optics (n_pixels = {n}) need (any, {n}, {n})")
-        self.check_optics(optics)
+        frames = self._checked(frames, optics)
         parts = [self._predicted(frames[i : i + BATCH], optics) for i in range(0, max(len(frames), 1), BATCH)]
         columns = {
             name: np.concatenate([getattr(p, name) for p in parts])
@@ -165,14 +169,50 @@ class CrystalNetwork(nn.Module):
         }
         return FeatureDescriptors(phases=self.among, **columns)
 
+    @torch.no_grad()
+    def suspicion(self, frames: np.ndarray, optics: Optics) -> np.ndarray:
+        """How unlike any of the supposed crystals frames (n, n_pixels, n_pixels) are, (n,).
+
+        More than one is flagged: what `crystal_refinement.suspicion` says of the misfit, or, where no disks of the
+        material are known at that energy, what the network's log-odds do; or the strain over `LARGEST_STRAIN`,
+        whichever is more. Raises as `predict` does.
+        """
+        frames = self._checked(frames, optics)
+        parts = [self._told(_numbers(frames[i : i + BATCH])[0], optics)[0] for i in range(0, len(frames), BATCH)]
+        return np.concatenate([_suspicion(said) for said in parts] or [np.zeros(0)])
+
+    def _checked(self, frames: np.ndarray, optics: Optics) -> np.ndarray:
+        frames = np.asarray(frames)
+        if not (np.issubdtype(frames.dtype, np.integer) or np.issubdtype(frames.dtype, np.floating)):
+            raise TypeError(f"frames are {frames.dtype}; the network reads electrons counted: integers or floats")
+        n = optics.n_pixels
+        if frames.ndim != 3 or frames.shape[1:] != (n, n):
+            raise ValueError(f"frames have shape {frames.shape}; these optics (n_pixels = {n}) need (any, {n}, {n})")
+        self.check_optics(optics)
+        return frames
+
+    def _told(self, numbers: np.ndarray, optics: Optics) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """What is said of frames of finite numbers, the number of the material of each, and the materials' chances."""
+        counts = torch.from_numpy(numbers).to(self.calibration.device)
+        dose = numbers.sum((1, 2))
+        read_as = [self._supposing(counts, optics, name, dose) for name in self.among]
+
+        def refine(number: int, which: np.ndarray) -> dict[str, np.ndarray] | None:
+            name = self.among[number]
+            table = disk_store.table(name, optics.energy_keV, counts.device) if self.refines else None
+            if table is None:
+                return None
+            some = torch.from_numpy(which).to(counts.device)
+            beams = self.beams(optics, name, len(which))
+            return refined(table, counts[some], beams, read_as[number][1][some], self.tolerance)
+
+        return choose([said for said, _ in read_as], refine, dose >= FEWEST)
+
     def _predicted(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
         b = len(frames)
-        numbers = np.asarray(frames, np.float32)
-        broken = ~np.isfinite(numbers).all((1, 2)) | (numbers < 0).any((1, 2))
-        numbers = np.where(broken[:, None, None], 0, numbers)
-        dose = numbers.sum((1, 2), dtype=float)
-        chosen = self.most_evident(torch.from_numpy(numbers).to(self.calibration.device), optics)
-
+        numbers, broken = _numbers(frames)
+        dose = numbers.sum((1, 2))
+        chosen, best, probability = self._told(numbers, optics)
         flagged = np.full(b, "", dtype=object)
         saturated = np.zeros(b, bool)
         if np.issubdtype(frames.dtype, np.integer):
@@ -184,19 +224,19 @@ class CrystalNetwork(nn.Module):
         flag(broken, "not counts: a pixel is negative or not a number")
         flag(dose == 0, "no electrons: the frame is empty")
         flag(saturated, "saturated: a pixel reached the largest value of its type")
-        flag(dose < 100, "too few electrons to find a lattice in")
+        flag(dose < FEWEST, "too few electrons to find a lattice in")
+        among, fitted = " or ".join(self.among), ~np.isnan(chosen["misfit"])
+        strained = np.abs(chosen["strain"]).max(1, initial=0.0) > LARGEST_STRAIN
+        odd = (_suspicion(chosen) > 1) & ~strained
+        flag(odd & ~fitted, f"not found to be a crystal of {among}: no lattice of theirs explains the disks")
+        flag(odd, f"not a crystal of {among}: no strain, thickness and mistilt of theirs leaves noise alone")
         flag(
-            chosen["genuine"] < 0,
-            f"not found to be a crystal of {' or '.join(self.among)}: no lattice of theirs explains the disks",
-        )
-        flag(
-            np.abs(chosen["strain"]).max(1, initial=0.0) > LARGEST_STRAIN,
-            f"strained by more than {100 * LARGEST_STRAIN:g} %: not a crystal of {' or '.join(self.among)}, or the "
-            "calibration is wrong",
+            strained,
+            f"strained by more than {100 * LARGEST_STRAIN:g} %: not a crystal of {among}, or the calibration is wrong",
         )
         known = flagged == ""
         prior = np.diag([PRIOR_SD[0] ** 2] * 3)
-        folds = np.array([symmetry(material(name)) for name in self.among])[chosen["material"]]
+        folds = np.array([symmetry(material(name)) for name in self.among])[best]
         free = np.pi / folds / np.sqrt(3)
         return FeatureDescriptors(
             strain=np.where(known[:, None], chosen["strain"], 0.0),
@@ -204,7 +244,7 @@ class CrystalNetwork(nn.Module):
             rotation=np.where(known, chosen["rotation"], 0.0),
             rotation_sd=np.where(known, np.minimum(chosen["rotation_sd"], free), free),
             phases=self.among,
-            phase_probability=np.where(known[:, None], chosen["probability"], 1 / len(self.among)),
+            phase_probability=np.where(known[:, None], probability, 1 / len(self.among)),
             flagged=flagged.astype(str),
             thickness=np.where(known, chosen["thickness"], np.nan),
             thickness_sd=np.where(known, chosen["thickness_sd"], THICKNESS_SD),
@@ -212,40 +252,10 @@ class CrystalNetwork(nn.Module):
             centre_sd=np.where(known[:, None], chosen["centre_sd"], PRIOR_SD[2]),
         )
 
-    @torch.no_grad()
-    def most_evident(self, counts: Tensor, optics: Optics) -> dict[str, np.ndarray]:
-        """What patterns say of the material that they have most evidence of, before anything is flagged.
-
-        Where that of another material would be strained beyond `LARGEST_STRAIN`, its evidence does not count.
-
-        Parameters
-        ----------
-        counts : Tensor (b, n, n)
-            Electrons, float32, all finite, on the network's device.
-        optics : Optics
-            Beam and detector.
-
-        Returns
-        -------
-        dict of arrays
-            ``material`` (b,), its place in `among`; ``probability`` (b, len(among)) of each; ``genuine`` (b,), log-odds
-            of being that material rather than another crystal; ``strain`` (b, 3), ``covariance`` (b, 3, 3), and, with
-            standard deviations ``..._sd``, ``rotation`` [rad], ``thickness`` [nm] and ``centre`` [pixels].
-        """
-        dose = counts.sum((1, 2), dtype=torch.float64).cpu().numpy()
-        by_material = [self._supposing(counts, optics, name, dose) for name in self.among]
-        evidence = np.stack([m["evidence"] for m in by_material], 1)
-        # Of a material in which nothing believable was found, the network's evidence is a guess.
-        beyond = np.stack([np.abs(m["strain"]).max(1) > LARGEST_STRAIN for m in by_material], 1)
-        evidence[beyond & ~beyond.all(1, keepdims=True)] = -np.inf
-        probability = np.exp(evidence - evidence.max(1, keepdims=True, initial=-np.inf))
-        probability /= probability.sum(1, keepdims=True)
-        best = probability.argmax(1)
-        chosen = {k: np.stack([m[k] for m in by_material], 1)[np.arange(len(best)), best] for k in by_material[0]}
-        return {"material": best, "probability": probability, **chosen}
-
-    def _supposing(self, counts: Tensor, optics: Optics, name: str, dose: np.ndarray) -> dict[str, np.ndarray]:
-        """What the patterns say if they are of one material."""
+    def _supposing(
+        self, counts: Tensor, optics: Optics, name: str, dose: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], Lattice]:
+        """What the network says of the patterns if they are of one material, and where it sees its lattice."""
         crystal, index = material(name), self.materials.index(name)
         fold = symmetry(crystal)
         lattice, opinion, _ = read(self.disks, counts, self.beams(optics, name, len(counts)), fold)
@@ -260,7 +270,7 @@ class CrystalNetwork(nn.Module):
         covariance = array(covariance)
         # Of a sheet with one number of layers the thickness is known.
         sure = crystal.max_layers == 1
-        return {
+        said = {
             "strain": array(strain),
             "covariance": covariance[:, :3, :3] * by[0][:, None, None] ** 2,
             "rotation": wrapped(array(rotation), fold),
@@ -274,6 +284,7 @@ class CrystalNetwork(nn.Module):
             "genuine": array(opinion.says("genuine")),
             "evidence": array(opinion.says("evidence")),
         }
+        return said, lattice
 
     def save(self, path: Path, card: dict) -> None:
         """Write the weights with the facts of their training, under a checksum."""
@@ -309,3 +320,18 @@ class CrystalNetwork(nn.Module):
         network.card = kept["card"]
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return network.eval().to(where)
+
+
+def _numbers(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames as float32, empty where a pixel is negative or none, and which those are (n,)."""
+    numbers = np.asarray(frames, np.float32)
+    broken = ~np.isfinite(numbers).all((1, 2)) | (numbers < 0).any((1, 2))
+    return np.where(broken[:, None, None], np.float32(0), numbers), broken
+
+
+def _suspicion(said: dict[str, np.ndarray]) -> np.ndarray:
+    """As of `CrystalNetwork.suspicion`."""
+    # Where only the network speaks: its log-odds below zero, in units of those of a pattern that it is sure of.
+    unfitted = 1 - said["genuine"] / LOG_ODDS
+    of_fit = np.where(np.isnan(said["misfit"]), unfitted, suspicion(said))
+    return np.maximum(of_fit, np.abs(said["strain"]).max(1, initial=0.0) / LARGEST_STRAIN)

@@ -22,6 +22,7 @@ from .crystal_supply import Batch, supply, true_lattice
 from .disk_library import TableSpec
 from .disk_network import DiskNetwork
 from .disk_rendering import DeviceTable
+from .disk_store import WIDEST
 from .materials import material
 
 ENERGIES = (80.0, 200.0, 300.0)
@@ -32,8 +33,6 @@ AHEAD, USES = (8, 64), 3
 #: Steps from one to the next of which the weights' average takes note.
 AVERAGED = 10
 AVERAGING = ("none", "weights", "noise", "both")
-#: Largest semiangle and mistilt together of the tables of thick crystals, by energy [mrad]; disks may not overlap.
-_WIDEST = {("Si", 200.0): 8.9, ("SrTiO3", 200.0): 8.2, ("Si", 300.0): 8.1, ("SrTiO3", 300.0): 7.6}
 
 
 def table_specs(materials: Sequence[str]) -> list[TableSpec]:
@@ -46,7 +45,7 @@ def table_specs(materials: Sequence[str]) -> list[TableSpec]:
                 specs.append(TableSpec(name, energy, tuple(range(1, crystal.max_layers + 1)), 10.4, 0.8, 1.25))
             else:
                 layers = tuple(crystal.layers(t) for t in np.arange(3.0, 44.1, 2.0))
-                specs.append(TableSpec(name, energy, layers, _WIDEST.get((name, energy), 10.2), 0.36, 1.12))
+                specs.append(TableSpec(name, energy, layers, WIDEST.get((name, energy), 10.2), 0.36, 1.12))
     return specs
 
 

@@ -17,7 +17,7 @@ from .projected_lattice import primitive
 _QUADRANT = EDGE_SAMPLES // 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeviceTable:
     """A table of disks as tensors; what only a surface shows (`projected_lattice.primitive`) is left out."""
 
