@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from crystal_cases import FOREIGN
+from scipy.ndimage import gaussian_filter
 
 from bluesky_edgestem.analysis import crystal_networks, disk_tables
 from bluesky_edgestem.analysis.crystal_networks import CrystalNetwork
@@ -20,7 +21,8 @@ from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.pretrained import pretrained
 from bluesky_edgestem.analysis.projected_lattice import symmetry
 
-STRAIN, ROTATION, THICKNESS = (0.012, -0.008, 0.005), 0.2, 12.0
+STRAIN, ROTATION, LAYERS = (0.012, -0.008, 0.005), 0.2, 60
+THICKNESS = LAYERS * material("SrTiO3").spacing / 10
 OPTICS = Optics(energy_keV=200.0, semiangle_mrad=1.5, pixel_mrad=0.3, n_pixels=128, psf_px=0.6)
 
 
@@ -40,10 +42,8 @@ def network():
 @pytest.fixture(scope="module")
 def expected():
     """SrTiO3, 12 nm: counts of an electron, in all."""
-    crystal = material("SrTiO3")
-    layers = 2 * round(crystal.layers(THICKNESS) / 2)
-    table = disk_tables.compute("SrTiO3", 200.0, (layers,), 3.0, 0.5, 0.9)
-    return compose(table, OPTICS, STRAIN, ROTATION, layers)
+    table = disk_tables.compute("SrTiO3", 200.0, (LAYERS,), 3.0, 0.5, 1.12)
+    return gaussian_filter(compose(table, OPTICS, STRAIN, ROTATION, LAYERS), OPTICS.psf_px)
 
 
 def counted(expected, dose, seed=0, n=2):
