@@ -164,13 +164,16 @@ if __name__ == "__main__":
         "energy_keV": ENERGY,
         "seeds": len(SEEDS),
         "cases of a seed": options.cases,
+        "cases of a seed at other energies": max(1, options.cases // 2),
         "draws": DRAWS,
     }
+    # Half as many at the other energies: the figures are of the same kind.
+    count = {energy: options.cases if energy == ENERGY else max(1, options.cases // 2) for energy in ENERGIES}
     for energy in ENERGIES:
         # The energy of most figures stands by itself.
         into = result if energy == ENERGY else result.setdefault(f"{energy:g} keV", {})
         for name in network.among:
-            every = cases[name, energy]
+            every = [own[: count[energy]] for own in cases[name, energy]]
             by_seed = [told(network, own, DRAWS, seed) for seed, own in zip(SEEDS, every, strict=True)]
             information = [np.array([case.information for case in own]) for own in every]
             into[name] = {

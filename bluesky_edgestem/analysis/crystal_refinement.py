@@ -21,9 +21,10 @@ STRAY = 0.1
 #: A misfit beyond this mean, and this many standard deviations over one, is more than a crystal's own: one pattern in
 #: a hundred of the calibration's conditions.
 MEAN, DEVIATIONS = 1.05, 3.5
-#: What the library's rounding and interpolation leave wrong however many electrons there are, on the calibration's
-#: conditions at 10⁶ electrons: standard deviations of strain and rotation [rad], of thickness [nm], of the centre [px].
-FLOOR, THICKNESS_FLOOR, CENTRE_FLOOR = 2e-4, 0.02, 0.005
+#: What the library leaves wrong however many electrons there are: its fills are of crystals without strain, in steps
+#: and rounded. Standard deviations of strain and rotation [rad], of thickness [nm], of the centre [pixels]; the first
+#: two are what fills of strained crystals, by `DiskTable.by_strain`, were found to leave at 10⁵ and 10⁶ electrons.
+FLOOR, THICKNESS_FLOOR, CENTRE_FLOOR = 3e-4, 0.2, 0.005
 
 
 def refined(
