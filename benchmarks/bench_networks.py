@@ -53,7 +53,7 @@ def told(network: CrystalNetwork, cases: list[CrystalCase], draws: int, seed: in
 
 def _told(said: list[FeatureDescriptors], cases: list[CrystalCase]) -> Told:
     strain = np.array([s.strain - case.strain for s, case in zip(said, cases, strict=True)])
-    thickness = np.array([s.thickness - case.thickness for s, case in zip(said, cases, strict=True)])
+    thickness = np.array([np.subtract(s.thickness, case.thickness) for s, case in zip(said, cases, strict=True)])
     return Told(
         strain,
         np.array([s.strain_sd for s in said]),

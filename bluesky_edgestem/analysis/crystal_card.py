@@ -27,7 +27,8 @@ of MoS2 and WS2 are read by the descriptor network, near the Cramér–Rao bound
 suppose Si or SrTiO3 unless `CrystalNetwork.restricted` names others.
 
 **Not for** overlapping disks, other materials, thinner or thicker crystals: these are flagged where they show.
-In the table "flagged" and AUROC are of the network's log-odds alone; strains beyond 4.5 % are flagged, too.
+The table is of the network alone, "flagged" and AUROC of its log-odds. Where the disks of a material are known
+(`disk_store`), the likelihood has the last word, and its misfit flags; strains beyond 4.5 % are flagged, too.
 
 **Held-out conditions**: every eighth nanometre of thickness and every fifth hundredth of the disks' radius over their
 distance was kept from training, for calibration and for this table apart. Errors are root mean squares over all

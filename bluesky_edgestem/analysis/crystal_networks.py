@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from . import disk_store, weights_file
 from .crystal_misfit import TOLERANCE
+from .crystal_optics import beams_of, check
 from .crystal_reading import read
 from .crystal_refinement import choose, refined, suspicion
 from .descriptor import FeatureDescriptors
 from .disk_network import THICKNESS, DiskNetwork
-from .lattice_view import PRIOR_SD, SPOTS, Beams, Lattice, strain_of, supposed
+from .lattice_view import PRIOR_SD, Beams, Lattice, strain_of
 from .materials import material
 from .optics import Optics
-from .projected_lattice import first_order, symmetry, wrapped
+from .projected_lattice import symmetry, wrapped
 from .weights_file import WeightsFile
 
 SHIPPED = weights_file.SHIPPED / "crystal.pt"
@@ -90,51 +91,11 @@ class CrystalNetwork(nn.Module):
 
     def beams(self, optics: Optics, name: str, count: int) -> Beams:
         """What the optics say of `count` patterns supposed to be of one material."""
-        device = self.calibration.device
-
-        def full(value: float) -> Tensor:
-            return torch.full((count,), value, dtype=torch.float32, device=device)
-
-        bend = torch.tensor(self.distortion, dtype=torch.float32, device=device).expand(count, 2, 2)
-        empty = Beams(
-            torch.zeros(count, dtype=torch.int64, device=device),
-            torch.zeros(count, SPOTS, 2, device=device),
-            torch.zeros(count, SPOTS, dtype=torch.bool, device=device),
-            torch.eye(2, device=device).expand(count, 2, 2),
-            full(optics.energy_keV),
-            full(optics.semiangle_mrad),
-            full(optics.pixel_reciprocal),
-            full(optics.disk_radius),
-            full(optics.psf_px),
-            bend,
-        )
-        return supposed(empty, self.materials.index(name), name)
+        return beams_of(optics, self.materials, name, count, self.distortion, self.calibration.device)
 
     def check_optics(self, optics: Optics) -> None:
         """Raise ValueError where the network was not trained for such optics; the message says what it reads."""
-        if not 75 <= optics.energy_keV <= 310:
-            raise ValueError(f"energy_keV is {optics.energy_keV}; the network was trained for 80, 200 and 300 keV")
-        for name in self.among:
-            first = first_order(material(name))
-            touching = 1e3 * first * optics.wavelength / 2
-            if optics.semiangle_mrad > 0.86 * touching:
-                raise ValueError(
-                    f"semiangle_mrad = {optics.semiangle_mrad} lets the disks of {name} touch; the network reads "
-                    f"separate disks: choose at most {0.86 * touching:.2f}, or name other materials"
-                )
-            away = first / optics.pixel_reciprocal
-            if not 12 <= away <= optics.n_pixels / 4 + 1:
-                raise ValueError(
-                    f"pixel_mrad = {optics.pixel_mrad} puts the nearest reflections of {name} {away:.1f} pixels from "
-                    f"the beam; the network was trained for 12 to {optics.n_pixels / 4:.0f}: choose pixel_mrad from "
-                    f"{4e3 * first * optics.wavelength / optics.n_pixels:.3f} to "
-                    f"{1e3 * first * optics.wavelength / 12:.3f}"
-                )
-        if optics.disk_radius < 1.5:
-            raise ValueError(
-                f"semiangle_mrad = {optics.semiangle_mrad} gives disks of radius {optics.disk_radius:.2f} pixels; the "
-                f"network reads disks of 1.5 pixels or more: choose at least {1.5 * optics.pixel_mrad:.2f}"
-            )
+        check(optics, self.among)
 
     @torch.no_grad()
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:

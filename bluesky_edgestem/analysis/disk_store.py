@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from .projected_lattice import primitive
 from .weights_file import WeightsFile
 
 SHIPPED = weights_file.SHIPPED / "disks.bin"
-DISKS = WeightsFile(b"EDGESTEM-DISKS", 1, "disk library", "write it anew with `disk_store.write`")
+DISKS = WeightsFile(b"EDGESTEM-DISKS", 1, "disk library", "write it anew with `benchmarks/make_disk_library.py`")
 #: How far the beam's energy may be from a table's, as a part of it.
 TOLERANCE = 5e-3
 #: Largest semiangle and mistilt together of the tables of thick crystals, by energy [mrad]; disks may not overlap.
@@ -66,7 +67,7 @@ def write(path: Path, tables: Sequence[DiskTable]) -> None:
 
 
 @cache
-def _file(path: Path) -> np.lib.npyio.NpzFile:
+def _file(path: Path) -> Any:
     return np.load(io.BytesIO(DISKS.read(path)), allow_pickle=False)
 
 

@@ -24,6 +24,8 @@ from bluesky_edgestem.analysis.projected_lattice import symmetry
 STRAIN, ROTATION, LAYERS = (0.012, -0.008, 0.005), 0.2, 60
 THICKNESS = LAYERS * material("SrTiO3").spacing / 10
 OPTICS = Optics(energy_keV=200.0, semiangle_mrad=1.5, pixel_mrad=0.3, n_pixels=128, psf_px=0.6)
+#: Indices of SrTiO3 by pixel.
+FIRST = OPTICS.pixel_reciprocal * 3.905
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,8 +124,6 @@ def of_material(name: str) -> np.ndarray:
 def test_a_lattice_that_no_strain_explains_is_no_evidence_of_its_material(network) -> None:
     # As SrTiO3 these would be strained by a third; at 1e4 electrons half of them were taken for that, and flagged.
     frames = np.random.default_rng(3).poisson(1e4 * of_material("Si")).astype(np.uint16)
-    as_other = copy(network).restricted(("SrTiO3",)).most_evident(torch.tensor(frames, dtype=torch.float32), OPTICS)
-    assert np.count_nonzero(np.abs(as_other["strain"]).max(1) > 0.1) >= 3
     found = network.predict(frames, OPTICS)
     assert list(found.flagged) == [""] * 6
     assert list(found.phase) == ["Si"] * 6
@@ -148,13 +148,39 @@ def test_a_crystal_of_another_material_is_flagged(network, foreign, name, among,
     assert np.allclose(told.phase_probability, 1 / len(among))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="in training no foreign crystal had the lattice of a supposed one: disks tell none"
-)
 @pytest.mark.parametrize(("name", "like"), [("NaCl", "SrTiO3"), ("GaAs", "Si")])
 def test_a_crystal_whose_lattice_is_like_a_supposed_one_is_flagged_or_uncertain(network, foreign, name, like) -> None:
     frames = np.random.default_rng(2).poisson(1e5 * of_material(name)).astype(np.uint16)
     assert unsure(copy(network).restricted((like,)).predict(frames, OPTICS)).all()
+
+
+def test_disks_of_another_crystal_on_the_lattice_are_flagged_whatever_the_network_says(network, expected) -> None:
+    # The same lattice, each second diagonal of disks gone: face-centred, as rock salt of that size would show.
+    turn = np.array([[np.cos(ROTATION), np.sin(ROTATION)], [-np.sin(ROTATION), np.cos(ROTATION)]])
+    place = np.stack(np.meshgrid(np.arange(128), np.arange(128), indexing="xy"), -1) - 63.5
+    stretch = np.array([[1 + STRAIN[0], STRAIN[2]], [STRAIN[2], 1 + STRAIN[1]]])
+    index = np.round(place @ stretch @ turn.T * FIRST)
+    frames = counted(expected * (index.sum(-1) % 2 == 0), 1e5)
+    found = network.predict(frames, OPTICS)
+    assert all("not a crystal of Si or SrTiO3" in reason for reason in found.flagged)
+    assert np.all(network.suspicion(frames, OPTICS) > 1)
+    assert np.all(network.suspicion(counted(expected, 1e5), OPTICS) < 1)
+
+
+def test_without_the_likelihood_the_network_speaks_alone(network, expected) -> None:
+    frames = counted(expected, 1e5, n=1)
+    both = network.predict(frames, OPTICS)
+    network.refines = False
+    try:
+        alone = network.predict(frames, OPTICS)
+    finally:
+        network.refines = True
+    # It knows thickness roughly, and says so.
+    assert alone.thickness_sd[0] > 3 * both.thickness_sd[0]
+    assert abs(both.thickness[0] - THICKNESS) < 0.8
+    # An energy that the library has no disks for.
+    other = Optics(energy_keV=190.0, semiangle_mrad=1.5, pixel_mrad=0.3, n_pixels=128, psf_px=0.6)
+    assert network.predict(frames, other).thickness_sd[0] > 3 * both.thickness_sd[0]
 
 
 def test_the_search_finds_lattice_and_beam(network, expected) -> None:
