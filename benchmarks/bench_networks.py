@@ -51,9 +51,9 @@ def told(network: CrystalNetwork, cases: list[CrystalCase], draws: int, seed: in
     return {label: _told(of, cases) for label, of in said.items()}
 
 
-def _told(said: list[FeatureDescriptors], cases: list[CrystalCase]) -> Told:
+def _told(said: list, cases: list[CrystalCase]) -> Told:
     strain = np.array([s.strain - case.strain for s, case in zip(said, cases, strict=True)])
-    thickness = np.array([np.subtract(s.thickness, case.thickness) for s, case in zip(said, cases, strict=True)])
+    thickness = np.array([s.thickness - case.thickness for s, case in zip(said, cases, strict=True)])
     return Told(
         strain,
         np.array([s.strain_sd for s in said]),
