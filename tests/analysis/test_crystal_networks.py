@@ -116,9 +116,10 @@ def test_a_calibration_that_is_far_off_is_flagged_or_uncertain(network, expected
 def of_material(name: str) -> np.ndarray:
     """Patterns (6, 128, 128) of a crystal, counts of an electron in all."""
     layers = [2 * round(material(name).layers(t) / 2) for t in (8.0, 12.0, 20.0)]
-    table = disk_tables.compute(name, 200.0, layers, 3.0, 0.6, 0.9)
+    table = disk_tables.compute(name, 200.0, layers, 3.0, 0.5, 1.12)
     strains = ((0.003, 0.0, 0.002), (-0.002, 0.004, 0.0))
-    return np.array([compose(table, OPTICS, strains[i], (0.1, 0.5)[i], n) for i in range(2) for n in layers])
+    sharp = [compose(table, OPTICS, strains[i], (0.1, 0.5)[i], n) for i in range(2) for n in layers]
+    return np.array([gaussian_filter(pattern, OPTICS.psf_px) for pattern in sharp])
 
 
 def test_a_lattice_that_no_strain_explains_is_no_evidence_of_its_material(network) -> None:
