@@ -76,7 +76,7 @@ def _types(student: Student, unit: float) -> dict:
     """hls4ml's names of layers to the types in them; filters' weights are in units of `unit`."""
     bin_bits = student.frontend.bin_bits
     unit_bits = round(-np.log2(unit))
-    width = max(student.largest_sum, student.filters.shape[0] * (2**bin_bits - 1)).bit_length() + 1
+    width = student.largest_sum.bit_length() + 1
     whole = _fixed(width, width - unit_bits)
     types: dict = {
         "bins": {"result": _fixed(bin_bits, bin_bits, signed=False)},

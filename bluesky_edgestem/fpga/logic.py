@@ -108,7 +108,7 @@ def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
     for name in ADDERS:
         shutil.copy(adders / name, folder / name)
     lanes = max(1, pixels_a_clock // frontend.bin)
-    weight_bits = int(np.ceil(np.log2(np.abs(student.filters).max() + 1))) + 1
+    weight_bits = int(np.ceil(np.log2(np.abs(student.columns).max() + 1))) + 1
     (folder / "weights.hex").write_text(_memory(student, lanes, weight_bits))
     layers = dense_layers(student)
     for i, logic in enumerate(layers):
@@ -120,7 +120,8 @@ def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
 
 def _memory(student: Student, lanes: int, weight_bits: int) -> str:
     """The filters' memory in hexadecimal, a line for each group of bins."""
-    size = student.filters.shape[1]
+    columns = student.columns
+    size = columns.shape[1]
     lines = []
     for group in range(CORE**2 // lanes):
         word = 0
@@ -128,7 +129,7 @@ def _memory(student: Student, lanes: int, weight_bits: int) -> str:
             bin_ = group * lanes + lane
             bits = int(student.frontend.outer[bin_])
             for k in range(size):
-                bits |= (int(student.filters[bin_, k]) & (2**weight_bits - 1)) << (1 + k * weight_bits)
+                bits |= (int(columns[bin_, k]) & (2**weight_bits - 1)) << (1 + k * weight_bits)
             word |= bits << (lane * (1 + size * weight_bits))
         lines.append(f"{word:x}")
     return "\n".join(lines) + "\n"
@@ -195,7 +196,7 @@ endmodule
 
 def _top(student: Student, layers: list[CombLogic], pixels_a_clock: int, lanes: int, weight_bits: int) -> str:
     frontend, size = student.frontend, student.filters.shape[1]
-    sum_bits = max(student.largest_sum, CORE**2 * (2**frontend.bin_bits - 1)).bit_length() + student.scale
+    sum_bits = student.largest_sum.bit_length() + student.scale
     words = len(OUTPUTS) * OUTPUT_BITS
     depth, last = STAGES * len(layers), len(layers) - 1
     wires, stages = [], []
@@ -237,7 +238,7 @@ module {TOP} (
   logic [31:0] number0, number1, number2;
   logic pixels_valid, bins_valid, done0, done1;
   logic [{lanes * (frontend.bin_bits + ATTENUATION) - 1}:0] binned;
-  logic signed [{size * (sum_bits + 1) - 1}:0] filtered;
+  logic signed [{(size + 1) * (sum_bits + 1) - 1}:0] filtered;  // the last of them is what the others are divided by
   logic [{sum_bits - 1}:0] normaliser;
   logic [{size * (student.quotient_bits + 1) - 1}:0] quotients;
 
@@ -252,10 +253,14 @@ module {TOP} (
       .status(status0), .number(number0), .binned, .bins_valid, .index, .out_done(done1),
       .out_status(status1), .out_number(number1));
 
-  matched_filters #(.LANES({lanes}), .BIN_BITS({frontend.bin_bits}), .FILTERS({size}), .WEIGHT_BITS({weight_bits}),
+  matched_filters #(.LANES({lanes}), .BIN_BITS({frontend.bin_bits}), .FILTERS({size + 1}), .WEIGHT_BITS({weight_bits}),
       .ATTENUATION({ATTENUATION}), .GROUPS({CORE**2 // lanes}), .SUM_BITS({sum_bits})) filters (
       .clk, .rst, .en(forward), .binned, .valid(bins_valid), .index, .done(done1), .status(status1), .number(number1),
-      .filtered, .normaliser, .out_done(filtered_done), .out_status(status2), .out_number(number2));
+      .filtered, .out_done(filtered_done), .out_status(status2), .out_number(number2));
+
+  // Not positive, it counts as none.
+  assign normaliser = filtered[{(size + 1) * (sum_bits + 1) - 1}] ? '0
+      : filtered[{size * (sum_bits + 1)}+:{sum_bits}] << {student.scale};
 
   // A frame that is complete waits here until the divider is free.
   assign forward = !filtered_done || divider_ready;
@@ -266,7 +271,7 @@ module {TOP} (
   always_ff @(posedge clk) if (start) {{divider_status, divider_number}} <= {{status2, number2}};
 
   divider #(.FILTERS({size}), .SUM_BITS({sum_bits}), .QUOTIENT_BITS({student.quotient_bits})) division (
-      .clk, .rst, .filtered, .normaliser(normaliser << {student.scale}), .start, .ready(divider_ready),
+      .clk, .rst, .filtered(filtered[0+:{size * (sum_bits + 1)}]), .normaliser, .start, .ready(divider_ready),
       .taken(go), .valid(divider_valid), .empty, .quotients);
 
   // The dense layers move on together while their last result is taken, or there is none.

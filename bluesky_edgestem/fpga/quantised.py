@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,20 +22,30 @@ from tensorflow import keras
 from ..analysis.optics import Optics
 from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
+from .normaliser import normaliser
 from .student import FOLD, OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, STRAIN_UNIT, Layer, Student
+from .symmetry import VARIANTS
 from .teaching import Domain, Lessons
 from .widths import Widths
 
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
+REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
+RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
 EPSILON = 1e-9  #: of the variance of features, whose size is any
+#: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
+#: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
+COUNTING = (0.2, 0.0021, 0.0009)
+ALWAYS = (0.005, 0.0004, 0.0004)
+#: How much rotation, centre, phase and the spread count beside strain.
+OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 15.0, 0.3
 
 
 class Normalised(keras.constraints.Constraint):
-    """Keeps the last column of the filters' kernel at the mask of bins that add up to the normaliser."""
+    """Keeps the last column of the filters' kernel at the weights of the normaliser."""
 
-    def __init__(self, mask: np.ndarray, unit: float) -> None:
-        self.column = (mask * unit).astype(np.float32)[:, None]
+    def __init__(self, weights: np.ndarray, unit: float) -> None:
+        self.column = (weights * unit).astype(np.float32)[:, None]
 
     def __call__(self, w):
         return tf.concat([w[:, :-1], self.column], 1)
@@ -58,14 +68,14 @@ class Divide(keras.layers.Layer):
         """Quotients (n, filters) of sums (n, filters + 1)."""
         whole = sums / self.unit
         divisor = whole[:, -1:] * 2.0**self.scale
-        plain = whole[:, :-1] / tf.maximum(divisor, 1.0)
+        plain = tf.where(divisor > 0, whole[:, :-1] / tf.maximum(divisor, 1.0), 0.0)
+        limited = tf.clip_by_value(plain, -1.0, 1.0)
         if not self.exact:
-            return plain
+            return limited
         u, s = tf.cast(tf.round(whole[:, :-1]), tf.int64), tf.cast(tf.round(divisor), tf.int64)
         size = tf.bitwise.left_shift(tf.abs(u), tf.constant(self.bits, tf.int64)) // tf.maximum(s, 1)
         size = tf.where(s > 0, tf.minimum(size, 2**self.bits - 1), 0)
         rounded = tf.cast(tf.sign(u) * size, tf.float32) / 2.0**self.bits
-        limited = tf.clip_by_value(plain, -1.0, 1.0)
         return limited + tf.stop_gradient(rounded - limited)
 
 
@@ -80,34 +90,45 @@ def targets(lessons: Lessons) -> np.ndarray:
     ).astype(np.float32)  # fmt: skip
 
 
-def loss(outputs, truth):
-    """Mean over patterns (n, 9) of: normal log-likelihood of strain, squares of the others, cross entropy of phase."""
-    spread = tf.clip_by_value(outputs[:, 7], -6.0, 3.0)
-    error = tf.square(outputs[:, :3] - truth[:, :3]) * tf.constant([1.0, 1.0, 2.0])
-    strain = 0.5 * tf.reduce_sum(error, 1) * tf.exp(-2 * spread) + 3 * spread
-    rest = tf.reduce_sum(tf.square(outputs[:, 3:7] - truth[:, 3:7]), 1)
+def loss(outputs, truth, dose):
+    """Mean over patterns (n, 9), of targets (n, 8) and electrons (n,).
+
+    Squares of strain, rotation and centre over what counting allows at that dose, the cross entropy of phase, and the
+    normal log-likelihood of the spread, which the errors of strain do not follow: an error of many electrons counts
+    as it should from the first step, whatever spread the student gives.
+    """
+    of_strain, of_rotation, of_centre = (c * 1e4 / dose + a for c, a in zip(COUNTING, ALWAYS, strict=True))
+    square = tf.square(outputs[:, :7] - truth[:, :7])
+    strain = tf.reduce_sum(square[:, :3] * tf.constant([1.0, 1.0, 2.0]), 1)
+    rotation, centre = tf.reduce_sum(square[:, 3:5], 1), tf.reduce_sum(square[:, 5:7], 1)
     phase = tf.nn.sigmoid_cross_entropy_with_logits(truth[:, 7], outputs[:, 8])
-    return tf.reduce_mean(strain + 0.3 * rest + 0.3 * phase)
+    log_sd = tf.clip_by_value(outputs[:, 7], -5.0, 3.0)
+    spread = 0.5 * tf.stop_gradient(strain) * tf.exp(-2 * log_sd) + 3 * log_sd
+    errors = strain / of_strain + OF_ROTATION * rotation / of_rotation + OF_CENTRE * centre / of_centre
+    return tf.reduce_mean(0.5 * errors + OF_PHASE * phase + OF_SPREAD * spread)
 
 
-def _float_model(widths: Widths, frontend: Frontend, seed: int) -> keras.Model:
+def _float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: int) -> keras.Model:
+    """A model of floating point that has learned nothing, with the normaliser's `weights` (CORE²,).
+
+    The features of `bins` (n, CORE²) fill most of their range.
+    """
     keras.utils.set_random_seed(seed)
+    filters = np.random.default_rng(seed).normal(size=(CORE**2, widths.filters))
+    features = bins @ filters / np.maximum(bins @ weights, 1)[:, None]
+    filters *= 0.6 / np.quantile(np.abs(features), 0.999, axis=0)
+    # So that a step of training changes filters no more than layers.
+    unit = 0.1 / float(np.abs(filters).mean())
+    column = Normalised(weights, unit)
     x = first = keras.Input((CORE**2,), name="bins")
-    mask = Normalised(frontend.outer, 1.0)
-    # Filters begin with little noise of their own: what training does not need of it would stay.
-    spread = keras.initializers.RandomNormal(stddev=0.02)
-    x = keras.layers.Dense(
-        widths.filters + 1, use_bias=False, kernel_constraint=mask, kernel_initializer=spread, name="filters"
-    )(x)
-    x = Divide(exact=False, name="features")(x)
+    x = keras.layers.Dense(widths.filters + 1, use_bias=False, kernel_constraint=column, name="filters")(x)
+    x = Divide(unit=unit, exact=False, name="features")(x)
     x = keras.layers.BatchNormalization(name="normalise", scale=False, center=False, epsilon=EPSILON)(x)
     for i, size in enumerate(widths.hidden):
         x = keras.layers.Dense(size, activation="relu", name=f"dense{i}")(x)
     x = keras.layers.Dense(len(OUTPUTS), name=f"dense{len(widths.hidden)}")(x)
     model = keras.Model(first, x)
-    # The mask before the first step too.
-    layer = model.get_layer("filters")
-    layer.kernel.assign(mask(layer.kernel))
+    model.get_layer("filters").set_weights([np.concatenate([filters * unit, column.column], 1)])
     return model
 
 
@@ -122,9 +143,10 @@ def _bits_for(values: np.ndarray, bits: int) -> int:
     return min(range(5), key=error)
 
 
-def _quantised_model(widths: Widths, frontend: Frontend, trained: keras.Model, bins: np.ndarray) -> keras.Model:
+def quantised_model(widths: Widths, trained: keras.Model, bins: np.ndarray) -> keras.Model:
     """The QKeras model that starts where the float model ended; `bins` (n, CORE²) tell the features' size."""
-    filters = trained.get_layer("filters").get_weights()[0][:, :-1]
+    columns = trained.get_layer("filters").get_weights()[0] / trained.get_layer("features").unit
+    filters, whole = columns[:, :-1], np.round(columns[:, -1])
     mean, variance = trained.get_layer("normalise").get_weights()
     unit = 2.0 ** (1 - widths.filter_bits)
     most = 2 ** (widths.filter_bits - 1) - 1
@@ -135,20 +157,19 @@ def _quantised_model(widths: Widths, frontend: Frontend, trained: keras.Model, b
         errors = [np.square(np.clip(np.round(column / t / unit), -most, most) * unit * t - column).sum() for t in tried]
         scales[k] = tried[int(np.argmin(errors))]
     kernel = filters / scales
-    normaliser = np.maximum(bins[:, frontend.outer].sum(1), 1)[:, None]
-    quotients = bins @ np.round(np.clip(kernel / unit, -most, most)) / normaliser
+    quotients = bins @ np.round(np.clip(kernel / unit, -most, most)) / np.maximum(bins @ whole, 1)[:, None]
     scale = max(0, int(np.ceil(np.log2(np.quantile(np.abs(quotients), 0.9995)))))
     deviation = np.sqrt(variance + EPSILON)
 
-    mask = Normalised(frontend.outer, unit)
+    column = Normalised(whole, unit)
     first = keras.Input((CORE**2,), name="bins")
     quantiser = quantized_bits(widths.filter_bits, 0, symmetric=1, alpha=1)
-    x = QDense(widths.filters + 1, use_bias=False, kernel_quantizer=quantiser, kernel_constraint=mask, name="filters")(
-        first
-    )
+    x = QDense(
+        widths.filters + 1, use_bias=False, kernel_quantizer=quantiser, kernel_constraint=column, name="filters"
+    )(first)
     x = Divide(scale, widths.quotient_bits, unit, name="features")(x)
     fraction, before, smaller = widths.quotient_bits, 1.0, 1.0
-    weights = {"filters": [np.concatenate([kernel, mask.column], 1)]}
+    weights = {"filters": [np.concatenate([kernel, column.column], 1)]}
     for i, bits in enumerate(widths.weight_bits):
         w, b = trained.get_layer(f"dense{i}").get_weights()
         if i == 0:
@@ -191,7 +212,7 @@ def student_of(model: keras.Model, widths: Widths, frontend: Frontend, optics: O
 
     layer = model.get_layer("filters")
     unit = 2.0 ** (1 - widths.filter_bits)
-    filters = whole(layer.kernel_quantizer_internal, layer.get_weights()[0], unit)[:, :-1].astype(np.int32)
+    columns = whole(layer.kernel_quantizer_internal, layer.get_weights()[0], unit).astype(np.int32)
     layers, fraction = [], widths.quotient_bits
     for i, bits in enumerate(widths.weight_bits):
         layer = model.get_layer(f"dense{i}")
@@ -208,7 +229,60 @@ def student_of(model: keras.Model, widths: Widths, frontend: Frontend, optics: O
         )  # fmt: skip
         fraction = leaving[1]
     scale = model.get_layer("features").scale
-    return Student(frontend, optics, phases, filters, scale, widths.quotient_bits, tuple(layers), card=card)
+    return Student(
+        frontend, optics, phases, columns[:, :-1], columns[:, -1], scale, widths.quotient_bits, tuple(layers), card=card
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames as a student is shown them, with what it is to give."""
+
+    bins: np.ndarray  #: (n, CORE²) uint8 or uint16
+    targets: np.ndarray  #: (n, 8) float32
+    dose: np.ndarray  #: (n,) float32, electrons that errors are weighed by
+
+    @classmethod
+    def drawn(cls, lessons: Lessons, frontend: Frontend, domain: Domain, rng: np.random.Generator) -> Frames:
+        """Electrons of each lesson counted once, at a dose of its own; in each batch's place a few without a lattice.
+
+        Those may have come from any: all that can be said is what was known before, and errors count as with the
+        fewest electrons.
+        """
+        low, high = np.log10(domain.dose)
+        truth, brightest = targets(lessons), lessons.brightest(frontend)
+        dose = 10 ** rng.uniform(low, high, len(lessons))
+        bins = np.empty((len(lessons), CORE**2), np.uint8 if frontend.bin_bits <= 8 else np.uint16)
+        for start in range(0, len(lessons), BATCH):
+            some = slice(start, start + BATCH)
+            counts = lessons[some].counts(dose[some], rng)
+            for i, kind in enumerate(KINDS):
+                few = slice(i * FOREIGN, (i + 1) * FOREIGN)
+                counts[few] = foreign(kind, counts[few], frontend, rng)
+            bins[some] = frontend.attenuated(counts, frontend.shift_for(dose[some], brightest))
+        strange = np.arange(len(lessons)) % BATCH < len(KINDS) * FOREIGN
+        truth[strange] = truth[rng.integers(len(truth), size=int(strange.sum()))]
+        return cls(bins, truth, np.where(strange, domain.dose[0], dose).astype(np.float32))
+
+
+#: One step of training with bins (n, CORE²), targets (n, 8) and electrons (n,): the loss before it.
+Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def first_order(model: keras.Model, rate) -> Step:
+    """Steps by Adam; `rate` is a learning rate or its schedule."""
+    optimiser = keras.optimizers.legacy.Adam(rate)
+
+    @tf.function(jit_compile=False)
+    def step(bins, truth, dose):
+        with tf.GradientTape() as tape:
+            value = loss(model(tf.cast(bins, tf.float32), training=True), truth, dose)
+        gradients = tape.gradient(value, model.trainable_variables)
+        gradients, _ = tf.clip_by_global_norm(gradients, 5.0)
+        optimiser.apply_gradients(zip(gradients, model.trainable_variables, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+        return value
+
+    return step
 
 
 def fit(
@@ -220,48 +294,31 @@ def fit(
     rate: float,
     rng: np.random.Generator,
     progress: Callable[[int, float], None] | None = None,
+    steps_of: Callable[[keras.Model, keras.optimizers.schedules.LearningRateSchedule], Step] = first_order,
 ) -> list[float]:
-    """Train on lessons with noise drawn anew in each epoch; the mean loss of each."""
+    """Train on lessons, drawn anew every few epochs, with a learning rate up to `rate`; the mean loss of each epoch."""
     if len(lessons) < BATCH:
         raise ValueError(f"{len(lessons)} patterns are too few to train on; it takes {BATCH} at least")
-    truth = targets(lessons)
     steps = epochs * (len(lessons) // BATCH)
     schedule = keras.optimizers.schedules.CosineDecay(
         rate / 10,
         steps,
         alpha=0.003,
         warmup_target=rate,  # pyright: ignore[reportArgumentType]
-        warmup_steps=max(1, steps // 5),
+        warmup_steps=max(1, steps // 7),
     )
-    optimiser = keras.optimizers.legacy.Adam(schedule)
-
-    @tf.function(jit_compile=False)
-    def step(x, y):
-        with tf.GradientTape() as tape:
-            value = loss(model(x, training=True), y)
-        gradients = tape.gradient(value, model.trainable_variables)
-        gradients, _ = tf.clip_by_global_norm(gradients, 5.0)
-        optimiser.apply_gradients(zip(gradients, model.trainable_variables, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
-        return value
-
+    step = steps_of(model, schedule)
     losses = []
-    low, high = np.log10(domain.dose)
-    brightest = lessons.brightest(frontend)
+    frames = None
     for epoch in range(epochs):
+        if frames is None or epoch % REUSED == 0:
+            frames = Frames.drawn(lessons, frontend, domain, rng)
         order = rng.permutation(len(lessons))[: len(lessons) // BATCH * BATCH].reshape(-1, BATCH)
         total = 0.0
         for which in order:
-            dose = 10 ** rng.uniform(low, high, BATCH)
-            counts, wanted = lessons[which].counts(dose, rng), truth[which]
-            # Frames without a lattice, which may have come from any: all that can be said is what was known before.
-            for i, kind in enumerate(KINDS):
-                some = slice(i * FOREIGN, (i + 1) * FOREIGN)
-                counts[some] = foreign(kind, counts[some], frontend, rng)
-            wanted = np.concatenate(
-                [truth[rng.integers(len(truth), size=len(KINDS) * FOREIGN)], wanted[len(KINDS) * FOREIGN :]]
-            )
-            bins = frontend.attenuated(counts, frontend.shift_for(dose, brightest))
-            total += float(step(tf.constant(bins, tf.float32), tf.constant(wanted)))
+            variant = VARIANTS[rng.integers(len(VARIANTS))]
+            bins, truth = variant.bins(frames.bins[which]), variant.targets(frames.targets[which])
+            total += float(step(tf.constant(bins), tf.constant(truth), tf.constant(frames.dose[which])))
         losses.append(total / len(order))
         if progress is not None:
             progress(epoch + 1, losses[-1])
@@ -284,17 +341,17 @@ def train(
     widths, domain = widths or Widths(), domain or Domain()
     say = progress or (lambda text: None)
     rng = np.random.default_rng(seed)
-    plain = _float_model(widths, frontend, seed)
+    some = lessons[:1000]
+    brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
+    bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
+    plain = _float_model(widths, normaliser(lessons, frontend, widths.filter_bits), bins, seed)
 
     def told(name: str, of: int) -> Callable[[int, float], None]:
         return lambda epoch, value: say(f"{name}, epoch {epoch} of {of}: loss {value:.3f}")
 
-    fit(plain, lessons, frontend, domain, epochs[0], 3e-3, rng, progress=told("floating point", epochs[0]))
-    some = lessons[:1000]
-    brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
-    bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
-    model = _quantised_model(widths, frontend, plain, bins)
-    fit(model, lessons, frontend, domain, epochs[1], 1e-3, rng, progress=told("quantised", epochs[1]))
+    fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=told("floating point", epochs[0]))
+    model = quantised_model(widths, plain, bins)
+    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
     card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model

@@ -1,9 +1,10 @@
 """The student: the board's network in whole numbers. What every other form of it has to agree with, bit for bit.
 
-Matched filters weigh the bins of a frame, and their sums are divided by the number of electrons outside of the
-incident beam: what then enters the network does not depend on the dose. ``z = u / (2^scale s)``, towards zero, with
-`quotient_bits` bits behind the point and |z| < 1. Dense layers follow: sums are exact, and what leaves a hidden layer
-is rounded (half to even) and saturates, as QKeras' `quantized_relu` has it.
+Matched filters weigh the bins of a frame, and their sums are divided by one more, which measures the Bragg disks over
+their background (`fpga.normaliser`): what then enters the network depends neither on the dose nor on the background.
+``z = u / (2^scale s)``, towards zero, with `quotient_bits` bits behind the point and |z| < 1; 0 where s is not
+positive. Dense layers follow: sums are exact, and what leaves a hidden layer is rounded (half to even) and saturates,
+as QKeras' `quantized_relu` has it.
 
 Outputs, each in words of `OUTPUT_BITS` bits: strain over `STRAIN_UNIT` (3), cos and sin of six times the rotation (2),
 beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT`, log odds of the second phase.
@@ -26,14 +27,14 @@ from .packed_arrays import pack, unpack
 
 NAME = "student.weights"
 #: Of the file in the folder of a build.
-WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 1, "student network", "build the board anew with `edgestem fpga build`")
+WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 2, "student network", "build the board anew with `edgestem fpga build`")
 STRAIN_UNIT = 0.02
 FOLD = 6  #: the lattices that it reads look alike after a sixth of a turn
 OUTPUTS = ("exx", "eyy", "exy", "cos6", "sin6", "centre_x", "centre_y", "log_sd", "phase")
 OUTPUT_BITS, OUTPUT_FRACTION = 16, 11
 OPTICS_TOLERANCE = 0.01  #: relative difference to the optics that it was made for which it still reads
 #: How a frame was that a result is of.
-STATUS = ("", "the frame was too short", "the frame was too long", "no electrons outside of the incident beam")
+STATUS = ("", "the frame was too short", "the frame was too long", "no Bragg disks over the background")
 KNOWN_SHARE = 0.8  #: of the standard deviation known beforehand, above which a result tells nothing
 UNKNOWN = "the pattern tells hardly more than was known before"
 
@@ -73,6 +74,7 @@ class Student:
     optics: Optics  #: of the frames
     phases: tuple[str, str]
     filters: np.ndarray  #: (CORE², filters) int32
+    normaliser: np.ndarray  #: (CORE²,) int32, weights of the sum that features are divided by
     scale: int
     quotient_bits: int
     layers: tuple[Layer, ...]
@@ -81,27 +83,29 @@ class Student:
     card: dict = field(default_factory=dict)
 
     def features(self, bins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Filtered and divided, (n, filters) int64 in units of 2^-quotient_bits, and the normaliser (n,) int64.
+        """Filtered and divided, (n, filters) int64 in units of 2^-quotient_bits; normaliser (n,) int64, negative as 0.
 
         `bins` are (n, CORE²) from `Frontend`.
         """
         # Whole numbers below 2^24 (2^53) are exact in single (double) precision, in whatever order they are added.
         sums = (bins.astype(self._weighing.dtype) @ self._weighing).astype(np.int64)
-        sums, normaliser = sums[:, :-1], sums[:, -1]
+        sums, normaliser = sums[:, :-1], np.maximum(sums[:, -1], 0)
         return divided(sums, normaliser << self.scale, self.quotient_bits), normaliser
 
     @cached_property
     def _weighing(self) -> np.ndarray:
-        """The filters and, in the last column, the bins of the normaliser, (CORE², filters + 1); of a type in which no
-        sum is rounded."""
-        columns = np.column_stack([self.filters, self.frontend.outer])
-        largest = int(np.abs(columns).sum(0).max()) * (2**self.frontend.bin_bits - 1)
-        return columns.astype(np.float32 if largest < 2**24 else np.float64)
+        """`columns`, of a type in which no sum is rounded."""
+        return self.columns.astype(np.float32 if self.largest_sum < 2**24 else np.float64)
+
+    @property
+    def columns(self) -> np.ndarray:
+        """The filters and, in the last column, the normaliser, (CORE², filters + 1) int32."""
+        return np.column_stack([self.filters, self.normaliser])
 
     @property
     def largest_sum(self) -> int:
-        """No filter's sum can be larger than this."""
-        return int(np.abs(self.filters).sum(0).max()) * (2**self.frontend.bin_bits - 1)
+        """No filter's sum, nor the normaliser, can be larger than this."""
+        return int(np.abs(self.columns).sum(0).max()) * (2**self.frontend.bin_bits - 1)
 
     def outputs(self, frames: np.ndarray, shift: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Output words (n, 9) int64 and status (n,) int, as the board gives them, of frames (n, n_pixels, n_pixels)."""
@@ -173,7 +177,7 @@ class Student:
         return hashlib.sha256(self._payload()).hexdigest()[:16]
 
     def _payload(self) -> bytes:
-        arrays = {"filters": self.filters}
+        arrays = {"filters": self.filters, "normaliser": self.normaliser}
         layers = []
         for i, layer in enumerate(self.layers):
             arrays |= {f"weights{i}": layer.weights, f"bias{i}": layer.bias}
@@ -204,8 +208,8 @@ class Student:
         )
         return cls(
             Frontend(**facts["frontend"]), Optics(**facts["optics"]), tuple(facts["phases"]), arrays["filters"],
-            facts["scale"], facts["quotient_bits"], layers, facts["brightest"], tuple(facts["sd_factors"]),
-            facts["card"],
+            arrays["normaliser"], facts["scale"], facts["quotient_bits"], layers, facts["brightest"],
+            tuple(facts["sd_factors"]), facts["card"],
         )  # fmt: skip
 
 

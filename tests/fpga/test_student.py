@@ -27,7 +27,7 @@ def test_a_normaliser_of_zero_gives_zero_and_a_flag(make_student):
     assert not divided(np.array([[7, -7]]), np.array([0]), 8).any()
     student = make_student(FRONTEND)
     read = student.predict(np.zeros((1, 48, 48), np.uint8), student.optics)
-    assert read.flagged[0] == "no electrons outside of the incident beam"
+    assert read.flagged[0] == "no Bragg disks over the background"
     assert read.strain_sd[0, 0] == pytest.approx(0.02)
     assert list(read.phase_probability[0]) == [0.5, 0.5]
     assert list(read.centre_sd[0]) == [0.5, 0.5]

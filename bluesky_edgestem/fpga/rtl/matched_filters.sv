@@ -1,8 +1,7 @@
 // Weighs every bin of a frame by FILTERS filters while the bins arrive, and adds up.
 //
-// The memory `weights` has a word for each group of LANES bins: of each lane first one bit, whether the bin counts towards
-// the sum that features are divided by (those of the incident beam do not, and are divided by 2^ATTENUATION), then the
-// filters' weights. Bins arrive with ATTENUATION bits more than BIN_BITS, of which those of the incident beam make use.
+// The memory `weights` has a word for each group of LANES bins: of each lane first one bit, whether the bin is outside of
+// the incident beam (those inside are divided by 2^ATTENUATION), then the filters' weights. Bins arrive with ATTENUATION bits more than BIN_BITS, of which those of the incident beam make use.
 module matched_filters #(
     parameter int LANES = 8,
     parameter int BIN_BITS = 8,
@@ -23,8 +22,7 @@ module matched_filters #(
     input logic [1:0] status,
     input logic [31:0] number,
     output logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,
-    output logic [SUM_BITS-1:0] normaliser,
-    output logic out_done,
+      output logic out_done,
     output logic [1:0] out_status,
     output logic [31:0] out_number
 );
@@ -50,32 +48,34 @@ module matched_filters #(
     end
 
   // Third clock: one digit of the weights after the other, the bins that have it are added over the lanes, in pairs and
-  // pairs of pairs; without any product.
-  logic [BIN_BITS-1:0] weighed[LANES];
-  logic [DIGIT_BITS-1:0] outer_tree[LANES], tree[FILTERS*WEIGHT_BITS*LANES];
-  logic [DIGIT_BITS-1:0] outer, sums[FILTERS*WEIGHT_BITS];
+  // pairs of pairs; without any product. The sum of a pair is the same for all digits: each only chooses.
+  localparam int PAIRS = (LANES + 1) / 2;
+  logic [BIN_BITS-1:0] weighed[2*PAIRS];
+  logic [BIN_BITS:0] both[PAIRS];
+  logic [DIGIT_BITS-1:0] tree[FILTERS*WEIGHT_BITS*PAIRS];
+  logic [DIGIT_BITS-1:0] sums[FILTERS*WEIGHT_BITS];
   always_comb begin
-    for (int lane = 0; lane < LANES; lane++) begin
+    weighed[2*PAIRS-1] = '0;  // where there is but one lane
+    for (int lane = 0; lane < LANES; lane++)
       // What leaves the incident beam's bins cannot be too large; what leaves the others saturates.
       weighed[lane] = !word[lane*LANE_BITS] ? binned2[lane*WIDE+ATTENUATION+:BIN_BITS]
           : |binned2[lane*WIDE+BIN_BITS+:ATTENUATION] ? '1 : binned2[lane*WIDE+:BIN_BITS];
-      outer_tree[lane] = DIGIT_BITS'(weighed[lane] & {BIN_BITS{word[lane*LANE_BITS]}});
-    end
-    for (int pairs = LANES / 2; pairs > 0; pairs = pairs / 2)
-      for (int i = 0; i < pairs; i++) outer_tree[i] = outer_tree[2*i] + outer_tree[2*i+1];
+    for (int pair = 0; pair < PAIRS; pair++) both[pair] = weighed[2*pair] + weighed[2*pair+1];
     for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) begin
-      for (int lane = 0; lane < LANES; lane++)
-        tree[digit*LANES+lane] = DIGIT_BITS'(weighed[lane] & {BIN_BITS{word[lane*LANE_BITS+1+digit]}});
-      for (int pairs = LANES / 2; pairs > 0; pairs = pairs / 2)
+      for (int pair = 0; pair < PAIRS; pair++)
+        case ({LANES > 1 && word[(2*pair+1)%LANES*LANE_BITS+1+digit], word[2*pair*LANE_BITS+1+digit]})
+          2'd0: tree[digit*PAIRS+pair] = '0;
+          2'd1: tree[digit*PAIRS+pair] = DIGIT_BITS'(weighed[2*pair]);
+          2'd2: tree[digit*PAIRS+pair] = DIGIT_BITS'(weighed[2*pair+1]);
+          2'd3: tree[digit*PAIRS+pair] = DIGIT_BITS'(both[pair]);
+        endcase
+      for (int pairs = PAIRS / 2; pairs > 0; pairs = pairs / 2)
         for (int i = 0; i < pairs; i++)
-          tree[digit*LANES+i] = tree[digit*LANES+2*i] + tree[digit*LANES+2*i+1];
+          tree[digit*PAIRS+i] = tree[digit*PAIRS+2*i] + tree[digit*PAIRS+2*i+1];
     end
   end
   always_ff @(posedge clk) begin
-    if (en) begin
-      for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) sums[digit] <= tree[digit*LANES];
-      outer <= outer_tree[0];
-    end
+    if (en) for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) sums[digit] <= tree[digit*PAIRS];
   end
 
   // Fourth clock: the digits are put together, the first of them negative, and added to the bins before.
@@ -96,12 +96,10 @@ module matched_filters #(
       {valid2, first2, done2, status2, number2} <= {valid1, first1, done1, status1, number1};
       {valid3, first3, done3, status3, number3} <= {valid2, first2, done2, status2, number2};
       {out_done, out_status, out_number} <= {done3, status3, number3};
-      if (valid3) begin
+      if (valid3)
         for (int k = 0; k < FILTERS; k++)
           filtered[k*(SUM_BITS+1)+:SUM_BITS+1] <=
               (first3 ? '0 : filtered[k*(SUM_BITS+1)+:SUM_BITS+1]) + beat_sum[k];
-        normaliser <= (first3 ? '0 : normaliser) + SUM_BITS'(outer);
-      end
     end
   end
 endmodule
