@@ -30,7 +30,9 @@ def random_student(
     weights = rng.integers(-most, most + 1, (CORE**2, filters)).astype(np.int32)
     normaliser = np.where(frontend.outer, rng.choice([1, 1, 1, 1, -1], CORE**2), 0).astype(np.int32)
     optics = Optics(80.0, 2.0, 64 / frontend.n_pixels, frontend.n_pixels)
-    return Student(frontend, optics, ("MoS2", "WS2"), weights, normaliser, 0, 8, layers)
+    return Student(
+        frontend, optics, ("MoS2", "WS2"), weights, normaliser, 1, tuple(k % 3 for k in range(filters)), 8, layers
+    )
 
 
 def some_frames(frontend: Frontend, each: int, seed: int = 0) -> np.ndarray:

@@ -40,7 +40,10 @@ def _register() -> None:
             return (
                 "struct config{index} : nnet::divide_config {{\n    static const unsigned n_in = {n_in};\n"
                 "    static const unsigned n_out = {n_out};\n    static const unsigned bits = {bits};\n"
-                "    static const unsigned scale = {scale};\n}};\n"
+                "    static const unsigned scale = {scale};\n"
+                "    static const unsigned most_gain = {most_gain};\n"
+                "    static unsigned gain(unsigned k) {{\n        static const unsigned all[n_out] = {{{gains}}};\n"
+                "        return all[k];\n    }}\n}};\n"
             ).format(**params)
 
     class DivideCall(FunctionCallTemplate):
@@ -55,7 +58,9 @@ def _register() -> None:
         layer = parse_default_keras_layer(keras_layer, input_names)
         layer["class_name"] = "Divide"
         layer["n_in"], layer["n_out"] = input_shapes[0][1], input_shapes[0][1] - 1
-        layer["bits"], layer["scale"] = keras_layer["config"]["bits"], keras_layer["config"]["scale"]
+        config = keras_layer["config"]
+        layer["bits"], layer["scale"], layer["most_gain"] = config["bits"], config["scale"], max(config["gains"])
+        layer["gains"] = ", ".join(map(str, config["gains"]))
         return layer, [None, layer["n_out"]]
 
     for name in ("Divide", "edgestem>Divide"):

@@ -196,7 +196,8 @@ endmodule
 
 def _top(student: Student, layers: list[CombLogic], pixels_a_clock: int, lanes: int, weight_bits: int) -> str:
     frontend, size = student.frontend, student.filters.shape[1]
-    sum_bits = student.largest_sum.bit_length() + student.scale
+    sum_bits = student.largest_sum.bit_length()
+    wide = sum_bits + max(student.scale, *student.gains)
     words = len(OUTPUTS) * OUTPUT_BITS
     depth, last = STAGES * len(layers), len(layers) - 1
     wires, stages = [], []
@@ -205,6 +206,11 @@ def _top(student: Student, layers: list[CombLogic], pixels_a_clock: int, lanes: 
         wires.append(f"  logic [{layer.weights.shape[1] * layer.bits - 1}:0] words{i};")
         stages.append(f"  dense{i} layer{i} (.clk, .en(go), .words_in({feeding}), .words_out(words{i}));")
         feeding = f"words{i}"
+    gained = [
+        f"  assign dividends[{k * (wide + 1)}+:{wide + 1}] = "
+        f"{wide + 1}'($signed(filtered[{k * (sum_bits + 1)}+:{sum_bits + 1}])) << {gain};"
+        for k, gain in enumerate(student.gains)
+    ]
     new_line = "\n"
     return f"""`timescale 1ns / 1ps
 `default_nettype none
@@ -239,7 +245,8 @@ module {TOP} (
   logic pixels_valid, bins_valid, done0, done1;
   logic [{lanes * (frontend.bin_bits + ATTENUATION) - 1}:0] binned;
   logic signed [{(size + 1) * (sum_bits + 1) - 1}:0] filtered;  // the last of them is what the others are divided by
-  logic [{sum_bits - 1}:0] normaliser;
+  logic signed [{size * (wide + 1) - 1}:0] dividends;
+  logic [{wide - 1}:0] normaliser;
   logic [{size * (student.quotient_bits + 1) - 1}:0] quotients;
 
   frame_gate #(.PPC({pixels_a_clock}), .SIDE({frontend.n_pixels})) gate (
@@ -260,7 +267,8 @@ module {TOP} (
 
   // Not positive, it counts as none.
   assign normaliser = filtered[{(size + 1) * (sum_bits + 1) - 1}] ? '0
-      : filtered[{size * (sum_bits + 1)}+:{sum_bits}] << {student.scale};
+      : {wide}'(filtered[{size * (sum_bits + 1)}+:{sum_bits}]) << {student.scale};
+{new_line.join(gained)}
 
   // A frame that is complete waits here until the divider is free.
   assign forward = !filtered_done || divider_ready;
@@ -270,8 +278,8 @@ module {TOP} (
   logic [31:0] divider_number;
   always_ff @(posedge clk) if (start) {{divider_status, divider_number}} <= {{status2, number2}};
 
-  divider #(.FILTERS({size}), .SUM_BITS({sum_bits}), .QUOTIENT_BITS({student.quotient_bits})) division (
-      .clk, .rst, .filtered(filtered[0+:{size * (sum_bits + 1)}]), .normaliser, .start, .ready(divider_ready),
+  divider #(.FILTERS({size}), .SUM_BITS({wide}), .QUOTIENT_BITS({student.quotient_bits})) division (
+      .clk, .rst, .filtered(dividends), .normaliser, .start, .ready(divider_ready),
       .taken(go), .valid(divider_valid), .empty, .quotients);
 
   // The dense layers move on together while their last result is taken, or there is none.

@@ -7,7 +7,7 @@ is found for each set of weights, and the second training, with straight-through
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,8 @@ BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
 RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
+MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
+LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 EPSILON = 1e-9  #: of the variance of features, whose size is any
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
@@ -55,24 +57,27 @@ class Normalised(keras.constraints.Constraint):
 class Divide(keras.layers.Layer):
     """The sums of filters over the last of them, as `student.divided`; gradients as of a plain division."""
 
-    def __init__(self, scale: int = 0, bits: int = 8, unit: float = 1.0, exact: bool = True, **kwargs) -> None:
+    def __init__(
+        self, gains: Sequence[int], scale: int = 0, bits: int = 8, unit: float = 1.0, exact: bool = True, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
-        self.scale, self.bits, self.unit, self.exact = scale, bits, unit, exact
+        self.gains, self.scale, self.bits, self.unit, self.exact = list(gains), scale, bits, unit, exact
 
     def get_config(self) -> dict:
         """What a copy is made from."""
-        own = {"scale": self.scale, "bits": self.bits, "unit": self.unit, "exact": self.exact}
+        own = {"gains": self.gains, "scale": self.scale, "bits": self.bits, "unit": self.unit, "exact": self.exact}
         return super().get_config() | own
 
     def call(self, sums):
         """Quotients (n, filters) of sums (n, filters + 1)."""
         whole = sums / self.unit
         divisor = whole[:, -1:] * 2.0**self.scale
-        plain = tf.where(divisor > 0, whole[:, :-1] / tf.maximum(divisor, 1.0), 0.0)
+        dividend = whole[:, :-1] * tf.constant(2.0 ** np.array(self.gains), tf.float32)
+        plain = tf.where(divisor > 0, dividend / tf.maximum(divisor, 1.0), 0.0)
         limited = tf.clip_by_value(plain, -1.0, 1.0)
         if not self.exact:
             return limited
-        u, s = tf.cast(tf.round(whole[:, :-1]), tf.int64), tf.cast(tf.round(divisor), tf.int64)
+        u, s = tf.cast(tf.round(dividend), tf.int64), tf.cast(tf.round(divisor), tf.int64)
         size = tf.bitwise.left_shift(tf.abs(u), tf.constant(self.bits, tf.int64)) // tf.maximum(s, 1)
         size = tf.where(s > 0, tf.minimum(size, 2**self.bits - 1), 0)
         rounded = tf.cast(tf.sign(u) * size, tf.float32) / 2.0**self.bits
@@ -108,7 +113,7 @@ def loss(outputs, truth, dose):
     return tf.reduce_mean(0.5 * errors + OF_PHASE * phase + OF_SPREAD * spread)
 
 
-def _float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: int) -> keras.Model:
+def float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: int) -> keras.Model:
     """A model of floating point that has learned nothing, with the normaliser's `weights` (CORE²,).
 
     The features of `bins` (n, CORE²) fill most of their range.
@@ -116,13 +121,14 @@ def _float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: in
     keras.utils.set_random_seed(seed)
     filters = np.random.default_rng(seed).normal(size=(CORE**2, widths.filters))
     features = bins @ filters / np.maximum(bins @ weights, 1)[:, None]
-    filters *= 0.6 / np.quantile(np.abs(features), 0.999, axis=0)
+    middle = features.mean(0)
+    filters = (filters - middle * weights[:, None]) * 0.6 / np.quantile(np.abs(features - middle), 0.999, axis=0)
     # So that a step of training changes filters no more than layers.
     unit = 0.1 / float(np.abs(filters).mean())
     column = Normalised(weights, unit)
     x = first = keras.Input((CORE**2,), name="bins")
     x = keras.layers.Dense(widths.filters + 1, use_bias=False, kernel_constraint=column, name="filters")(x)
-    x = Divide(unit=unit, exact=False, name="features")(x)
+    x = Divide([0] * widths.filters, unit=unit, exact=False, name="features")(x)
     x = keras.layers.BatchNormalization(name="normalise", scale=False, center=False, epsilon=EPSILON)(x)
     for i, size in enumerate(widths.hidden):
         x = keras.layers.Dense(size, activation="relu", name=f"dense{i}")(x)
@@ -130,6 +136,23 @@ def _float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: in
     model = keras.Model(first, x)
     model.get_layer("filters").set_weights([np.concatenate([filters * unit, column.column], 1)])
     return model
+
+
+def recentre(model: keras.Model, bins: np.ndarray) -> None:
+    """Change the filters of a float model so that features of `bins` (n, CORE²) fill most of their range about zero.
+
+    As much of the normaliser less in a filter takes off its feature's mean; normalisation behind it makes the model the
+    same, but for features that saturated.
+    """
+    layer, normalise = model.get_layer("filters"), model.get_layer("normalise")
+    kernel = layer.get_weights()[0]
+    sums = bins @ kernel
+    features = sums[:, :-1] / np.maximum(sums[:, -1:], model.get_layer("features").unit)
+    middle = features.mean(0)
+    size = 0.6 / np.maximum(np.quantile(np.abs(features - middle), 0.999, axis=0), 1e-6)
+    layer.set_weights([np.column_stack([(kernel[:, :-1] - middle * kernel[:, -1:]) * size, kernel[:, -1]])])
+    mean, variance = normalise.get_weights()
+    normalise.set_weights([(mean - middle) * size, variance * size**2])
 
 
 def _bits_for(values: np.ndarray, bits: int) -> int:
@@ -146,8 +169,10 @@ def _bits_for(values: np.ndarray, bits: int) -> int:
 def quantised_model(widths: Widths, trained: keras.Model, bins: np.ndarray) -> keras.Model:
     """The QKeras model that starts where the float model ended; `bins` (n, CORE²) tell the features' size."""
     columns = trained.get_layer("filters").get_weights()[0] / trained.get_layer("features").unit
-    filters, whole = columns[:, :-1], np.round(columns[:, -1])
+    whole = np.round(columns[:, -1])
+    divisors = np.maximum(bins @ whole, 1)[:, None]
     mean, variance = trained.get_layer("normalise").get_weights()
+    filters = columns[:, :-1]
     unit = 2.0 ** (1 - widths.filter_bits)
     most = 2 ** (widths.filter_bits - 1) - 1
     # Each filter may be of any size: what follows makes up for it.
@@ -157,8 +182,14 @@ def quantised_model(widths: Widths, trained: keras.Model, bins: np.ndarray) -> k
         errors = [np.square(np.clip(np.round(column / t / unit), -most, most) * unit * t - column).sum() for t in tried]
         scales[k] = tried[int(np.argmin(errors))]
     kernel = filters / scales
-    quotients = bins @ np.round(np.clip(kernel / unit, -most, most)) / np.maximum(bins @ whole, 1)[:, None]
-    scale = max(0, int(np.ceil(np.log2(np.quantile(np.abs(quotients), 0.9995)))))
+    quotients = bins @ np.round(np.clip(kernel / unit, -most, most)) / divisors
+    # What rounding has done to the features' size and mean, the layer behind makes up for.
+    wanted = bins @ filters / divisors
+    slope = ((quotients - quotients.mean(0)) * wanted).mean(0) / np.maximum(quotients.var(0), EPSILON)
+    offset = wanted.mean(0) - slope * quotients.mean(0)
+    exponents = np.ceil(np.log2(np.quantile(np.abs(quotients), 0.9995, axis=0) + 2.0**-MOST_GAIN)).astype(int)
+    scale = max(0, int(exponents.max()))
+    gains = np.minimum(scale - exponents, scale + MOST_GAIN)
     deviation = np.sqrt(variance + EPSILON)
 
     column = Normalised(whole, unit)
@@ -167,21 +198,23 @@ def quantised_model(widths: Widths, trained: keras.Model, bins: np.ndarray) -> k
     x = QDense(
         widths.filters + 1, use_bias=False, kernel_quantizer=quantiser, kernel_constraint=column, name="filters"
     )(first)
-    x = Divide(scale, widths.quotient_bits, unit, name="features")(x)
-    fraction, before, smaller = widths.quotient_bits, 1.0, 1.0
+    x = Divide(gains.tolist(), scale, widths.quotient_bits, unit, name="features")(x)
+    fraction, before = widths.quotient_bits, 1.0
     weights = {"filters": [np.concatenate([kernel, column.column], 1)]}
     for i, bits in enumerate(widths.weight_bits):
         w, b = trained.get_layer(f"dense{i}").get_weights()
         if i == 0:
-            # What was normalised is this model's quotient, times the size of its filter and of its unit.
-            b = b - (mean / deviation) @ w
-            w = w * (scales * unit * 2.0**scale / deviation)[:, None]
-        # What leaves a hidden layer is brought below 1, since QKeras has no negative number of integer bits.
+            # What was normalised is this model's quotient, but for gain, slope and offset.
+            b = b + ((offset - mean) / deviation) @ w
+            w = w * (slope * 2.0 ** (scale - gains) / deviation)[:, None]
+        # What leaves each hidden neuron just fits below 1; the next layer makes up for it.
+        smaller = np.ones(w.shape[1])
         if i < len(widths.hidden):
-            peak = float(np.quantile(keras.Model(trained.input, trained.get_layer(f"dense{i}").output)(bins), 0.9998))
-            smaller = 2.0 ** -np.ceil(np.log2(peak))
-        w, b = w * (smaller / before), b * smaller
-        before, smaller = smaller, 1.0
+            hidden = keras.Model(trained.input, trained.get_layer(f"dense{i}").output)
+            peaks = np.quantile(hidden.predict(bins, verbose=0), 0.9998, axis=0)
+            smaller = 1 / np.where(peaks > 1e-3 * peaks.max(), peaks, peaks.max())
+        w, b = w * smaller / np.reshape(before, (-1, 1)), b * smaller
+        before = smaller
         integer = _bits_for(w, bits)
         behind = fraction + bits - 1 - integer
         bias = quantized_bits(behind + 7, 6, alpha=1)
@@ -228,9 +261,10 @@ def student_of(model: keras.Model, widths: Widths, frontend: Frontend, optics: O
             )
         )  # fmt: skip
         fraction = leaving[1]
-    scale = model.get_layer("features").scale
+    features = model.get_layer("features")
     return Student(
-        frontend, optics, phases, columns[:, :-1], columns[:, -1], scale, widths.quotient_bits, tuple(layers), card=card
+        frontend, optics, phases, columns[:, :-1], columns[:, -1], features.scale, tuple(features.gains),
+        widths.quotient_bits, tuple(layers), card=card,
     )  # fmt: skip
 
 
@@ -278,7 +312,7 @@ def first_order(model: keras.Model, rate) -> Step:
         with tf.GradientTape() as tape:
             value = loss(model(tf.cast(bins, tf.float32), training=True), truth, dose)
         gradients = tape.gradient(value, model.trainable_variables)
-        gradients, _ = tf.clip_by_global_norm(gradients, 5.0)
+        gradients, _ = tf.clip_by_global_norm(gradients, LARGEST_GRADIENT)
         optimiser.apply_gradients(zip(gradients, model.trainable_variables, strict=True))  # pyright: ignore[reportAttributeAccessIssue]
         return value
 
@@ -344,12 +378,18 @@ def train(
     some = lessons[:1000]
     brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
     bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
-    plain = _float_model(widths, normaliser(lessons, frontend, widths.filter_bits), bins, seed)
+    plain = float_model(widths, normaliser(lessons, frontend, widths.filter_bits), bins, seed)
 
     def told(name: str, of: int) -> Callable[[int, float], None]:
         return lambda epoch, value: say(f"{name}, epoch {epoch} of {of}: loss {value:.3f}")
 
-    fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=told("floating point", epochs[0]))
+    tell = told("floating point", epochs[0])
+
+    def after(epoch: int, value: float) -> None:
+        recentre(plain, bins)
+        tell(epoch, value)
+
+    fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
     model = quantised_model(widths, plain, bins)
     fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
     card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}

@@ -2,9 +2,9 @@
 
 Matched filters weigh the bins of a frame, and their sums are divided by one more, which measures the Bragg disks over
 their background (`fpga.normaliser`): what then enters the network depends neither on the dose nor on the background.
-``z = u / (2^scale s)``, towards zero, with `quotient_bits` bits behind the point and |z| < 1; 0 where s is not
-positive. Dense layers follow: sums are exact, and what leaves a hidden layer is rounded (half to even) and saturates,
-as QKeras' `quantized_relu` has it.
+``z = 2^gain u / (2^scale s)``, with a gain for each filter, so that all make use of their bits; towards zero, with
+`quotient_bits` bits behind the point and |z| < 1; 0 where s is not positive. Dense layers follow: sums are exact, and
+what leaves a hidden layer is rounded (half to even) and saturates, as QKeras' `quantized_relu` has it.
 
 Outputs, each in words of `OUTPUT_BITS` bits: strain over `STRAIN_UNIT` (3), cos and sin of six times the rotation (2),
 beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT`, log odds of the second phase.
@@ -76,6 +76,7 @@ class Student:
     filters: np.ndarray  #: (CORE², filters) int32
     normaliser: np.ndarray  #: (CORE²,) int32, weights of the sum that features are divided by
     scale: int
+    gains: tuple[int, ...]  #: of each filter, from 0
     quotient_bits: int
     layers: tuple[Layer, ...]
     brightest: float = 7e-4  #: share of a pattern's electrons in the brightest bin outside of the incident beam
@@ -90,7 +91,7 @@ class Student:
         # Whole numbers below 2^24 (2^53) are exact in single (double) precision, in whatever order they are added.
         sums = (bins.astype(self._weighing.dtype) @ self._weighing).astype(np.int64)
         sums, normaliser = sums[:, :-1], np.maximum(sums[:, -1], 0)
-        return divided(sums, normaliser << self.scale, self.quotient_bits), normaliser
+        return divided(sums << np.array(self.gains), normaliser << self.scale, self.quotient_bits), normaliser
 
     @cached_property
     def _weighing(self) -> np.ndarray:
@@ -184,8 +185,8 @@ class Student:
             layers.append({k: getattr(layer, k) for k in ("weight_fraction", "bits", "fraction", "signed")})
         facts = {
             "frontend": asdict(self.frontend), "optics": asdict(self.optics), "phases": self.phases,
-            "scale": self.scale, "quotient_bits": self.quotient_bits, "layers": layers, "brightest": self.brightest,
-            "sd_factors": self.sd_factors, "card": self.card,
+            "scale": self.scale, "gains": self.gains, "quotient_bits": self.quotient_bits, "layers": layers,
+            "brightest": self.brightest, "sd_factors": self.sd_factors, "card": self.card,
         }  # fmt: skip
         return pack(facts, arrays)
 
@@ -208,8 +209,8 @@ class Student:
         )
         return cls(
             Frontend(**facts["frontend"]), Optics(**facts["optics"]), tuple(facts["phases"]), arrays["filters"],
-            arrays["normaliser"], facts["scale"], facts["quotient_bits"], layers, facts["brightest"],
-            tuple(facts["sd_factors"]), facts["card"],
+            arrays["normaliser"], facts["scale"], tuple(facts["gains"]), facts["quotient_bits"], layers,
+            facts["brightest"], tuple(facts["sd_factors"]), facts["card"],
         )  # fmt: skip
 
 
