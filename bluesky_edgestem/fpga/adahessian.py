@@ -8,6 +8,7 @@ a vector z of independent signs, the mean of z ⊙ Hz is the diagonal of H.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -28,7 +29,7 @@ def gradients_and_diagonal(
         along = tf.add_n([tf.reduce_sum(g * z) for g, z in zip(gradients, signs, strict=True)])
     # A parameter that the gradient is the same for, whatever its value, has no curvature.
     products = outer.gradient(along, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    return now, gradients, [z * p for z, p in zip(signs, products, strict=True)]
+    return now, gradients, [z * tf.convert_to_tensor(p) for z, p in zip(signs, products, strict=True)]
 
 
 class AdaHessian:
@@ -47,16 +48,25 @@ class AdaHessian:
     """
 
     def __init__(
-        self, rate, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, limit: float = float("inf")
+        self,
+        rate: float | Callable[[Any], Any],
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        limit: float = float("inf"),
     ) -> None:
-        self.rate = rate if callable(rate) else lambda step: rate
+        self.rate: Callable[[Any], Any] = rate if callable(rate) else lambda step: rate
         self.beta1, self.beta2, self.epsilon, self.limit = beta1, beta2, epsilon, limit
-        self._steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._steps = tf.Variable(tf.constant(0, tf.int64), trainable=False)
         self._moments: list[tuple[tf.Variable, tf.Variable]] = []
 
     def build(self, variables: Sequence[tf.Variable]) -> None:
         """Make the averages, at zero, before the first step."""
-        self._moments = [tuple(tf.Variable(tf.zeros_like(v), trainable=False) for _ in range(2)) for v in variables]
+
+        def zeros(like: tf.Variable) -> tf.Variable:
+            return tf.Variable(tf.zeros_like(like), trainable=False)
+
+        self._moments = [(zeros(v), zeros(v)) for v in variables]
 
     def step(self, value: Callable[[], tf.Tensor], variables: Sequence[tf.Variable]) -> tf.Tensor:
         """Change `variables` so that `value` falls, and keep their constraints; the value before."""

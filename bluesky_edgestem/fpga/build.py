@@ -309,10 +309,10 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=_whole(1, 10**4), nargs=2, default=(120, 60), help="in floating point, and quantised"
     )
     parser.add_argument("--filters", type=_whole(1, 256), default=24, help="matched filters")
-    parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[32, 32], help="sizes of hidden layers")
+    parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[48, 24], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
     parser.add_argument(
-        "--weight-bits", type=_whole(2, 12), nargs="+", default=[5, 5, 5], help="of each dense layer's weights"
+        "--weight-bits", type=_whole(2, 12), nargs="+", default=[5, 7, 7], help="of each dense layer's weights"
     )
     parser.add_argument(
         "--activation-bits", type=_whole(2, 12), nargs="+", default=[6, 6], help="behind each hidden layer"

@@ -1,7 +1,7 @@
 """What features are divided by: weights whose sum over a frame's bins is that of its Bragg disks, without background.
 
-Divided by all the electrons outside of the incident beam, a feature would depend on how many of them are background,
-from a tenth to two thirds: the dense layers would have to undo that product for each output. With disks weighed
+Divided by all the electrons outside of the incident beam, a feature would depend on how many of them are background:
+the dense layers would have to undo that product for each output. With disks weighed
 positive, and what lies between them negative, the sum goes with the disks alone, and strain, rotation and phase are
 linear in the features to first order.
 """

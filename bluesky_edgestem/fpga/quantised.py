@@ -31,7 +31,7 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
+RATES = (6e-3, 5e-4)  #: learning rates at their highest, in floating point and quantised
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 EPSILON = 1e-9  #: of the variance of features, whose size is any
@@ -200,7 +200,7 @@ def quantised_model(widths: Widths, trained: keras.Model, bins: np.ndarray) -> k
     )(first)
     x = Divide(gains.tolist(), scale, widths.quotient_bits, unit, name="features")(x)
     fraction, before = widths.quotient_bits, 1.0
-    weights = {"filters": [np.concatenate([kernel, column.column], 1)]}
+    weights: dict[str, list[np.ndarray]] = {"filters": [np.concatenate([kernel, column.column], 1)]}
     for i, bits in enumerate(widths.weight_bits):
         w, b = trained.get_layer(f"dense{i}").get_weights()
         if i == 0:

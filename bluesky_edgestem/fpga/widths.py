@@ -10,10 +10,10 @@ class Widths:
     """What the board's network has, and of how many bits it is."""
 
     filters: int = 24
-    hidden: tuple[int, ...] = (32, 32)  #: neurons of each hidden layer
+    hidden: tuple[int, ...] = (48, 24)  #: neurons of each hidden layer
     filter_bits: int = 3  #: of the filters' weights, with the sign
     quotient_bits: int = 8  #: of what the dense layers read, without the sign; even
-    weight_bits: tuple[int, ...] = (5, 5, 5)  #: of each dense layer's weights, with the sign
+    weight_bits: tuple[int, ...] = (5, 7, 7)  #: of each dense layer's weights, with the sign
     activation_bits: tuple[int, ...] = (6, 6)  #: of what leaves each hidden layer
 
     def __post_init__(self) -> None:
