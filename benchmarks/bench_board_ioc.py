@@ -43,8 +43,12 @@ def write_build(folder: Path, n_pixels: int, bin_: int) -> None:
         for k, (a, b) in enumerate(itertools.pairwise(sizes))
     )  # fmt: skip
     filters = rng.integers(-3, 4, (CORE**2, widths.filters)).astype(np.int32)
+    frontend = Frontend(n_pixels, bin_, 16)
     optics = Optics(80.0, 2.0, 64 / n_pixels, n_pixels)
-    made = Student(Frontend(n_pixels, bin_, 16), optics, ("MoS2", "WS2"), filters, 0, widths.quotient_bits, layers)
+    made = Student(
+        frontend, optics, ("MoS2", "WS2"), filters, frontend.outer.astype(np.int32), 0, (0,) * widths.filters,
+        widths.quotient_bits, layers,
+    )  # fmt: skip
     frames = rng.poisson(1.0, (10, n_pixels, n_pixels)).astype(np.uint16)
     made.save(folder / student.NAME)
     GoldenFrames(made.hash, frames, *made.outputs(frames)).save(folder / golden.NAME)

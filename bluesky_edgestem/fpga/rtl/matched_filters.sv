@@ -1,7 +1,8 @@
 // Weighs every bin of a frame by FILTERS filters while the bins arrive, and adds up.
 //
 // The memory `weights` has a word for each group of LANES bins: of each lane first one bit, whether the bin is outside of
-// the incident beam (those inside are divided by 2^ATTENUATION), then the filters' weights. Bins arrive with ATTENUATION bits more than BIN_BITS, of which those of the incident beam make use.
+// the incident beam (those inside are divided by 2^ATTENUATION), then the filters' weights. Bins arrive with ATTENUATION
+// bits more than BIN_BITS, of which those of the incident beam make use.
 module matched_filters #(
     parameter int LANES = 8,
     parameter int BIN_BITS = 8,
@@ -22,7 +23,7 @@ module matched_filters #(
     input logic [1:0] status,
     input logic [31:0] number,
     output logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,
-      output logic out_done,
+    output logic out_done,
     output logic [1:0] out_status,
     output logic [31:0] out_number
 );
