@@ -13,14 +13,13 @@ import statistics
 import time
 
 import numpy as np
-import tensorflow as tf
-from tensorflow import keras
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.fpga import quantised, teaching
 from bluesky_edgestem.fpga.adahessian import AdaHessian
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
+from bluesky_edgestem.fpga.quantised import keras, tf  # which sets tensorflow up to give the same figures anywhere
 from bluesky_edgestem.fpga.widths import Widths
 
 FRONTEND = Frontend(48, pixel_bits=16, bin_bits=8)
