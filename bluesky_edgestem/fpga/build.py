@@ -312,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[48, 24], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
     parser.add_argument(
-        "--weight-bits", type=_whole(2, 12), nargs="+", default=[5, 7, 7], help="of each dense layer's weights"
+        "--weight-bits", type=_whole(2, 12), nargs="+", default=[5, 6, 7], help="of each dense layer's weights"
     )
     parser.add_argument(
         "--activation-bits", type=_whole(2, 12), nargs="+", default=[6, 6], help="behind each hidden layer"

@@ -13,7 +13,7 @@ class Widths:
     hidden: tuple[int, ...] = (48, 24)  #: neurons of each hidden layer
     filter_bits: int = 3  #: of the filters' weights, with the sign
     quotient_bits: int = 8  #: of what the dense layers read, without the sign; even
-    weight_bits: tuple[int, ...] = (5, 7, 7)  #: of each dense layer's weights, with the sign
+    weight_bits: tuple[int, ...] = (5, 6, 7)  #: of each dense layer's weights, with the sign
     activation_bits: tuple[int, ...] = (6, 6)  #: of what leaves each hidden layer
 
     def __post_init__(self) -> None:
