@@ -162,7 +162,7 @@ async def serve(
     column = Column(optics=optics or Optics())
     async with contextlib.AsyncExitStack() as stack:
         groups: list[Records] = []
-        if queue is None and part in ("all", "column"):
+        if queue is None and part == "all" and board is not None:
             queue = Path(stack.enter_context(TemporaryDirectory())) / "queue"
         splitter = None
         if part in ("all", "detector") and (board is not None or tap is not None):
@@ -181,8 +181,8 @@ async def serve(
             groups.append(BoardIOC(prefix + "Board:", board=inside))
         if part in ("all", "column"):
             coils = ScanCoilsIOC(prefix + "Scan:", column=column, scan_range=scan_range)
-            assert queue is not None
-            stack.callback((await take_requests(queue, coils.request)).close)
+            if queue is not None:
+                stack.callback((await take_requests(queue, coils.request)).close)
             groups += [coils, BeamIOC(prefix + "Beam:", column=column)]
         if part in ("all", "detector"):
             renderer = Renderer(source, seed, field or FieldOfView.centred(100.0), workers)
@@ -208,6 +208,9 @@ async def serve(
         async def announce(async_lib):
             while context.port is None:
                 await asyncio.sleep(0.01)
+            for group in groups:
+                if isinstance(group, BoardIOC):
+                    await group.ready.wait()
             print(f"{READY} {prefix} {os.getpid()}", flush=True)
 
         await context.run(startup_hook=announce)

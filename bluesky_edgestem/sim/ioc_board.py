@@ -66,12 +66,15 @@ class BoardIOC(Records):
     def __init__(self, prefix: str, *, board: Board) -> None:
         super().__init__(prefix)
         self.board = board
+        self.ready = asyncio.Event()
+        """Whether the records say which model there is: before, nobody should be told to connect."""
 
     @state.startup
     async def state(self, instance, async_lib):
         await self.stream.write(self.board.address)
         await self.latency_edges.write(EDGES)
         await self._tell_model()
+        self.ready.set()
         told: tuple = ()
         while True:
             await asyncio.sleep(PERIOD)

@@ -130,15 +130,9 @@ class MicroscopeProcess:
             "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
         }
         command = [sys.executable, "-m", f"{__package__}.ioc", "--prefix", self.prefix, "--die-with-parent"]
-        command += [
-            "--part",
-            part,
-            "--line",
-            str(folder / "trigger"),
-            "--queue",
-            str(folder / "queue"),
-            *self._options[part],
-        ]
+        command += ["--part", part, "--line", str(folder / "trigger"), *self._options[part]]
+        if "board" in self._parts:
+            command += ["--queue", str(folder / "queue")]
         # A Ctrl-C in the terminal is for the one that started it, who then ends it in order.
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
         assert process.stdout is not None
