@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from event_model import DataKey
 from ophyd import Component as Cpt
-from ophyd import Device
-from ophyd.device import DEFAULT_CONNECTION_TIMEOUT
 
 from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
 from ..fpga import student
 from ..fpga.results import COLUMNS, descriptors
 from ..fpga.student import Student
-from .signals import AnySignal, BusySignal, ReadSignal, SetSignal, what_is_missing
+from .signals import AnySignal, BusySignal, NamingDevice, ReadSignal, SetSignal
 from .statuses import NamedStatus, in_thread
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ def _key_of(signal: AnySignal) -> DataKey:
     return DataKey(source=f"PV:{signal.pvname}", dtype=kind, shape=list(np.shape(value)))
 
 
-class InferenceBoard(Device):
+class InferenceBoard(NamingDevice):
     """An inference board behind its IOC.
 
     `stage` runs the golden frames of its build and refuses to go on if a bit is wrong, then lets the board take the
@@ -124,19 +122,6 @@ class InferenceBoard(Device):
         self._steps = threading.Lock()
         self._last: dict[int, int] = {}  # frame of the latest result of each series
         self._silent = False
-
-    def wait_for_connection(self, all_signals: bool = False, timeout: Any = DEFAULT_CONNECTION_TIMEOUT) -> None:
-        """Wait until every PV answers.
-
-        Raises
-        ------
-        TimeoutError
-            Some, or all, do not; it names the first of them.
-        """
-        try:
-            super().wait_for_connection(all_signals=all_signals, timeout=timeout)
-        except TimeoutError as error:
-            raise TimeoutError(what_is_missing(self) or str(error)) from None
 
     def load(self, folder: str | Path) -> None:
         """Have the board load a build, unless it has it.

@@ -14,8 +14,6 @@ from bluesky.protocols import StreamAsset
 from bluesky.utils import NoReplayAllowed
 from event_model import DataKey
 from ophyd import Component as Cpt
-from ophyd import Device
-from ophyd.device import DEFAULT_CONNECTION_TIMEOUT
 from ophyd.utils import WaitTimeoutError
 
 from ..analysis.optics import Optics
@@ -25,7 +23,7 @@ from .detector import PixelatedDetector
 from .flight import Flight
 from .position_queue import PositionQueue
 from .scan_coils import ScanCoils, as_positions
-from .signals import CONNECTION_TIMEOUT, signals_of, watch, what_is_missing
+from .signals import CONNECTION_TIMEOUT, NamingDevice, signals_of, watch
 from .statuses import NamedStatus, in_order, together
 
 logger = logging.getLogger(__name__)
@@ -34,7 +32,7 @@ BLANK_WITHIN = 0.5
 """Time [s] that a pause waits for the position under way to be complete, with the beam on it."""
 
 
-class Microscope(Device):
+class Microscope(NamingDevice):
     """A scanning transmission electron microscope with a pixelated detector.
 
     ``prepare(positions)``, ``kickoff``, ``complete``, ``collect``: the beam is unblanked when the detector is armed and
@@ -135,21 +133,6 @@ class Microscope(Device):
     def flying(self) -> bool:
         """Whether a flight is under way or held."""
         return self._flight is not None and not self._flight.status.done
-
-    def wait_for_connection(self, all_signals: bool = False, timeout: Any = DEFAULT_CONNECTION_TIMEOUT) -> None:
-        """Wait until every PV answers.
-
-        Raises
-        ------
-        TimeoutError
-            Some, or all, do not; it names the first of them.
-        """
-        try:
-            super().wait_for_connection(all_signals=all_signals, timeout=timeout)
-        except TimeoutError as error:
-            if told := what_is_missing(self, all_signals):
-                raise TimeoutError(told) from None
-            raise error
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[NamedStatus]:
@@ -414,8 +397,7 @@ class Microscope(Device):
 def _connected(device: InferenceBoard | PositionQueue) -> Any:
     try:
         device.wait_for_connection(timeout=CONNECTION_TIMEOUT)
-    except TimeoutError as error:
-        told = what_is_missing(device)
+    except TimeoutError:
         device.destroy()
-        raise TimeoutError(told or str(error)) from None
+        raise
     return device

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from ophyd import Component as Cpt
-from ophyd import Device
 
-from .signals import ReadSignal, SetSignal, TimeSignal
+from .signals import NamingDevice, ReadSignal, SetSignal, TimeSignal
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class AddedPositions:
     cause: np.ndarray  #: (n,) int, the frame of the flight that each is because of
 
 
-class PositionQueue(Device):
+class PositionQueue(NamingDevice):
     """Takes positions from the board, without the computer, in flights that were started to fly on after their list.
 
     Parameters

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ophyd import Device, EpicsSignal, EpicsSignalRO
+from ophyd.device import DEFAULT_CONNECTION_TIMEOUT
 
 from .statuses import LostConnection, NamedStatus
 
@@ -234,6 +235,25 @@ def what_is_missing(device: Device, include_lazy: bool = False) -> str:
         whose = f"under {device.prefix}" if device.prefix else f"of {device.name}"
         what = f"no PV {whose} answers ({len(missing)} missing, first {missing[0]})"
     return f"{what}: is the IOC running, and does EPICS_CA_ADDR_LIST reach it?"
+
+
+class NamingDevice(Device):
+    """A device that names the PVs which do not answer."""
+
+    def wait_for_connection(self, all_signals: bool = False, timeout: Any = DEFAULT_CONNECTION_TIMEOUT) -> None:
+        """Wait until every PV answers.
+
+        Raises
+        ------
+        TimeoutError
+            Some, or all, do not; it names the first of them.
+        """
+        try:
+            super().wait_for_connection(all_signals=all_signals, timeout=timeout)
+        except TimeoutError as error:
+            if told := what_is_missing(self, all_signals):
+                raise TimeoutError(told) from None
+            raise error
 
 
 def wait_until(

@@ -107,6 +107,9 @@ def set_rule(board: InferenceBoard, rule: EdgeRule) -> MsgGenerator[None]:
 def record_added(microscope: Microscope, stream: DerivedStream, first: int, listed: int) -> MsgGenerator[None]:
     """Save what was added to a flight: of `listed` positions, whose first frame has the index `first`."""
     added = microscope.queue.positions()
-    for k, (x, y, cause) in enumerate(zip(added.x, added.y, added.cause, strict=True)):
+    # Where the coils never flew, what they say is of the flight before.
+    flown = max(microscope.get_index() - first - listed, 0)
+    rows = zip(added.x[:flown], added.y[:flown], added.cause[:flown], strict=True)
+    for k, (x, y, cause) in enumerate(rows):
         stream.put({"frame": first + listed + k, "x": float(x), "y": float(y), "because_of": first + int(cause)})
     yield Msg("collect", stream, name=stream.name)

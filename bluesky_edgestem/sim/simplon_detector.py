@@ -15,7 +15,7 @@ from .simplon_faults import Faults
 from .simplon_frames import Frames, recoded
 from .simplon_messages import Messages as Protocol
 from .simplon_messages import MessagesV1, MessagesV2
-from .simplon_outbox import send
+from .simplon_outbox import send, serve
 from .stream_tap import StreamTap
 
 BURST = 16
@@ -91,15 +91,7 @@ class Detector:
         self._closing = False
         self._outgoing: list[list[bytes]] = []
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
-        self._socket.set_hwm(buffer)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            self._context.destroy(0)
-            raise OSError(f"cannot stream on {address}: {error}") from None
-        send(self._socket, Messages.of([]))  # loads the compiled code: before frames are due
+        self._socket = serve(self._context, address, buffer)
         self.port = int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rsplit(":", 1)[1])
         self._thread = threading.Thread(target=self._run, name="detector", daemon=True)
         self._thread.start()

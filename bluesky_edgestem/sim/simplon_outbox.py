@@ -17,6 +17,26 @@ LIBZMQ = addresses(sys.modules[zmq.backend.Socket.__module__], "zmq_send", "zmq_
 """Addresses of the functions that are called, or None: then pyzmq sends message by message."""
 
 
+def serve(context: zmq.Context, address: str, buffer: int) -> zmq.Socket:
+    """A socket that deals messages out at `address`, with room for `buffer` of them.
+
+    Raises
+    ------
+    OSError
+        The address is taken, or is none; the context is destroyed then.
+    """
+    socket = context.socket(zmq.PUSH)
+    socket.set_hwm(buffer)
+    socket.setsockopt(zmq.LINGER, 0)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        context.destroy(0)
+        raise OSError(f"cannot stream on {address}: {error}") from None
+    send(socket, Messages.of([]))  # loads the compiled code: before frames are due
+    return socket
+
+
 def send(socket: zmq.Socket, messages: Messages, done: int = 0) -> int:
     """Send messages from number `done` on while there is room for them; how many are sent then.
 

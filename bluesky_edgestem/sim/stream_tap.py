@@ -11,7 +11,7 @@ from ..stream.encoding import compress
 from ..stream.messages import Messages
 from .simplon_config import detector_config
 from .simplon_messages import MessagesV1
-from .simplon_outbox import send
+from .simplon_outbox import send, serve
 
 
 class StreamTap:
@@ -32,15 +32,13 @@ class StreamTap:
 
     def __init__(self, address: str = "tcp://127.0.0.1:0", buffer: int = 1000) -> None:
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PUSH)
-        self._socket.set_hwm(buffer)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            self._context.destroy(0)
-            raise OSError(f"cannot stream on {address}: {error}") from None
+        self._socket = serve(self._context, address, buffer)
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def listened(self) -> bool:
+        """Whether there is room for a message: somebody takes the stream. He may know of it a little earlier."""
+        return bool(self._socket.poll(0, zmq.POLLOUT))
 
     def send(self, messages: Messages) -> None:
         """Send what there is room for."""

@@ -30,7 +30,7 @@ def board(tmp_path, tap, make_build):
     make_build(tmp_path, FRONTEND)
     made = Board(Model.load(tmp_path), tap.address)
     made.start()
-    until(lambda: made.connected)
+    until(lambda: made.connected and tap.listened)
     yield made
     made.stop()
 
@@ -100,7 +100,7 @@ def test_to_run_again_begins_anew(tap, board, make_frames):
     until(lambda: board.counts.results_out == 10)
     board.start()
     assert (board.counts.results_out, len(board.latest)) == (0, 0)
-    until(lambda: board.connected)
+    until(lambda: board.connected and tap.listened)
     series(tap, make_frames(FRONTEND, 1)[:4], 2)
     until(lambda: board.counts.results_out == 4)
 
