@@ -60,7 +60,10 @@ def test_each_frame_has_the_result_that_the_student_gives(tap, board, make_frame
     shift = own.frontend.shift_for(3e6, own.brightest)
     assert shift > 0
     expected = results.rows(5, np.arange(len(frames)), 3e6, own.described(*own.outputs(frames, shift)))
-    np.testing.assert_array_equal(board.latest, expected)
+    # Whole numbers and strain, which is one of them times a constant, to the bit; exponentials and angles are rounded
+    # differently by where in a batch a frame is, by a unit in the last place or two.
+    np.testing.assert_array_equal(board.latest[:, :6], expected[:, :6])
+    np.testing.assert_allclose(board.latest, expected, rtol=1e-15, atol=0)
     until(lambda: board.counts.frames_in == len(frames))
     assert (board.counts.dropped, board.counts.refused) == (0, 0)
     assert board.counts.latency.sum() == len(frames)
