@@ -2,6 +2,9 @@
 
 All images have a margin of one window on each side in which nothing counts, so that disks at the frame's edge need no
 cases of their own.
+
+Windows are narrow, and what numba does to slice one more row of them takes as long as the row. So rows are indexed from
+the window's first column on, unsigned: of a signed index it would ask each time whether it counts from the end.
 """
 
 from __future__ import annotations
@@ -24,15 +27,13 @@ def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma
     sy = min(max(shift_y, -margin + 1.001), margin - 1.001)
     ix, iy = int(np.floor(margin - sx)), int(np.floor(margin - sy))
     fx, fy = np.float32(margin - sx - ix), np.float32(margin - sy - iy)
-    b = np.float32(amount)
-    w00, w01 = b * (1 - fx) * (1 - fy), b * fx * (1 - fy)
-    w10, w11 = b * (1 - fx) * fy, b * fx * fy
+    b, gx, gy = np.float32(amount), np.float32(1) - fx, np.float32(1) - fy
+    w00, w01, w10, w11 = b * gx * gy, b * fx * gy, b * gx * fy, b * fx * fy
     for row in range(ny):
         out = lam[row + pad, pad : pad + nx]
-        low, low_next = table[row + iy, ix : ix + nx], table[row + iy, ix + 1 : ix + 1 + nx]
-        high, high_next = table[row + iy + 1, ix : ix + nx], table[row + iy + 1, ix + 1 : ix + 1 + nx]
+        low, high = table[row + iy, ix : ix + nx + 1], table[row + iy + 1, ix : ix + nx + 1]
         for k in range(nx):
-            out[k] = w00 * low[k] + w01 * low_next[k] + w10 * high[k] + w11 * high_next[k]
+            out[k] = w00 * low[k] + w01 * low[k + 1] + w10 * high[k] + w11 * high[k + 1]
 
 
 @kernel(fastmath=True)
@@ -48,15 +49,15 @@ def locate(x, y, half, pad):  # pragma: no cover - compiled
 
 @kernel(fastmath=True)
 def combine(out, templates, coef):  # pragma: no cover - compiled
-    """``out = coef @ templates`` (b, pixels), four functions at a time."""
+    """``out = coef @ templates`` (b, pixels), five functions at a time: of polynomials there are 6, 10 or 15."""
     n, size = len(coef), out.shape[0]
-    whole = n // 4 * 4
+    whole = n // 5 * 5
     out[:] = 0
-    for b in range(0, whole, 4):
-        c0, c1, c2, c3 = coef[b], coef[b + 1], coef[b + 2], coef[b + 3]
-        t0, t1, t2, t3 = templates[b], templates[b + 1], templates[b + 2], templates[b + 3]
+    for b in range(0, whole, 5):
+        c0, c1, c2, c3, c4 = coef[b], coef[b + 1], coef[b + 2], coef[b + 3], coef[b + 4]
+        t0, t1, t2, t3, t4 = templates[b], templates[b + 1], templates[b + 2], templates[b + 3], templates[b + 4]
         for k in range(size):
-            out[k] += c0 * t0[k] + c1 * t1[k] + c2 * t2[k] + c3 * t3[k]
+            out[k] += c0 * t0[k] + c1 * t1[k] + c2 * t2[k] + c3 * t3[k] + c4 * t4[k]
     for b in range(whole, n):
         c0, t0 = coef[b], templates[b]
         for k in range(size):
@@ -83,9 +84,7 @@ def _differences(out, value, first, step):  # pragma: no cover - compiled
     m2, p2 = value[first - 2 * step : first - 2 * step + n], value[first + 2 * step : first + 2 * step + n]
     m3, p3 = value[first - 3 * step : first - 3 * step + n], value[first + 3 * step : first + 3 * step + n]
     for k in range(n):
-        out[k] = a * (m1[k] - p1[k])
-    for k in range(n):
-        out[k] += b * (p2[k] - m2[k]) + c * (m3[k] - p3[k])
+        out[k] = a * (m1[k] - p1[k]) + b * (p2[k] - m2[k]) + c * (m3[k] - p3[k])
 
 
 @kernel(fastmath=True)
@@ -102,11 +101,11 @@ def slopes(value, along_x, along_y, width):  # pragma: no cover - compiled
 def add(lam, value, along_x, along_y, row0, col0, rx, ry, width):  # pragma: no cover - compiled
     """Add a disk's image, moved by what its phase leaves of its place."""
     qx, qy = np.float32(rx), np.float32(ry)
-    for row in range(width):
-        out, part = lam[row0 + row, col0 : col0 + width], slice(row * width, (row + 1) * width)
-        v, x, y = value[part], along_x[part], along_y[part]
-        for k in range(width):
-            out[k] += v[k] + qx * x[k] + qy * y[k]
+    top, left, wide = np.uint64(row0), np.uint64(col0), np.uint64(width)
+    for row in range(wide):
+        out, first = lam[top + row], row * wide
+        for k in range(wide):
+            out[left + k] += value[first + k] + qx * along_x[first + k] + qy * along_y[first + k]
 
 
 @kernel(fastmath=True)
@@ -151,11 +150,11 @@ def on_detector(x, y, radius, ny, nx):  # pragma: no cover - compiled
 @kernel(fastmath=True)
 def leave_out(counting, x, y, reach):  # pragma: no cover - compiled
     """Let the pixels of a disk not count, with as much around it as its blur reaches."""
-    ny, nx = counting.shape
-    for row in range(max(int(np.ceil(y - reach)), 0), min(int(np.floor(y + reach)) + 1, ny)):
+    for row in range(max(int(np.ceil(y - reach)), 0), min(int(np.floor(y + reach)) + 1, len(counting))):
         wide = np.sqrt(reach * reach - (row - y) ** 2)
-        for k in range(max(int(np.ceil(x - wide)), 0), min(int(np.floor(x + wide)) + 1, nx)):
-            counting[row, k] = 0
+        part = counting[row, max(int(np.ceil(x - wide)), 0) : max(int(np.floor(x + wide)) + 1, 0)]
+        for k in range(len(part)):
+            part[k] = 0
 
 
 @kernel(fastmath=True)

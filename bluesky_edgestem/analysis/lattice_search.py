@@ -35,15 +35,15 @@ def angles(fold: int, radius: float, reach: float) -> np.ndarray:
 @kernel(fastmath=True)
 def _score(sums, reflections, m, cx, cy, half):  # pragma: no cover - compiled
     ny, nx = sums.shape[0] - 1, sums.shape[1] - 1
-    total = 0.0
+    total, side = 0.0, np.uint64(2 * half + 1)
     for g in range(len(reflections)):
-        x = int(np.floor(cx + m[0] * reflections[g, 0] + m[1] * reflections[g, 1] + 0.5))
-        y = int(np.floor(cy + m[2] * reflections[g, 0] + m[3] * reflections[g, 1] + 0.5))
-        if x < half or y < half or x >= nx - half or y >= ny - half:
+        x = int(np.floor(cx + m[0] * reflections[g, 0] + m[1] * reflections[g, 1] + 0.5)) - half
+        y = int(np.floor(cy + m[2] * reflections[g, 0] + m[3] * reflections[g, 1] + 0.5)) - half
+        if x < 0 or y < 0 or x >= nx - 2 * half or y >= ny - 2 * half:
             continue
-        low, high, left, right = y - half, y + half + 1, x - half, x + half + 1
-        box = sums[high, right] - sums[low, right] - sums[high, left] + sums[low, left]
-        total += np.sqrt(box)
+        left, low = np.uint64(x), np.uint64(y)  # unsigned, as in `disk_kernels`
+        above, below = sums[low], sums[low + side]
+        total += np.sqrt(below[left + side] - above[left + side] - below[left] + above[left])
     return total
 
 

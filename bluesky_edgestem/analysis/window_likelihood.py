@@ -28,14 +28,13 @@ def padded(out, image, good, pad):  # pragma: no cover - compiled
 @kernel(fastmath=True)
 def weigh(w, q, counts, lam, good, least, row0, col0, width):  # pragma: no cover - compiled
     """``(n - λ)/v`` and ``1/v`` of a window, flat; v is λ, but no less than a floor: no count is impossible."""
-    for row in range(width):
-        columns, part = slice(col0, col0 + width), slice(row * width, (row + 1) * width)
-        n, line, g = counts[row0 + row, columns], lam[row0 + row, columns], good[row0 + row, columns]
-        left, inverse = w[part], q[part]
-        for k in range(width):
-            each = g[k] / max(line[k], least)
-            inverse[k] = each
-            left[k] = (n[k] - line[k]) * each
+    top, left, wide = np.uint64(row0), np.uint64(col0), np.uint64(width)
+    for row in range(wide):
+        n, line, g, first = counts[top + row], lam[top + row], good[top + row], row * wide
+        for k in range(wide):
+            q[first + k] = g[left + k] / max(line[left + k], least)
+        for k in range(wide):
+            w[first + k] = (n[left + k] - line[left + k]) * q[first + k]
 
 
 @kernel(fastmath=True)
