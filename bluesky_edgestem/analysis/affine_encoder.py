@@ -96,7 +96,7 @@ def encode(
     First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
     that tell something of it. Pixels of the others do not count, nor do those of a disk that the edge cuts deep.
 
-    `fills` (t, g, K + 1, b); `known` (t, g, 3 + K + 1, 3 + K + 1), the information of place x, y, background and codes
+    `fills` (t, K + 1, g, b); `known` (t, g, 7 + K + 1, 7 + K + 1), the information of map, beam, background and codes
     in the mean pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it,
     `back_known` (t,), the background; `order` (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many
     of them tell most, and what there is; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
@@ -106,15 +106,15 @@ def encode(
     noise explains; and `doses` (n,), the electrons on good pixels.
     """
     n_frames, ny, nx = frames.shape
-    n_functions, count = templates.shape[2], fills.shape[2]
+    n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[1]
     size = templates.shape[3]
     width = int(np.sqrt(size) + 0.5)
     half, pad, total = width // 2, width, 7 + count
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     counts, usable, counting = np.zeros_like(lam), np.zeros_like(lam), np.zeros_like(lam)
     usable[pad : pad + ny, pad : pad + nx] = good
-    value, coef = np.zeros(size + 6 * width, np.float32), np.empty(n_functions, np.float32)
-    at, space = windows(len(reflections), size), room(size, n_functions, count)
+    value, coef = np.zeros(size + 6 * width, np.float32), np.empty((n_disks, n_functions), np.float32)
+    at, space = windows(n_disks, size), room(n_disks, size, n_functions, count)
     matrix, low, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
     scale, step, left = np.empty(total), np.empty(total), np.empty(total)
     relative = np.empty(count, np.float32)

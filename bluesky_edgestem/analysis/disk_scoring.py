@@ -202,21 +202,14 @@ def coded_step(
 class KnownInformation:
     """Fisher information of the mean pattern of one electron, in each of t rotations."""
 
-    fills: np.ndarray  #: (t, g, K + 1, b) float32
-    local: np.ndarray  #: (t, g, 3 + K + 1, 3 + K + 1) of each disk's place x, y, the background and the codes
+    fills: np.ndarray  #: (t, K + 1, g, b) float32
+    disks: np.ndarray  #: (t, g, 7 + K + 1, 7 + K + 1), what each disk holds of map, beam, background and codes
     place: np.ndarray  #: (t, g) of x and y together
     level: np.ndarray  #: (t, g) of the disk's first function
     background: np.ndarray  #: (t,)
     order: np.ndarray  #: (t, g) of the disks by what they tell of map and beam
     leading: np.ndarray  #: (t,) how many of them hold `_LEADING` of what all tell
     telling: np.ndarray  #: (t,) how many hold `_TELLING` of it
-
-
-def _shares(local: np.ndarray, reflections: np.ndarray) -> np.ndarray:
-    """What each disk holds (t, g) of the information on map and beam, the mean over the six."""
-    places = design(reflections)
-    each = np.einsum("gia,tgij,gja->tga", places, local[:, :, :2, :2], places, optimize=True)
-    return (each / each.sum(1, keepdims=True)).mean(2)
 
 
 def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation:
@@ -233,19 +226,23 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     at = Estimates(turned, beam, background, np.full(len(fills), electrons))
     scores = evaluate(base, drawn, at, base.coefficients(turned, mean))
     a = fills.astype(float)
-    local = np.zeros((*scores.place_score.shape[:2], 3 + count, 3 + count))
-    local[:, :, :2, :2] = place_information(scores) / electrons
-    local[:, :, :2, 2] = scores.place_info[..., 3:5]
-    local[:, :, :2, 3:] = np.einsum("tgib,tkgb->tgik", scores.cross[:, :, :2], a)
-    local[:, :, 2, 3:] = np.einsum("tgb,tkgb->tgk", scores.cross[:, :, 2], a) * electrons
-    local[:, :, 3:, 3:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
-    lower = np.tril_indices(3 + count, -1)
-    local[:, :, lower[0], lower[1]] = local[:, :, lower[1], lower[0]]
-    shares = _shares(local, base.reflections)
+    places = design(base.reflections)
+    by_place = places.transpose(0, 2, 1)
+    disks = np.zeros((*scores.place_score.shape[:2], 7 + count, 7 + count))
+    disks[:, :, :6, :6] = by_place @ (place_information(scores) / electrons) @ places
+    disks[:, :, :6, 6] = (by_place @ scores.place_info[..., 3:5, None])[..., 0]
+    disks[:, :, :6, 7:] = by_place @ np.einsum("tgib,tkgb->tgik", scores.cross[:, :, :2], a)
+    disks[:, :, 6, 7:] = np.einsum("tgb,tkgb->tgk", scores.cross[:, :, 2], a) * electrons
+    disks[:, :, 7:, 7:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
+    lower = np.tril_indices(7 + count, -1)
+    disks[:, :, lower[0], lower[1]] = disks[:, :, lower[1], lower[0]]
+    # Of the information on map and beam, the mean over the six.
+    each = np.einsum("tgaa->tga", disks[:, :, :6, :6])
+    shares = (each / each.sum(1, keepdims=True)).mean(2)
     order = np.argsort(-shares, axis=1, kind="stable")
     held = np.cumsum(np.take_along_axis(shares, order, 1), axis=1)
     return KnownInformation(
-        np.ascontiguousarray(fills.transpose(0, 2, 1, 3)), local,
+        fills, disks,
         (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
         scores.back_info * electrons, order, 1 + (held < _LEADING).sum(1), 1 + (held < _TELLING).sum(1),
     )  # fmt: skip

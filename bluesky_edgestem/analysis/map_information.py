@@ -17,38 +17,26 @@ from .disk_kernels import project
 from .kernels import kernel
 from .window_likelihood import of_window, weigh
 
-#: Where the information of map and beam stands among the sums over disks, 6 by 6, lower half.
-_SQUARES = np.array(
-    [
-        [0, 0, 0, 0, 0, 0],
-        [1, 2, 0, 0, 0, 0],
-        [3, 4, 6, 0, 0, 0],
-        [4, 5, 7, 8, 0, 0],
-        [9, 10, 11, 12, 15, 0],
-        [11, 12, 13, 14, 16, 17],
-    ]
-)
-
 
 class Room(NamedTuple):
     """Arrays that `add_information` works in."""
 
     weight: np.ndarray  #: (pixels,) (n - λ)/v in a window
     inverse: np.ndarray  #: (pixels,) 1/v
-    moments: np.ndarray  #: (b,)
-    local: np.ndarray  #: (K + 1,)
-    squares: np.ndarray  #: (18,)
+    moments: np.ndarray  #: (g, b)
+    by_code: np.ndarray  #: (K + 1,)
+    stretch: np.ndarray  #: (7 + K + 1,)
 
 
 @kernel
-def room(size, n_functions, n_codes):  # pragma: no cover - compiled
-    """Room for windows of `size` pixels."""
+def room(n_disks, size, n_functions, n_codes):  # pragma: no cover - compiled
+    """Room for `n_disks` disks in windows of `size` pixels."""
     return Room(
         np.empty(size, np.float32),
         np.empty(size, np.float32),
-        np.empty(n_functions, np.float32),
+        np.empty((n_disks, n_functions), np.float32),
         np.empty(n_codes, np.float32),
-        np.empty(18),
+        np.empty(7 + n_codes),
     )
 
 
@@ -57,7 +45,7 @@ def add_information(
     matrix, score, room, at, disks, counts, lam, good, least, dose, templates, fills, known, place_known, level_known,
     reflections, width,
 ):  # fmt: skip  # pragma: no cover - compiled
-    """Add what disks say to `score` (7 + K + 1,) and to the lower half of `matrix` (7 + K + 1, 7 + K + 1).
+    """Add what disks say to `score` (7 + K + 1,) and to `matrix` (7 + K + 1, 7 + K + 1).
 
     `counts`, `lam` and `good` are padded images, `least` the variance's floor; `fills`, `known`, `place_known` and
     `level_known` are one rotation's, as of `affine_encoder.encode`.
@@ -69,10 +57,9 @@ def add_information(
     int
         How many numbers that sums over.
     """
-    count = fills.shape[1]
-    total = 7 + count
-    squares, local = room.squares, room.local
-    squares[:] = 0
+    total, count = len(score), len(fills)
+    stretch = room.stretch
+    room.moments[:] = 0
     away, freedom = 0.0, 0
     for g in disks:
         if not at.seen[g]:
@@ -80,8 +67,7 @@ def add_information(
         functions = templates[at.phase_y[g], at.phase_x[g]]
         weigh(room.weight, room.inverse, counts, lam, good, least, at.row[g], at.column[g], width)
         sx, sy, place, level = of_window(room.weight, room.inverse, at.by_x[g], at.by_y[g], functions[0])
-        project(room.moments, functions, room.weight)
-        project(local, fills[g], room.moments)
+        project(room.moments[g], functions, room.weight)
         # The mean pattern's information, stretched to what this frame's disk has.
         p = np.sqrt(place / (dose * place_known[g])) if place_known[g] > 0 else 0.0
         f = np.sqrt(level * dose / level_known[g]) if level_known[g] > 0 else 0.0
@@ -92,47 +78,19 @@ def add_information(
         score[3] += sy * gy
         score[4] += sx
         score[5] += sy
-        for k in range(count):
-            score[7 + k] += local[k] * dose
         j = known[g]
-        xx, xy, yy = p * p * dose * j[0, 0], p * p * dose * j[1, 0], p * p * dose * j[1, 1]
+        xx, xy, yy = p * p * dose * j[4, 4], p * p * dose * j[5, 4], p * p * dose * j[5, 5]
         det = xx * yy - xy * xy
         if det > 0:
             away += (sx * sx * yy - 2 * sx * sy * xy + sy * sy * xx) / det
             freedom += 2
-        squares[0] += gx * gx * xx
-        squares[1] += gx * gy * xx
-        squares[2] += gy * gy * xx
-        squares[3] += gx * gx * xy
-        squares[4] += gx * gy * xy
-        squares[5] += gy * gy * xy
-        squares[6] += gx * gx * yy
-        squares[7] += gx * gy * yy
-        squares[8] += gy * gy * yy
-        squares[9] += gx * xx
-        squares[10] += gy * xx
-        squares[11] += gx * xy
-        squares[12] += gy * xy
-        squares[13] += gx * yy
-        squares[14] += gy * yy
-        squares[15] += xx
-        squares[16] += xy
-        squares[17] += yy
-        across, within = p * f * dose, f * f * dose
-        for k in range(1 + count):
-            row, of = matrix[6 + k], j[2 + k]
-            bx, by = across * of[0], across * of[1]
-            row[0] += bx * gx
-            row[1] += bx * gy
-            row[2] += by * gx
-            row[3] += by * gy
-            row[4] += bx
-            row[5] += by
-            if k > 0:
-                to, part = row[6:total], of[2:]
-                for b in range(1 + count):
-                    to[b] += within * part[b]
-    for i in range(6):
-        for k in range(i + 1):
-            matrix[i, k] += squares[_SQUARES[i, k]]
+        stretch[:6] = p
+        stretch[6:] = f
+        for i in range(total):
+            row, of, by = matrix[i], j[i], stretch[i] * dose
+            for k in range(total):
+                row[k] += by * stretch[k] * of[k]
+    project(room.by_code, fills.reshape(count, -1), room.moments.reshape(-1))
+    for k in range(count):
+        score[7 + k] += room.by_code[k] * dose
     return away, freedom

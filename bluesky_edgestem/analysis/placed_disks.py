@@ -90,15 +90,15 @@ def lay_background_around(
 
 @kernel(fastmath=True)
 def add_disks(lam, at, disks, templates, fills, codes, coef, value, width):  # pragma: no cover - compiled
-    """Add the images of disks, of their fills (g, K + 1, b) by codes (K + 1,), and keep their slopes.
+    """Add the images of disks, of their fills (K + 1, g, b) by codes (K + 1,), and keep their slopes.
 
-    `coef` (b,) is room; so is `value`, whose first and last three rows are zeros, see `disk_kernels.slopes`.
+    `coef` (g, b) is room; so is `value`, whose first and last three rows are zeros, see `disk_kernels.slopes`.
     """
+    combine(coef.reshape(-1), fills.reshape(len(codes), -1), codes)
     middle = value[3 * width : 3 * width + width * width]
     for g in disks:
         if not at.seen[g]:
             continue
-        combine(coef, fills[g], codes)
-        combine(middle, templates[at.phase_y[g], at.phase_x[g]], coef)
+        combine(middle, templates[at.phase_y[g], at.phase_x[g]], coef[g])
         slopes(value, at.by_x[g], at.by_y[g], width)
         add(lam, middle, at.by_x[g], at.by_y[g], at.row[g], at.column[g], at.left_x[g], at.left_y[g], width)
