@@ -90,6 +90,7 @@ def encode(
     misfit,
     scatter,
     doses,
+    brightest,
 ):  # pragma: no cover - compiled
     """Refine `transform` (n, 2, 2) and `centre` (n, 2), and fill the rest of what follows `spread`.
 
@@ -103,7 +104,7 @@ def encode(
     the electrons.
     Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,),
     `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
-    noise explains; and `doses` (n,), the electrons on good pixels.
+    noise explains; `doses` (n,), the electrons on good pixels; and `brightest` (n,), the most in one pixel of all.
     """
     n_frames, ny, nx = frames.shape
     n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[1]
@@ -122,7 +123,8 @@ def encode(
     moves, changes = np.empty((_MEMORY, total)), np.empty((_MEMORY, total))
     for n in range(n_frames):
         t = which[n]
-        dose = doses[n] = padded(counts, frames[n], good, pad)
+        dose, brightest[n] = padded(counts, frames[n], good, pad)
+        doses[n] = dose
         covariance[n] = np.nan
         misfit[n] = np.nan
         scatter[n] = np.nan

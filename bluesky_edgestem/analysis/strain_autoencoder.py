@@ -168,7 +168,7 @@ class StrainAutoencoder:
         excess, usual = [], []
         for fewer in (1, 10):
             frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
-            transform, _, covariance, _, scatter, _ = self._encoded(learned.base, frames)
+            transform, _, covariance, _, scatter, *_ = self._encoded(learned.base, frames)
             usual.append(np.nanmedian(scatter))
             error = (transform - at.transform[part]).reshape(-1, 4)
             z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
@@ -211,11 +211,11 @@ class StrainAutoencoder:
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
         with one_thread():
-            transform, centre, covariance, misfit, scatter, dose = self._encoded(base, frames)
+            transform, centre, covariance, misfit, scatter, dose, brightest = self._encoded(base, frames)
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
-        flagged = self._flags(base, frames, dose, transform, centre, covariance, misfit, disagreement)
+        flagged = self._flags(base, dose, brightest, transform, centre, covariance, misfit, disagreement)
         known = flagged == ""
         transform = np.where(known[:, None, None], transform, np.eye(2))
         cov = np.where(known[:, None, None], covariance[:, :4, :4] + self.floor, _UNKNOWN**2 * np.eye(4))
@@ -239,7 +239,10 @@ class StrainAutoencoder:
         return KnownInformation(*(np.stack(column) for column in columns)), which
 
     def _encoded(self, base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), misfit, scatter and dose (n,), all processors at work."""
+        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), misfit, scatter, dose and brightest pixel (n,).
+
+        All processors are at work.
+        """
         n = len(frames)
         transform, centre = np.empty((n, 2, 2)), np.empty((n, 2))
 
@@ -250,6 +253,7 @@ class StrainAutoencoder:
         known, which = self._known(base, transform)
         codes, covariance = np.zeros((n, len(base.fills))), np.zeros((n, 6, 6))
         background, misfit, scatter, dose = (np.zeros(n) for _ in range(4))
+        brightest = np.zeros(n, frames.dtype)
 
         def encode_part(p: slice) -> None:
             encode(
@@ -257,14 +261,14 @@ class StrainAutoencoder:
                 base.aperture.radius, base.reflections, known.fills, known.disks, known.place, known.level,
                 known.background, known.order, known.leading, known.telling, which[p], base.background.share,
                 base.background.spread, transform[p], centre[p], codes[p], background[p], covariance[p], misfit[p],
-                scatter[p], dose[p],
+                scatter[p], dose[p], brightest[p],
             )  # fmt: skip
 
         in_parts(n, encode_part)
-        return transform, centre, covariance, misfit, scatter, dose
+        return transform, centre, covariance, misfit, scatter, dose, brightest
 
-    def _flags(self, base, frames, dose, transform, centre, covariance, misfit, disagreement) -> np.ndarray:
-        flagged = np.full(len(frames), "", dtype=object)
+    def _flags(self, base, dose, brightest, transform, centre, covariance, misfit, disagreement) -> np.ndarray:
+        flagged = np.full(len(dose), "", dtype=object)
 
         def flag(where: np.ndarray, reason: Callable[[int], str]) -> None:
             for i in np.flatnonzero(where & (flagged == "")):
@@ -273,11 +277,8 @@ class StrainAutoencoder:
         with np.errstate(invalid="ignore"):
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
         flag(dose == 0, lambda i: "no electrons: the frame is empty")
-        full = np.iinfo(frames.dtype).max
-        flag(
-            frames.reshape(len(frames), -1).max(1) == full,
-            lambda i: "saturated: a pixel reached the largest value of its type",
-        )
+        full = np.iinfo(brightest.dtype).max
+        flag(brightest == full, lambda i: "saturated: a pixel reached the largest value of its type")
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
         flag(~finite, lambda i: "no lattice like the base pattern's")
         away = np.abs(centre - base.beam).max(1)

@@ -12,17 +12,19 @@ from .kernels import kernel
 
 @kernel(fastmath=True)
 def padded(out, image, good, pad):  # pragma: no cover - compiled
-    """Set the inside of a padded image to what good pixels hold; returns its sum."""
+    """Set the inside of a padded image to what good pixels hold; returns its sum, and the most in a pixel of all."""
     ny, nx = image.shape
-    total = 0.0
+    total, most = 0.0, image[0, 0]
     for row in range(ny):
         line, g, to = image[row], good[row], out[row + pad, pad : pad + nx]
         part = np.float32(0.0)
         for k in range(nx):
             to[k] = np.float32(line[k]) * g[k]
             part += to[k]
+        for k in range(nx):
+            most = max(most, line[k])
         total += part
-    return total
+    return total, most
 
 
 @kernel(fastmath=True)
