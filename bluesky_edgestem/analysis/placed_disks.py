@@ -82,10 +82,11 @@ def lay_background_around(
         if not at.seen[g]:
             continue
         first, last = max(at.column[g], pad), min(at.column[g] + width, pad + nx)
+        left, of = np.uint64(first), np.uint64(first + ix)
         for row in range(max(at.row[g], pad), min(at.row[g] + width, pad + ny)):
-            out, t = lam[row, first:last], table[row + iy, first + ix : last + ix]
-            for k in range(last - first):
-                out[k] = b * t[k]
+            out, t = lam[row], table[row + iy]
+            for k in range(np.uint64(last - first)):
+                out[left + k] = b * t[of + k]
 
 
 @kernel(fastmath=True)
