@@ -19,7 +19,7 @@ import numpy as np
 
 from bluesky_edgestem.analysis.networks import DescriptorNetwork
 from bluesky_edgestem.analysis.optics import Optics
-from bluesky_edgestem.fpga import build, logic
+from bluesky_edgestem.fpga import build, fixed_point, logic
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.student import Student
 from bluesky_edgestem.fpga.verilated import Simulation
@@ -65,12 +65,12 @@ def cpu(student: Student) -> dict:
     torch.set_num_threads(1)
     teacher, optics = DescriptorNetwork.pretrained(), student.optics
     frames = np.random.default_rng(0).poisson(1.0, (5000, 48, 48)).astype(np.uint8)
-    layers = logic.dense_layers(student)
+    layers = fixed_point.dense_layers(student)
 
-    def fixed_point() -> None:
-        logic.tail(layers, student, student.features(student.frontend(frames))[0])
+    def many() -> None:
+        fixed_point.tail(layers, student, student.features(student.frontend(frames))[0])
 
-    seconds = median_us(fixed_point, 3) / 1e6
+    seconds = median_us(many, 3) / 1e6
     return {
         "teacher_us": median_us(lambda: teacher.predict(frames[:1], optics), 50),
         "student_us": median_us(lambda: student.outputs(frames[:1]), 200),

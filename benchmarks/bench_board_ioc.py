@@ -37,7 +37,7 @@ def write_build(folder: Path, n_pixels: int, bin_: int) -> None:
     sizes = [widths.filters, *widths.hidden, len(OUTPUTS)]
     layers = tuple(
         Layer(
-            rng.integers(-15, 16, (a, b)).astype(np.int32), rng.integers(-500, 500, b), 3,
+            rng.integers(-15, 16, (a, b)).astype(np.int32), 1 | rng.integers(-1000, 1000, b), 3,
             *((OUTPUT_BITS, OUTPUT_FRACTION, True) if k == len(widths.hidden) else (6, 6, False)),
         )
         for k, (a, b) in enumerate(itertools.pairwise(sizes))

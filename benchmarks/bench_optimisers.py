@@ -20,9 +20,10 @@ from bluesky_edgestem.fpga.adahessian import AdaHessian
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
 from bluesky_edgestem.fpga.quantised import keras, tf  # which sets tensorflow up to give the same figures anywhere
+from bluesky_edgestem.fpga.rounding import covariance, rounded
 from bluesky_edgestem.fpga.widths import Widths
 
-FRONTEND = Frontend(48, pixel_bits=16, bin_bits=8)
+FRONTEND = Frontend(48, pixel_bits=16)
 OPTICS = Optics(80.0, 2.0, 64 / 48, 48)
 DOMAIN = teaching.Domain()
 #: Learning rates that are tried. Those of AdaHessian are larger: its steps are in units of inverse curvature.
@@ -70,12 +71,18 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
     some = taught[:1000]
     dose = np.full(len(some), DOMAIN.dose[1] / 3)
     bins = FRONTEND.attenuated(some.counts(dose, rng), FRONTEND.shift_for(dose, taught.brightest(FRONTEND)))
-    plain = quantised.float_model(widths, normaliser(taught, FRONTEND, widths.filter_bits), bins, 0)
-    quantised.fit(plain, taught, FRONTEND, DOMAIN, epochs[0], quantised.RATES[0], rng)
+    divisor = normaliser(taught, FRONTEND, widths.filter_bits)
+    plain = quantised.float_model(widths, divisor, bins, 0)
+    quantised.fit(
+        plain, taught, FRONTEND, DOMAIN, epochs[0], quantised.RATES[0], rng,
+        progress=lambda epoch, value: quantised.recentre(plain, bins),
+    )  # fmt: skip
+    learned = quantised.centred_filters(plain)
+    filters = rounded(learned, covariance(taught, FRONTEND, divisor), widths.filter_bits)
 
     def run(name: str, rate: float, seed: int) -> dict[str, float]:
         keras.utils.set_random_seed(seed)
-        model = quantised.quantised_model(widths, plain, bins)
+        model = quantised.quantised_model(widths, plain, filters, bins)
         began = time.process_time()
         quantised.fit(
             model, taught, FRONTEND, DOMAIN, epochs[1], rate, np.random.default_rng([7, seed]), steps_of=STEPS[name]
@@ -86,7 +93,7 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
 
     out: dict = {
         "patterns": len(taught), "epochs": list(epochs), "floating_point": judged(plain, kept),
-        "before": judged(quantised.quantised_model(widths, plain, bins), kept), "optimisers": {},
+        "before": judged(quantised.quantised_model(widths, plain, filters, bins), kept), "optimisers": {},
     }  # fmt: skip
     for name, rates in RATES.items():
         tried = {rate: run(name, rate, 0) for rate in rates}

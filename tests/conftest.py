@@ -20,18 +20,19 @@ def random_student(
     most = 2 ** (filter_bits - 1) - 1
     layers = (
         Layer(
-            rng.integers(-15, 16, (filters, hidden)).astype(np.int32), rng.integers(-500, 500, hidden), 2, 6, 6, False
+            rng.integers(-15, 16, (filters, hidden)).astype(np.int32), 1 | rng.integers(-999, 999, hidden), 2, 6, 6,
+            False,
         ),
         Layer(
-            rng.integers(-15, 16, (hidden, len(OUTPUTS))).astype(np.int32), rng.integers(-500, 500, len(OUTPUTS)), 3,
-            OUTPUT_BITS, OUTPUT_FRACTION, True,
+            rng.integers(-15, 16, (hidden, len(OUTPUTS))).astype(np.int32), 1 | rng.integers(-999, 999, len(OUTPUTS)),
+            3, OUTPUT_BITS, OUTPUT_FRACTION, True,
         ),
     )  # fmt: skip
     weights = rng.integers(-most, most + 1, (CORE**2, filters)).astype(np.int32)
     normaliser = np.where(frontend.outer, rng.choice([1, 1, 1, 1, -1], CORE**2), 0).astype(np.int32)
     optics = Optics(80.0, 2.0, 64 / frontend.n_pixels, frontend.n_pixels)
     return Student(
-        frontend, optics, ("MoS2", "WS2"), weights, normaliser, 1, tuple(k % 3 for k in range(filters)), 8, layers
+        frontend, optics, ("MoS2", "WS2"), weights, normaliser, 1, tuple(k % 3 for k in range(filters)), 7, layers
     )
 
 

@@ -45,7 +45,7 @@ class Plan:
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
     patterns: int = 30000
-    epochs: tuple[int, int] = (120, 60)
+    epochs: tuple[int, int] = (250, 120)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
@@ -152,7 +152,7 @@ def verify(
     RuntimeError
         A form of the student cannot be compiled or run.
     """
-    from . import area, hls, latency, logic
+    from . import area, fixed_point, hls, latency, logic
     from .verification import Mismatches, golden_frames, in_portions
     from .verilated import Simulation, ToolMissing, tool
 
@@ -200,8 +200,8 @@ def verify(
     verilog = plan.folder / "rtl"
     shutil.rmtree(verilog, ignore_errors=True)
     stream = logic.write(student, verilog, plan.pixels_a_clock)
-    layers = logic.dense_layers(student)
-    compare("alkaid", logic.tail(layers, student, student.features(bins)[0]))
+    layers = fixed_point.dense_layers(student)
+    compare("alkaid", fixed_point.tail(layers, student, student.features(bins)[0]))
 
     def simulate() -> None:
         simulation = Simulation(verilog, stream)
@@ -302,18 +302,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
     parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
-    parser.add_argument("--bin-bits", type=_whole(4, 12), default=8, help="depth of what the network sees, 4 to 12")
+    parser.add_argument("--bin-bits", type=_whole(4, 12), default=7, help="depth of what the network sees, 4 to 12")
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
     parser.add_argument("--patterns", type=_whole(500, 10**7), default=30000, help="patterns that the teacher reads")
     parser.add_argument(
-        "--epochs", type=_whole(1, 10**4), nargs=2, default=(120, 60), help="in floating point, and quantised"
+        "--epochs", type=_whole(1, 10**4), nargs=2, default=(250, 120), help="in floating point, and quantised"
     )
     parser.add_argument("--filters", type=_whole(1, 256), default=24, help="matched filters")
     parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[48, 24], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
     parser.add_argument(
-        "--weight-bits", type=_whole(2, 12), nargs="+", default=[5, 6, 7], help="of each dense layer's weights"
+        "--weight-bits", type=_whole(2, 12), nargs="+", default=[7, 7, 7], help="of each dense layer's weights"
     )
+    parser.add_argument(
+        "--fan-in", type=_whole(1, 1024), nargs="+", default=[24, 48, 24],
+        help="inputs that a neuron of each dense layer reads at most",
+    )  # fmt: skip
     parser.add_argument(
         "--activation-bits", type=_whole(2, 12), nargs="+", default=[6, 6], help="behind each hidden layer"
     )
@@ -351,7 +355,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
         tuple(options.epochs),
         Widths(
             options.filters, tuple(options.hidden), options.filter_bits, weight_bits=tuple(options.weight_bits),
-            activation_bits=tuple(options.activation_bits),
+            fan_in=tuple(options.fan_in), activation_bits=tuple(options.activation_bits),
         ),
         frames=options.frames, scored=options.scored, seed=options.seed, workers=options.workers,
         synthesise=options.synthesise, route=not options.no_route,

@@ -42,7 +42,7 @@ class Frontend:
     n_pixels: int
     bin: int = 1
     pixel_bits: int = 8
-    bin_bits: int = 8
+    bin_bits: int = 7
     beam_bins: float = 5.5
 
     def __post_init__(self) -> None:

@@ -89,10 +89,10 @@ def _types(student: Student, unit: float) -> dict:
         "filters_linear": {"result": whole},
         "features": {"result": _fixed(student.quotient_bits + 1, 1)},
     }
-    fraction, low, high = student.quotient_bits, -(2**student.quotient_bits) + 1, 2**student.quotient_bits - 1
+    fraction, low, high = student.quotient_bits, -(2**student.quotient_bits), 2**student.quotient_bits - 1
     for i, layer in enumerate(student.layers):
-        behind = fraction + layer.weight_fraction
-        most = np.abs(layer.weights).sum(0).max() * max(high, -low) + np.abs(layer.bias).max()
+        behind = fraction + layer.weight_fraction + 1
+        most = 2 * np.abs(layer.weights).sum(0).max() * max(high, -low) + np.abs(layer.bias).max()
         width = int(most).bit_length() + 1
         sums = _fixed(width, width - behind)
         weight_bits = int(np.abs(layer.weights).max()).bit_length() + 1

@@ -1,29 +1,26 @@
-"""The student as Verilog: its dense layers as adders by alkaid, around them the modules of ``rtl/``.
+"""The student as Verilog: its dense layers by `distributed`, around them the modules of ``rtl/``.
 
-Every weight of a dense layer is a constant: a product with it is a few shifted additions, which a layer's outputs
-share. There are `STAGES` registers in each layer.
+From the divider on, a frame moves through registers that all step together, digit by digit: each frame is a token that
+counts the clocks since its division began, and tells each layer when to add its digits, and when they were the last.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from alkaid.codegen.rtl.verilog.comb import comb_logic_gen
-from alkaid.trace import FVArray, to_pipeline, trace
-from alkaid.types import CombLogic
 
+from . import distributed
+from .distributed import Digits
 from .frontend import ATTENUATION, CORE
-from .student import OUTPUT_BITS, OUTPUTS, Layer, Student
+from .student import OUTPUT_BITS, OUTPUTS, Student
 
 MODULES = ("frame_gate.sv", "binner.sv", "matched_filters.sv", "divider.sv", "rule.sv")
-ADDERS = ("shift_adder.v", "negative.v", "mux.v", "binop.v", "multiplier.v", "ternary_adder.v")
 TOP = "inference_board"
-STAGES = 3
+#: Digits of what a hidden layer reads, and of what the last one reads, in a clock. The divider finds two in a clock.
+TOGETHER, LAST_TOGETHER = 2, 3
 
 
 @dataclass(frozen=True)
@@ -44,43 +41,6 @@ class Stream:
     def result_bits(self) -> int:
         """Of a result: output words from the low end, then 32 bits of the frame's number, then 8 of its status."""
         return len(OUTPUTS) * OUTPUT_BITS + 40
-
-
-def combinational(layer: Layer, low: np.ndarray, high: np.ndarray, fraction: int) -> CombLogic:
-    """A dense layer, from inputs between `low` and `high` (n,) whole numbers in units of 2^-fraction."""
-    step = np.full(len(low), 2.0**-fraction)
-    x = FVArray.from_lhs(low * step, high * step, step)
-    sums = x @ (layer.weights / 2.0**layer.weight_fraction)
-    sums = sums + layer.bias / 2.0 ** (fraction + layer.weight_fraction)
-    k = int(layer.signed)
-    integers = layer.bits - layer.fraction - k
-    return trace(x, _rounded(sums, k, integers, layer.fraction), keep_dead_inputs=True)
-
-
-def _rounded(sums: FVArray, k: int, integers: int, fraction: int) -> FVArray:
-    shape = np.ones(sums.shape, int)
-    return sums.quantize(shape * k, shape * integers, shape * fraction, overflow_mode="SAT", round_mode="RND_CONV")
-
-
-def dense_layers(student: Student) -> list[CombLogic]:
-    """The dense layers, each from what leaves the one before."""
-    most = 2**student.quotient_bits - 1
-    size = student.filters.shape[1]
-    low, high, fraction = np.full(size, -most), np.full(size, most), student.quotient_bits
-    layers = []
-    for layer in student.layers:
-        layers.append(combinational(layer, low, high, fraction))
-        fraction, size = layer.fraction, layer.weights.shape[1]
-        low, high = np.zeros(size), np.full(size, 2**layer.bits - 1)
-    return layers
-
-
-def tail(layers: list[CombLogic], student: Student, features: np.ndarray, threads: int = 1) -> np.ndarray:
-    """Output words (n, 9) int64 of features (n, filters) int64, by the adders in alkaid's interpreter."""
-    values = np.asarray(features, float) / 2.0**student.quotient_bits
-    for logic in layers:
-        values = logic.predict(np.ascontiguousarray(values), n_threads=threads)
-    return np.rint(values * 2.0 ** student.layers[-1].fraction).astype(np.int64)
 
 
 def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
@@ -104,18 +64,31 @@ def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
     folder.mkdir(parents=True, exist_ok=True)
     for name in MODULES:
         (folder / name).write_text(files("bluesky_edgestem.fpga").joinpath("rtl", name).read_text())
-    adders = Path(str(files("alkaid.codegen.rtl"))) / "verilog/source"
-    for name in ADDERS:
-        shutil.copy(adders / name, folder / name)
     lanes = max(1, pixels_a_clock // frontend.bin)
     weight_bits = int(np.ceil(np.log2(np.abs(student.columns).max() + 1))) + 1
     (folder / "weights.hex").write_text(_memory(student, lanes, weight_bits))
-    layers = dense_layers(student)
-    for i, logic in enumerate(layers):
-        modules = [comb_logic_gen(part, f"dense{i}_adders{n}") for n, part in enumerate(_parts(logic))]
-        (folder / f"dense{i}.v").write_text("`timescale 1ns / 1ps\n" + "".join(modules))
-    (folder / f"{TOP}.sv").write_text(_top(student, layers, pixels_a_clock, lanes, weight_bits))
+    digits = _digits(student)
+    for i, (layer, incoming) in enumerate(zip(student.layers, digits, strict=True)):
+        fraction = student.quotient_bits if i == 0 else student.layers[i - 1].fraction
+        leaving = digits[i + 1].together if i + 1 < len(digits) else layer.bits
+        text = distributed.module(f"dense{i}", layer, fraction, incoming, leaving, 2**fraction if i == 0 else 0)
+        (folder / f"dense{i}.sv").write_text("`timescale 1ns / 1ps\n" + text)
+    (folder / f"{TOP}.sv").write_text(_top(student, digits, pixels_a_clock, lanes, weight_bits))
     return Stream(pixels_a_clock, frontend.pixel_bits, frontend.n_pixels)
+
+
+def _digits(student: Student) -> list[Digits]:
+    """What each layer reads: the first what the divider finds, with the sign."""
+    last = len(student.layers) - 1
+    read = [student.quotient_bits + 1, *(layer.bits for layer in student.layers[:-1])]
+    together = [LAST_TOGETHER if i == last and i > 0 else TOGETHER for i in range(last + 1)]
+    digits = [Digits(*both) for both in zip(read, together, strict=True)]
+    if max(each.clocks for each in digits) > digits[0].clocks:
+        raise ValueError(
+            f"activations of {max(read[1:])} bits take longer to read than the divider takes for {read[0]} digits: a "
+            f"frame would run into the one before"
+        )
+    return digits
 
 
 def _memory(student: Student, lanes: int, weight_bits: int) -> str:
@@ -135,77 +108,38 @@ def _memory(student: Student, lanes: int, weight_bits: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parts(logic: CombLogic) -> list[CombLogic]:
-    """A dense layer cut where the signal is so far through it, to put registers there."""
-    cut = to_pipeline(logic, n_stages=STAGES, verbose=False, reg_inp=False, reg_out=False)
-    if len(cut.logic) < STAGES:
-        raise ValueError("a dense layer of this student adds nothing up: it learned nothing; train it for longer")
-    return [cut.logic[f"logic{n}"] for n in range(STAGES)]
-
-
-def _bits(kifs: np.ndarray) -> list[tuple[int, int, bool, int]]:
-    """Where each number of a packed vector begins, its bits, whether it is signed, and its bits behind the point."""
-    sizes = kifs.sum(0).astype(int)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return [(int(a), int(n), bool(k), int(f)) for a, n, k, f in zip(starts, sizes, kifs[0], kifs[2], strict=True)]
-
-
-def _layer(student: Student, logic: CombLogic, i: int) -> str:
-    """A dense layer with its registers: words of one width in, words of another out."""
-    layer, parts = student.layers[i], _parts(logic)
-    into = student.quotient_bits + 1 if i == 0 else student.layers[i - 1].bits
-    rows, columns = layer.weights.shape
-    lines = []
-    for n, (before, after) in enumerate(pairwise(parts)):
-        assert np.array_equal(before.out_kifs, after.inp_kifs), "alkaid hands on what it does not take"
-        width = int(before.out_kifs.sum())
-        lines += [
-            f"  logic [{width - 1}:0] leaving{n}, entering{n + 1};",
-            f"  always_ff @(posedge clk) if (en) entering{n + 1} <= leaving{n};",
-        ]
-    last = STAGES - 1
-    lines += [
-        f"  logic [{int(parts[0].inp_kifs.sum()) - 1}:0] entering0;",
-        f"  logic [{int(parts[last].out_kifs.sum()) - 1}:0] leaving{last};",
-        f"  logic [{columns * layer.bits - 1}:0] result;",
-        *(f"  dense{i}_adders{n} adders{n} (.model_inp(entering{n}), .model_out(leaving{n}));" for n in range(STAGES)),
-    ]
-    lines += [
-        f"  assign entering0[{at} +: {bits}] = words_in[{j * into} +: {bits}];"
-        for j, (at, bits, _, _) in enumerate(_bits(parts[0].inp_kifs))
-        if bits
-    ]
-    for j, (at, bits, signed, fraction) in enumerate(_bits(parts[last].out_kifs)):
-        # What leaves may have fewer bits than its word, at either end.
-        source = f"leaving{last}[{at} +: {bits}]"
-        value = "'0" if not bits else f"{layer.bits}'($signed({source}))" if signed else f"{layer.bits}'({source})"
-        lines.append(f"  assign result[{j * layer.bits} +: {layer.bits}] = {value} << {layer.fraction - fraction};")
-    body = "\n".join(lines)
-    return f"""
-module dense{i} (
-    input logic clk,
-    input logic en,
-    input logic [{rows * into - 1}:0] words_in,
-    output logic [{columns * layer.bits - 1}:0] words_out
-);
-{body}
-  always_ff @(posedge clk) if (en) words_out <= result;
-endmodule
-"""
-
-
-def _top(student: Student, layers: list[CombLogic], pixels_a_clock: int, lanes: int, weight_bits: int) -> str:
+def _top(student: Student, digits: list[Digits], pixels_a_clock: int, lanes: int, weight_bits: int) -> str:
     frontend, size = student.frontend, student.filters.shape[1]
     sum_bits = student.largest_sum.bit_length()
     wide = sum_bits + max(student.scale, *student.gains)
     words = len(OUTPUTS) * OUTPUT_BITS
-    depth, last = STAGES * len(layers), len(layers) - 1
-    wires, stages = [], []
-    feeding = "quotients"
-    for i, layer in enumerate(student.layers):
-        wires.append(f"  logic [{layer.weights.shape[1] * layer.bits - 1}:0] words{i};")
-        stages.append(f"  dense{i} layer{i} (.clk, .en(go), .words_in({feeding}), .words_out(words{i}));")
-        feeding = f"words{i}"
+    last = len(digits) - 1
+    stages, began, feeding = [], 1, ""
+    for i, (layer, incoming) in enumerate(zip(student.layers, digits, strict=True)):
+        rows, columns = layer.weights.shape
+        read = rows * incoming.together
+        if i == 0:
+            feeding = [f"{name}[{k}]" for k in reversed(range(rows)) for name in ("high", "low")]
+        else:
+            container = incoming.clocks * incoming.together
+            feeding = [
+                f"words{i - 1}[{k * container + container - incoming.together} +: {incoming.together}]"
+                for k in reversed(range(rows))
+            ]
+        container = layer.bits if i == last else digits[i + 1].clocks * digits[i + 1].together
+        # Digits come in `began` clocks after the division began; in the clock after, what the tables give is added.
+        ended = began + incoming.clocks
+        during = " || ".join(f"token[{at - 1}]" for at in range(began + 1, ended)) or "1'b0"
+        stages += [
+            f"  logic [{read - 1}:0] digits{i};",
+            f"  assign digits{i} = {{{', '.join(feeding)}}};",
+            f"  logic [{columns * container - 1}:0] words{i};",
+            f"  dense{i} layer{i} (.clk, .en(go), .accumulate({during}), .finish(token[{ended - 1}]),",
+            f"      .digits(digits{i}), .words(words{i}));",
+        ]
+        began = ended + 1
+    depth = began  # clocks after the one in which the division began, in which a result is there
+    dividing = digits[0].clocks - 1  # more clocks that the divider is busy
     gained = [
         f"  assign dividends[{k * (wide + 1)}+:{wide + 1}] = "
         f"{wide + 1}'($signed(filtered[{k * (sum_bits + 1)}+:{sum_bits + 1}])) << {gain};"
@@ -216,7 +150,6 @@ def _top(student: Student, layers: list[CombLogic], pixels_a_clock: int, lanes: 
 `default_nettype none
 // Written by bluesky_edgestem of student {student.hash}: frames of {frontend.n_pixels} x {frontend.n_pixels} pixels of
 // {frontend.pixel_bits} bits, {pixels_a_clock} a clock, to results of {words} bits, a frame number and a status.
-{"".join(_layer(student, logic, i) for i, logic in enumerate(layers))}
 module {TOP} (
     input logic clk,
     input logic rst,
@@ -236,7 +169,7 @@ module {TOP} (
     input logic m_axis_tready
 );
   // Results that nobody takes hold everything back, as far as there is something to hold.
-  logic go, forward, filtered_done, divider_ready, divider_valid, empty;
+  logic go, forward, filtered_done, divider_ready;
   assign s_axis_tready = forward && !rst;
 
   logic [15:0] row, beat, index;
@@ -247,7 +180,6 @@ module {TOP} (
   logic signed [{(size + 1) * (sum_bits + 1) - 1}:0] filtered;  // the last of them is what the others are divided by
   logic signed [{size * (wide + 1) - 1}:0] dividends;
   logic [{wide - 1}:0] normaliser;
-  logic [{size * (student.quotient_bits + 1) - 1}:0] quotients;
 
   frame_gate #(.PPC({pixels_a_clock}), .SIDE({frontend.n_pixels})) gate (
       .clk, .rst, .en(forward), .tvalid(s_axis_tvalid), .tlast(s_axis_tlast),
@@ -271,31 +203,29 @@ module {TOP} (
 {new_line.join(gained)}
 
   // A frame that is complete waits here until the divider is free.
+  logic [{depth - 1}:0] token;
+  assign divider_ready = go && token[{dividing - 1}:0] == 0;
   assign forward = !filtered_done || divider_ready;
   logic start;
   assign start = filtered_done && divider_ready;
-  logic [1:0] divider_status;
-  logic [31:0] divider_number;
-  always_ff @(posedge clk) if (start) {{divider_status, divider_number}} <= {{status2, number2}};
 
-  divider #(.FILTERS({size}), .SUM_BITS({wide}), .QUOTIENT_BITS({student.quotient_bits})) division (
-      .clk, .rst, .filtered(dividends), .normaliser, .start, .ready(divider_ready),
-      .taken(go), .valid(divider_valid), .empty, .quotients);
+  logic [{size - 1}:0] high, low;
+  divider #(.FILTERS({size}), .SUM_BITS({wide})) division (
+      .clk, .en(go), .start, .filtered(dividends), .normaliser, .high, .low);
 
-  // The dense layers move on together while their last result is taken, or there is none.
-{new_line.join(wires)}
-  logic [{depth - 1}:0] full;
+{new_line.join(stages)}
+
+  // All move on together while the last result is taken, or there is none.
   logic [1:0] status[{depth}];
   logic [31:0] number[{depth}];
-  assign go = !full[{depth - 1}] || m_axis_tready;
-{new_line.join(stages)}
+  assign go = !token[{depth - 1}] || m_axis_tready;
   always_ff @(posedge clk) begin
     if (rst) begin
-      full <= 0;
+      token <= 0;
     end else if (go) begin
-      full <= {depth}'({{full, divider_valid}});
-      status[0] <= divider_status != 0 ? divider_status : empty ? 2'd3 : 2'd0;
-      number[0] <= divider_number;
+      token <= {depth}'({{token, start}});
+      status[0] <= status2 != 0 ? status2 : normaliser == 0 ? 2'd3 : 2'd0;
+      number[0] <= number2;
       for (int i = 1; i < {depth}; i++) begin
         status[i] <= status[i-1];
         number[i] <= number[i-1];
@@ -306,7 +236,7 @@ module {TOP} (
   // A frame that was not whole has no words.
   logic [1:0] last_status;
   assign last_status = status[{depth - 1}];
-  assign m_axis_tvalid = full[{depth - 1}];
+  assign m_axis_tvalid = token[{depth - 1}];
   logic holds;
   rule #(.WORDS({len(OUTPUTS)}), .BITS({OUTPUT_BITS}), .LOG_SD({OUTPUTS.index("log_sd")})) edge_rule (
       .enabled(rule_enabled), .holds_inside(rule_inside), .selected(rule_selected), .low(rule_low), .high(rule_high),

@@ -16,13 +16,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its order of adding, and so its results, differ by machine
 
 import tensorflow as tf
-from qkeras import QActivation, QDense, quantized_bits, quantized_relu
+from qkeras import BaseQuantizer, QActivation, QDense, quantized_bits, quantized_relu
 from tensorflow import keras
 
 from ..analysis.optics import Optics
 from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
 from .normaliser import normaliser
+from .rounding import covariance, rounded
 from .student import FOLD, OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, STRAIN_UNIT, Layer, Student
 from .symmetry import VARIANTS
 from .teaching import Domain, Lessons
@@ -31,16 +32,17 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (6e-3, 5e-4)  #: learning rates at their highest, in floating point and quantised
+RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
+FINEST = 9  #: bits behind the point of the smallest unit of weights: with more, TensorFlow would round sums
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
-EPSILON = 1e-9  #: of the variance of features, whose size is any
+FILLED = 0.6  #: of the limit of features in floating point, what all but one of a thousand stay within
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
 COUNTING = (0.2, 0.0021, 0.0009)
-ALWAYS = (0.005, 0.0004, 0.0004)
+ALWAYS = (0.0025, 0.0004, 0.0004)
 #: How much rotation, centre, phase and the spread count beside strain.
-OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 15.0, 0.3
+OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 10.0, 0.3
 
 
 class Normalised(keras.constraints.Constraint):
@@ -55,10 +57,10 @@ class Normalised(keras.constraints.Constraint):
 
 @keras.utils.register_keras_serializable("edgestem")
 class Divide(keras.layers.Layer):
-    """The sums of filters over the last of them, as `student.divided`; gradients as of a plain division."""
+    """The sums of filters over the last of them, as `student.divided` or plainly; gradients as of the latter."""
 
     def __init__(
-        self, gains: Sequence[int], scale: int = 0, bits: int = 8, unit: float = 1.0, exact: bool = True, **kwargs
+        self, gains: Sequence[int], scale: int = 0, bits: int = 7, unit: float = 1.0, exact: bool = True, **kwargs
     ) -> None:
         super().__init__(**kwargs)
         self.gains, self.scale, self.bits, self.unit, self.exact = list(gains), scale, bits, unit, exact
@@ -74,14 +76,29 @@ class Divide(keras.layers.Layer):
         divisor = whole[:, -1:] * 2.0**self.scale
         dividend = whole[:, :-1] * tf.constant(2.0 ** np.array(self.gains), tf.float32)
         plain = tf.where(divisor > 0, dividend / tf.maximum(divisor, 1.0), 0.0)
-        limited = tf.clip_by_value(plain, -1.0, 1.0)
         if not self.exact:
-            return limited
+            return plain
+        limited = tf.clip_by_value(plain, -1.0, 1.0)
         u, s = tf.cast(tf.round(dividend), tf.int64), tf.cast(tf.round(divisor), tf.int64)
         size = tf.bitwise.left_shift(tf.abs(u), tf.constant(self.bits, tf.int64)) // tf.maximum(s, 1)
-        size = tf.where(s > 0, tf.minimum(size, 2**self.bits - 1), 0)
-        rounded = tf.cast(tf.sign(u) * size, tf.float32) / 2.0**self.bits
+        size = tf.minimum(size, 2**self.bits - 1)
+        whole = tf.where(s > 0, tf.where(u < 0, -1 - size, size), 0)
+        rounded = tf.cast(whole, tf.float32) / 2.0**self.bits
         return limited + tf.stop_gradient(rounded - limited)
+
+
+class Centred(keras.layers.Layer):
+    """Features less their middle, over their size; limited, as the board's are."""
+
+    def build(self, shape) -> None:
+        """Make what `recentre` sets."""
+        self.middle = self.add_weight(name="middle", shape=shape[-1:], initializer="zeros", trainable=False)
+        self.size = self.add_weight(name="size", shape=shape[-1:], initializer="ones", trainable=False)
+        self.limit = self.add_weight(name="limit", shape=shape[-1:], initializer="ones", trainable=False)
+
+    def call(self, features):
+        """Features (n, filters) of the same."""
+        return tf.clip_by_value((features - self.middle) / self.size, -self.limit, self.limit)
 
 
 def targets(lessons: Lessons) -> np.ndarray:
@@ -116,127 +133,199 @@ def loss(outputs, truth, dose):
 def float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: int) -> keras.Model:
     """A model of floating point that has learned nothing, with the normaliser's `weights` (CORE²,).
 
-    The features of `bins` (n, CORE²) fill most of their range.
+    The features of `bins` (n, CORE²) have a standard deviation of one.
     """
     keras.utils.set_random_seed(seed)
     filters = np.random.default_rng(seed).normal(size=(CORE**2, widths.filters))
     features = bins @ filters / np.maximum(bins @ weights, 1)[:, None]
-    middle = features.mean(0)
-    filters = (filters - middle * weights[:, None]) * 0.6 / np.quantile(np.abs(features - middle), 0.999, axis=0)
+    filters = (filters - features.mean(0) * weights[:, None]) / features.std(0)
     # So that a step of training changes filters no more than layers.
     unit = 0.1 / float(np.abs(filters).mean())
     column = Normalised(weights, unit)
     x = first = keras.Input((CORE**2,), name="bins")
     x = keras.layers.Dense(widths.filters + 1, use_bias=False, kernel_constraint=column, name="filters")(x)
     x = Divide([0] * widths.filters, unit=unit, exact=False, name="features")(x)
-    x = keras.layers.BatchNormalization(name="normalise", scale=False, center=False, epsilon=EPSILON)(x)
+    x = Centred(name="centred")(x)
     for i, size in enumerate(widths.hidden):
-        x = keras.layers.Dense(size, activation="relu", name=f"dense{i}")(x)
+        start = keras.initializers.HeNormal(seed + i)
+        x = keras.layers.Dense(size, activation="relu", kernel_initializer=start, name=f"dense{i}")(x)
     x = keras.layers.Dense(len(OUTPUTS), name=f"dense{len(widths.hidden)}")(x)
     model = keras.Model(first, x)
     model.get_layer("filters").set_weights([np.concatenate([filters * unit, column.column], 1)])
+    start = model.get_layer("dense0").get_weights()
+    recentre(model, bins)
+    model.get_layer("dense0").set_weights(start)
     return model
 
 
 def recentre(model: keras.Model, bins: np.ndarray) -> None:
-    """Change the filters of a float model so that features of `bins` (n, CORE²) fill most of their range about zero.
+    """Let the features of `bins` (n, CORE²) in a float model have no mean and a standard deviation of one.
 
-    As much of the normaliser less in a filter takes off its feature's mean; normalisation behind it makes the model the
-    same, but for features that saturated.
+    The layer behind makes up for it: the model stays the same, but for features that are limited.
     """
-    layer, normalise = model.get_layer("filters"), model.get_layer("normalise")
-    kernel = layer.get_weights()[0]
-    sums = bins @ kernel
+    sums = bins @ model.get_layer("filters").get_weights()[0]
     features = sums[:, :-1] / np.maximum(sums[:, -1:], model.get_layer("features").unit)
-    middle = features.mean(0)
-    size = 0.6 / np.maximum(np.quantile(np.abs(features - middle), 0.999, axis=0), 1e-6)
-    layer.set_weights([np.column_stack([(kernel[:, :-1] - middle * kernel[:, -1:]) * size, kernel[:, -1]])])
-    mean, variance = normalise.get_weights()
-    normalise.set_weights([(mean - middle) * size, variance * size**2])
+    layer, behind = model.get_layer("centred"), model.get_layer("dense0")
+    (middle, size, _), (w, b) = layer.get_weights(), behind.get_weights()
+    mean, deviation = features.mean(0), np.maximum(features.std(0), 1e-6)
+    limit = np.quantile(np.abs(features - mean), 0.999, axis=0) / deviation / FILLED
+    layer.set_weights([mean, deviation, limit])
+    behind.set_weights([w * (deviation / size)[:, None], b + ((mean - middle) / size) @ w])
 
 
-def _bits_for(values: np.ndarray, bits: int) -> int:
-    """Integer bits of a signed quantiser of `bits` that errs least, by squares, over `values`."""
-
-    def error(integer: int) -> float:
-        unit = 2.0 ** (integer - bits + 1)
-        most = 2 ** (bits - 1) - 1
-        return float(np.square(np.clip(np.round(values / unit), -most, most) * unit - values).sum())
-
-    return min(range(5), key=error)
+def centred_filters(model: keras.Model) -> np.ndarray:
+    """Filters (CORE², filters) whose sums, over the normaliser's, are what a float model's first dense layer reads."""
+    kernel = model.get_layer("filters").get_weights()[0] / model.get_layer("features").unit
+    middle, size, _ = model.get_layer("centred").get_weights()
+    return ((kernel[:, :-1] - middle * kernel[:, -1:]) / size).astype(float)
 
 
-def quantised_model(widths: Widths, trained: keras.Model, bins: np.ndarray) -> keras.Model:
-    """The QKeras model that starts where the float model ended; `bins` (n, CORE²) tell the features' size."""
-    columns = trained.get_layer("filters").get_weights()[0] / trained.get_layer("features").unit
-    whole = np.round(columns[:, -1])
+class NeuronBits(BaseQuantizer):
+    """Weights of `bits` with the sign, each neuron's in units of a power of two of its own, which cost a board nothing.
+
+    Units are those in which weights at the start err least, by squares, and no smaller than 2^-finest.
+    """
+
+    def __init__(self, weights: np.ndarray, bits: int, finest: int) -> None:
+        super().__init__()
+        self.most = 2.0 ** (bits - 1) - 1
+        fractions = np.arange(finest - 15, finest + 1)
+        units = 2.0 ** -fractions[:, None, None]
+        errors = np.square(np.clip(np.round(weights / units), -self.most, self.most) * units - weights).sum(1)
+        # Of equal ones, as for a neuron without weights, the coarsest.
+        self.fractions = fractions[np.argmin(errors, 0)]
+        self.units = (2.0**-self.fractions).astype(np.float32)
+
+    def __call__(self, w):
+        """Weights as they are on the board; gradients pass straight through."""
+        rounded = tf.clip_by_value(tf.round(w / self.units), -self.most, self.most) * self.units
+        return w + tf.stop_gradient(rounded - w)
+
+    @property
+    def plain(self) -> quantized_bits:
+        """A quantiser of QKeras that leaves all of such weights as they are."""
+        fraction = int(self.fractions.max())
+        before = max(0, int(np.ceil(np.log2((self.most + 1) * self.units.max()))))
+        return quantized_bits(1 + before + fraction, before, symmetric=1, alpha=1)
+
+
+class Sparse(keras.constraints.Constraint):
+    """Keeps the weights of all but so many inputs of each neuron at zero: those that say least at the start."""
+
+    def __init__(self, weights: np.ndarray, inputs: int, deviation: np.ndarray) -> None:
+        said = np.abs(weights) * deviation[:, None]
+        least = np.sort(said, 0)[max(0, len(said) - inputs)]
+        self.kept = (said >= least).astype(np.float32)
+
+    def __call__(self, w):
+        return w * self.kept
+
+
+def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, bins: np.ndarray) -> keras.Model:
+    """The QKeras model that starts where the float model ended, with filters that stay as they are.
+
+    Parameters
+    ----------
+    widths : Widths
+    trained : keras.Model
+        From `float_model`.
+    filters : array (CORE², filters) int32
+        Those of `trained` in whole numbers, each of any size: what follows makes up for it.
+    bins : array (n, CORE²)
+        Patterns that tell the sizes of features and activations.
+    """
+    whole = np.round(trained.get_layer("filters").get_weights()[0][:, -1] / trained.get_layer("features").unit)
     divisors = np.maximum(bins @ whole, 1)[:, None]
-    mean, variance = trained.get_layer("normalise").get_weights()
-    filters = columns[:, :-1]
     unit = 2.0 ** (1 - widths.filter_bits)
-    most = 2 ** (widths.filter_bits - 1) - 1
-    # Each filter may be of any size: what follows makes up for it.
-    scales = np.empty(widths.filters)
-    for k, column in enumerate(filters.T):
-        tried = np.abs(column).max() / most / unit * np.linspace(0.15, 1.0, 40)
-        errors = [np.square(np.clip(np.round(column / t / unit), -most, most) * unit * t - column).sum() for t in tried]
-        scales[k] = tried[int(np.argmin(errors))]
-    kernel = filters / scales
-    quotients = bins @ np.round(np.clip(kernel / unit, -most, most)) / divisors
+    quotients = bins @ filters / divisors
     # What rounding has done to the features' size and mean, the layer behind makes up for.
-    wanted = bins @ filters / divisors
-    slope = ((quotients - quotients.mean(0)) * wanted).mean(0) / np.maximum(quotients.var(0), EPSILON)
+    wanted = bins @ centred_filters(trained) / divisors
+    slope = ((quotients - quotients.mean(0)) * wanted).mean(0) / np.maximum(quotients.var(0), 1e-9)
     offset = wanted.mean(0) - slope * quotients.mean(0)
     exponents = np.ceil(np.log2(np.quantile(np.abs(quotients), 0.9995, axis=0) + 2.0**-MOST_GAIN)).astype(int)
     scale = max(0, int(exponents.max()))
     gains = np.minimum(scale - exponents, scale + MOST_GAIN)
-    deviation = np.sqrt(variance + EPSILON)
 
-    column = Normalised(whole, unit)
     first = keras.Input((CORE**2,), name="bins")
-    quantiser = quantized_bits(widths.filter_bits, 0, symmetric=1, alpha=1)
     x = QDense(
-        widths.filters + 1, use_bias=False, kernel_quantizer=quantiser, kernel_constraint=column, name="filters"
-    )(first)
+        widths.filters + 1, use_bias=False, trainable=False, name="filters",
+        kernel_quantizer=quantized_bits(widths.filter_bits, 0, symmetric=1, alpha=1),
+    )(first)  # fmt: skip
     x = Divide(gains.tolist(), scale, widths.quotient_bits, unit, name="features")(x)
     fraction, before = widths.quotient_bits, 1.0
-    weights: dict[str, list[np.ndarray]] = {"filters": [np.concatenate([kernel, column.column], 1)]}
-    for i, bits in enumerate(widths.weight_bits):
+    said = (quotients * 2.0 ** (gains - scale)).std(0)
+    weights: dict[str, list[np.ndarray]] = {"filters": [np.column_stack([filters, whole]) * unit]}
+    for i, (bits, inputs) in enumerate(zip(widths.weight_bits, widths.fan_in, strict=True)):
         w, b = trained.get_layer(f"dense{i}").get_weights()
+        last = i == len(widths.hidden)
         if i == 0:
-            # What was normalised is this model's quotient, but for gain, slope and offset.
-            b = b + ((offset - mean) / deviation) @ w
-            w = w * (slope * 2.0 ** (scale - gains) / deviation)[:, None]
+            # What it reads is this model's quotient, but for gain, slope and offset.
+            b = b + offset @ w
+            w = w * (slope * 2.0 ** (scale - gains))[:, None]
         # What leaves each hidden neuron just fits below 1; the next layer makes up for it.
         smaller = np.ones(w.shape[1])
-        if i < len(widths.hidden):
-            hidden = keras.Model(trained.input, trained.get_layer(f"dense{i}").output)
-            peaks = np.quantile(hidden.predict(bins, verbose=0), 0.9998, axis=0)
+        if not last:
+            hidden = keras.Model(trained.input, trained.get_layer(f"dense{i}").output).predict(bins, verbose=0)
+            peaks = np.quantile(hidden, 0.9998, axis=0)
             smaller = 1 / np.where(peaks > 1e-3 * peaks.max(), peaks, peaks.max())
         w, b = w * smaller / np.reshape(before, (-1, 1)), b * smaller
         before = smaller
-        integer = _bits_for(w, bits)
-        behind = fraction + bits - 1 - integer
-        bias = quantized_bits(behind + 7, 6, alpha=1)
+        leaving = OUTPUT_FRACTION if last else widths.activation_bits[i]
+        sparse = Sparse(w, inputs, said)
+        w = sparse.kept * w
+        quantiser = NeuronBits(w, bits, FINEST)
+        # A bit at least is dropped of each sum: none lies halfway between two words then.
+        behind = max(fraction + int(quantiser.fractions.max()), leaving + 1) + 1
         x = QDense(
-            w.shape[1], kernel_quantizer=quantized_bits(bits, integer, symmetric=1, alpha=1), bias_quantizer=bias,
-            name=f"dense{i}",
+            w.shape[1], kernel_initializer="zeros", kernel_quantizer=quantiser, kernel_constraint=sparse,
+            bias_quantizer=quantized_bits(behind + 7, 6, alpha=1), name=f"dense{i}",
         )(x)  # fmt: skip
         weights[f"dense{i}"] = [w, b]
-        if i < len(widths.hidden):
-            fraction = widths.activation_bits[i]
-            x = QActivation(quantized_relu(fraction, 0), name=f"relu{i}")(x)
-        else:
+        fraction = leaving
+        if last:
             words = quantized_bits(OUTPUT_BITS, OUTPUT_BITS - OUTPUT_FRACTION - 1, alpha=1)
             x = QActivation(words, name="words")(x)
+        else:
+            x = QActivation(quantized_relu(fraction, 0), name=f"relu{i}")(x)
+            said = (hidden * smaller).std(0)
     model = keras.Model(first, x)
     for name, values in weights.items():
         model.get_layer(name).set_weights(values)
     return model
 
 
+def settled(model: keras.Model) -> keras.Model:
+    """The trained QKeras model with weights as the board has them, quantisers that leave those as they are, and biases
+    whose lowest bit, half of what a sum is counted in, is set."""
+
+    def of_board(layer):
+        if not layer.name.startswith("dense"):
+            return layer.__class__.from_config(layer.get_config())
+        return QDense(
+            layer.units, kernel_quantizer=layer.kernel_quantizer_internal.plain,
+            bias_quantizer=layer.bias_quantizer_internal, name=layer.name,
+        )  # fmt: skip
+
+    out = keras.models.clone_model(model, clone_function=of_board)
+    out.set_weights(model.get_weights())
+    for layer in out.layers:
+        if layer.name.startswith("dense"):
+            w, b = layer.get_weights()
+            quantiser = layer.bias_quantizer_internal
+            unit = _unit(quantiser)
+            whole = np.round(quantiser(tf.constant(b)).numpy() / unit).astype(np.int64)
+            w = model.get_layer(layer.name).kernel_quantizer_internal(tf.constant(w)).numpy()
+            layer.set_weights([w, ((whole | 1) * unit).astype(np.float32)])
+    return out
+
+
+def _unit(quantiser: quantized_bits) -> float:
+    config = quantiser.get_config()
+    return 2.0 ** (config["integer"] + 1 - config["bits"])
+
+
 def student_of(model: keras.Model, widths: Widths, frontend: Frontend, optics: Optics, phases, card: dict) -> Student:
-    """The whole numbers of a QKeras model."""
+    """The whole numbers of a QKeras model from `settled`."""
 
     def whole(quantiser, values: np.ndarray, unit: float) -> np.ndarray:
         numbers = quantiser(tf.constant(values)).numpy() / unit
@@ -247,16 +336,17 @@ def student_of(model: keras.Model, widths: Widths, frontend: Frontend, optics: O
     unit = 2.0 ** (1 - widths.filter_bits)
     columns = whole(layer.kernel_quantizer_internal, layer.get_weights()[0], unit).astype(np.int32)
     layers, fraction = [], widths.quotient_bits
-    for i, bits in enumerate(widths.weight_bits):
+    for i in range(len(widths.weight_bits)):
         layer = model.get_layer(f"dense{i}")
         w, b = layer.get_weights()
-        weight_fraction = bits - 1 - layer.kernel_quantizer_internal.get_config()["integer"]
+        bias_unit = _unit(layer.bias_quantizer_internal)
+        weight_fraction = round(-np.log2(bias_unit)) - fraction - 1
         last = i == len(widths.hidden)
         leaving = (OUTPUT_BITS, OUTPUT_FRACTION) if last else (widths.activation_bits[i], widths.activation_bits[i])
         layers.append(
             Layer(
                 whole(layer.kernel_quantizer_internal, w, 2.0**-weight_fraction).astype(np.int32),
-                whole(layer.bias_quantizer_internal, b, 2.0 ** -(fraction + weight_fraction)).astype(np.int64),
+                whole(layer.bias_quantizer_internal, b, bias_unit).astype(np.int64),
                 weight_fraction, *leaving, signed=last,
             )
         )  # fmt: skip
@@ -367,7 +457,7 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (30, 15),
+    epochs: tuple[int, int] = (250, 120),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
@@ -378,7 +468,8 @@ def train(
     some = lessons[:1000]
     brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
     bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
-    plain = float_model(widths, normaliser(lessons, frontend, widths.filter_bits), bins, seed)
+    divisor = normaliser(lessons, frontend, widths.filter_bits)
+    plain = float_model(widths, divisor, bins, seed)
 
     def told(name: str, of: int) -> Callable[[int, float], None]:
         return lambda epoch, value: say(f"{name}, epoch {epoch} of {of}: loss {value:.3f}")
@@ -390,8 +481,11 @@ def train(
         tell(epoch, value)
 
     fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
-    model = quantised_model(widths, plain, bins)
+    say("filters are rounded")
+    filters = rounded(centred_filters(plain), covariance(lessons, frontend, divisor), widths.filter_bits)
+    model = quantised_model(widths, plain, filters, bins)
     fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
+    model = settled(model)
     card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model

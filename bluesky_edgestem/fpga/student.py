@@ -2,9 +2,11 @@
 
 Matched filters weigh the bins of a frame, and their sums are divided by one more, which measures the Bragg disks over
 their background (`fpga.normaliser`): what then enters the network depends neither on the dose nor on the background.
-``z = 2^gain u / (2^scale s)``, with a gain for each filter, so that all make use of their bits; towards zero, with
-`quotient_bits` bits behind the point and |z| < 1; 0 where s is not positive. Dense layers follow: sums are exact, and
-what leaves a hidden layer is rounded (half to even) and saturates, as QKeras' `quantized_relu` has it.
+``z = 2^gain u / (2^scale s)``, with a gain for each filter, so that all make use of their bits; downwards, with
+`quotient_bits` bits behind the point and -1 <= z < 1; 0 where s is not positive. Dense layers follow: sums are exact,
+and what leaves a hidden layer is rounded and saturates, as QKeras' `quantized_relu` has it. A bias has one bit more
+than the sums, and that bit is always set: no sum lies halfway between two words, and nobody need know which way halves
+go.
 
 Outputs, each in words of `OUTPUT_BITS` bits: strain over `STRAIN_UNIT` (3), cos and sin of six times the rotation (2),
 beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT`, log odds of the second phase.
@@ -27,11 +29,11 @@ from .packed_arrays import pack, unpack
 
 NAME = "student.weights"
 #: Of the file in the folder of a build.
-WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 2, "student network", "build the board anew with `edgestem fpga build`")
+WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 3, "student network", "build the board anew with `edgestem fpga build`")
 STRAIN_UNIT = 0.02
 FOLD = 6  #: the lattices that it reads look alike after a sixth of a turn
 OUTPUTS = ("exx", "eyy", "exy", "cos6", "sin6", "centre_x", "centre_y", "log_sd", "phase")
-OUTPUT_BITS, OUTPUT_FRACTION = 16, 11
+OUTPUT_BITS, OUTPUT_FRACTION = 16, 8
 OPTICS_TOLERANCE = 0.01  #: relative difference to the optics that it was made for which it still reads
 #: How a frame was that a result is of.
 STATUS = ("", "the frame was too short", "the frame was too long", "no Bragg disks over the background")
@@ -41,29 +43,41 @@ UNKNOWN = "the pattern tells hardly more than was known before"
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense layer in whole numbers: ``x @ weights + bias``, in units of 2^-(fraction of x + `weight_fraction`)."""
+    """A dense layer in whole numbers: ``x @ weights + bias / 2``, in units of 2^-(fraction of x + `weight_fraction`).
+
+    Raises
+    ------
+    ValueError
+        If a bias is even.
+    """
 
     weights: np.ndarray  #: (inputs, outputs) int32, in units of 2^-weight_fraction
-    bias: np.ndarray  #: (outputs,) int64, in units of the sums
+    bias: np.ndarray  #: (outputs,) int64, odd, in units of half a sum's
     weight_fraction: int
     bits: int  #: of what leaves
     fraction: int  #: of them, behind the point
     signed: bool  #: of what leaves; without, negative values become 0
 
+    def __post_init__(self) -> None:
+        if not (self.bias & 1).all():
+            raise ValueError(f"a bias is even, which leaves sums halfway between two words: {self.bias.tolist()}")
+
     def __call__(self, inputs: np.ndarray, fraction: int) -> np.ndarray:
         """What leaves (n, outputs) int64, of inputs (n, inputs) int64 in units of 2^-fraction."""
-        sums = np.rint(inputs.astype(float) @ self.weights.astype(float)).astype(np.int64) + self.bias
-        drop = fraction + self.weight_fraction - self.fraction
-        rounded = sums << -drop if drop <= 0 else _half_to_even(sums, drop)
+        sums = 2 * np.rint(inputs.astype(float) @ self.weights.astype(float)).astype(np.int64) + self.bias
+        drop = self.dropped(fraction)
+        low, high = self.range
+        return np.clip((sums + (1 << drop)) >> (drop + 1), low, high)
+
+    def dropped(self, fraction: int) -> int:
+        """Bits of a sum, of inputs in units of 2^-fraction, that do not leave."""
+        return fraction + self.weight_fraction - self.fraction
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Least and largest word that leaves."""
         low = -(2 ** (self.bits - 1)) if self.signed else 0
-        return np.clip(rounded, low, low + 2**self.bits - 1)
-
-
-def _half_to_even(values: np.ndarray, drop: int) -> np.ndarray:
-    """``values / 2^drop``, rounded."""
-    whole, rest = values >> drop, values & ((1 << drop) - 1)
-    half = 1 << (drop - 1)
-    return whole + ((rest > half) | ((rest == half) & (whole & 1 == 1)))
+        return low, low + 2**self.bits - 1
 
 
 @dataclass(frozen=True)
@@ -220,10 +234,10 @@ def covariance_of(spread: np.ndarray) -> np.ndarray:
 
 
 def divided(sums: np.ndarray, divisors: np.ndarray, bits: int) -> np.ndarray:
-    """``sums / divisors`` with `bits` bits behind the point, towards zero, saturating below 1; 0 where a divisor is 0.
+    """``sums / divisors`` with `bits` bits behind the point, downwards, limited to [-1, 1); 0 where a divisor is 0.
 
+    Downwards as a divider of sizes does it: what is negative and needs no rounding is one unit lower.
     `sums` (n, filters) and `divisors` (n,), whole numbers.
     """
-    size = (np.abs(sums) << bits) // np.maximum(divisors, 1)[:, None]
-    size = np.where(divisors[:, None] > 0, np.minimum(size, 2**bits - 1), 0)
-    return np.sign(sums) * size
+    size = np.minimum((np.abs(sums) << bits) // np.maximum(divisors, 1)[:, None], 2**bits - 1)
+    return np.where(divisors[:, None] > 0, np.where(sums < 0, ~size, size), 0)

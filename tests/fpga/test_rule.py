@@ -5,7 +5,7 @@ import pytest
 
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.rule import QUANTITIES, Rule
-from bluesky_edgestem.fpga.student import OUTPUTS
+from bluesky_edgestem.fpga.student import OUTPUT_FRACTION, OUTPUTS
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def words_of(**values):
     """One result's words, known well unless it is said."""
     words = np.zeros((1, len(OUTPUTS)), np.int64)
     for name, value in {"log_sd": -4.0, **values}.items():
-        words[0, OUTPUTS.index(name)] = round(value * 2**11)
+        words[0, OUTPUTS.index(name)] = round(value * 2**OUTPUT_FRACTION)
     return words
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.fpga.frontend import Frontend
-from bluesky_edgestem.fpga.student import Layer, Student, divided
+from bluesky_edgestem.fpga.student import OUTPUT_FRACTION, Layer, Student, divided
 
 FRONTEND = Frontend(48)
 
 
-def test_quotients_are_those_of_exact_fractions_towards_zero():
+def test_quotients_are_those_of_exact_fractions_downwards():
     rng = np.random.default_rng(0)
     sums = rng.integers(-5000, 5001, (200, 3))
     divisors = rng.integers(1, 6000, 200)
@@ -20,7 +20,7 @@ def test_quotients_are_those_of_exact_fractions_towards_zero():
     for row, divisor, quotients in zip(sums, divisors, found, strict=True):
         for u, q in zip(row, quotients, strict=True):
             size = min(floor(Fraction(abs(int(u)) * 256, int(divisor))), 255)
-            assert q == (size if u >= 0 else -size)
+            assert q == (size if u >= 0 else -size - 1)
 
 
 def test_a_normaliser_of_zero_gives_zero_and_a_flag(make_student):
@@ -33,11 +33,18 @@ def test_a_normaliser_of_zero_gives_zero_and_a_flag(make_student):
     assert list(read.centre_sd[0]) == [0.5, 0.5]
 
 
-@pytest.mark.parametrize(("value", "expected"), [(5, 2), (6, 3), (7, 4), (10, 5), (-6, -3), (-7, -4), (2**15, 127)])
-def test_a_layer_rounds_halves_to_even_and_saturates(value, expected):
-    # Out of fraction 1 into 0: 5/2 is 2.5, to 2; 7/2 is 3.5, to 4.
-    layer = Layer(np.array([[1]], np.int32), np.array([0]), 0, 8, 0, True)
+@pytest.mark.parametrize(
+    ("value", "expected"), [(4, 2), (5, 3), (-5, -2), (-6, -3), (-7, -3), (999, 127), (-999, -128)]
+)
+def test_a_layer_rounds_and_saturates(value, expected):
+    # Out of fraction 1 into 0, and a quarter more: 5/2 + 1/4 is 2.75, to 3; -5/2 + 1/4 is -2.25, to -2.
+    layer = Layer(np.array([[1]], np.int32), np.array([1]), 0, 8, 0, True)
     assert layer(np.array([[value]]), 1)[0, 0] == expected
+
+
+def test_a_bias_that_leaves_sums_halfway_is_refused():
+    with pytest.raises(ValueError, match="a bias is even"):
+        Layer(np.ones((1, 2), np.int32), np.array([1, 2]), 0, 8, 0, True)
 
 
 def test_it_is_read_back_as_it_was_written_and_another_is_told_by_its_hash(tmp_path, make_student, make_frames):
@@ -75,7 +82,7 @@ def test_optics_that_it_was_not_made_for_are_refused(make_student):
 def test_a_pattern_that_tells_hardly_anything_is_flagged(make_student):
     student = make_student(FRONTEND)
     words = np.zeros((2, 9), np.int64)
-    words[1, 7] = -2 * 2**11  # e⁻² of the unit, 0.27 %
+    words[1, 7] = -2 * 2**OUTPUT_FRACTION  # e⁻² of the unit, 0.27 %
     read = replace(student, card={"strain_sd": 0.02}).described(words, np.zeros(2, int))
     assert list(read.flagged) == ["the pattern tells hardly more than was known before", ""]
     assert read.strain_sd[1] == pytest.approx([0.02 * np.exp(-2)] * 2 + [0.02 * np.exp(-2) / np.sqrt(2)])

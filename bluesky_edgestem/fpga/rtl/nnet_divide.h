@@ -1,4 +1,4 @@
-// The sums of filters over the last of them, as student.divided: towards zero, saturating below 1, 0 where that is 0.
+// The sums of filters over the last of them, as student.divided: downwards, limited to [-1, 1), 0 where that is not positive.
 #ifndef NNET_DIVIDE_H_
 #define NNET_DIVIDE_H_
 
@@ -29,7 +29,7 @@ template <class data_T, class res_T, typename CONFIG_T> res_T quotient(data_T su
     const wide_t most = (wide_t(1) << CONFIG_T::bits) - 1;
     wide_t q = s > 0 ? wide_t((size << CONFIG_T::bits) / s) : wide_t(0);
     if (q > most) q = most;
-    ap_int<res_T::width> out = negative ? wide_t(-q) : q;
+    ap_int<res_T::width> out = s > 0 && negative ? wide_t(-1 - q) : q;
     res_T result;
     result.range() = out.range();
     return result;

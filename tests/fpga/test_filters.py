@@ -1,4 +1,4 @@
-"""Normaliser and symmetry, on patterns of rings."""
+"""Normaliser, symmetry and the rounding of filters, on patterns of rings."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from bluesky_edgestem.fpga import quantised, teaching
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
+from bluesky_edgestem.fpga.rounding import DOSE, covariance, rounded
 from bluesky_edgestem.fpga.symmetry import VARIANTS
 from bluesky_edgestem.fpga.teaching import Lessons
 
@@ -69,3 +70,47 @@ def test_frames_to_train_with_hold_some_without_a_lattice_that_count_least():
     assert len(set(frames.bins[16, FRONTEND.outer])) > 1
     assert np.array_equal(frames.targets[~strange], quantised.targets(lessons)[~strange])
     assert frames.dose[~strange].min() > domain.dose[0]
+
+
+def lost(filters: np.ndarray, whole: np.ndarray, over: np.ndarray) -> np.ndarray:
+    """Share of each feature's variance that goes with no multiple of the rounded one's."""
+    common = np.einsum("pk,pq,qk->k", filters, over, whole, optimize=True)
+    own, its = (np.einsum("pk,pq,qk->k", f, over, f, optimize=True) for f in (filters, whole.astype(float)))
+    return 1 - common**2 / (own * its)
+
+
+def test_what_is_left_to_round_makes_up_for_what_was():
+    lessons = drawn(800)
+    over = covariance(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3))
+    filters = np.random.default_rng(0).normal(size=(CORE**2, 4)) * FRONTEND.outer[:, None]
+    whole = rounded(filters, over, 3)
+    assert whole.dtype == np.int32 and set(np.unique(whole)) <= set(range(-3, 4))
+    alone = np.inf
+    for of_largest in np.linspace(0.2, 0.9, 20):
+        unit = np.abs(filters).max(0) * of_largest / 3
+        alone = np.minimum(alone, lost(filters, np.clip(np.round(filters / unit), -3, 3), over))
+    # Of the same bits: less than half of the error that rounding each weight by itself makes, at its best unit.
+    assert (lost(filters, whole, over) < 0.5 * alone).all()
+
+
+def test_more_bits_lose_less():
+    lessons = drawn(400)
+    over = covariance(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3))
+    filters = np.random.default_rng(1).normal(size=(CORE**2, 3))
+    by_bits = [lost(filters, rounded(filters, over, bits), over).mean() for bits in (2, 3, 4, 6)]
+    assert by_bits == sorted(by_bits, reverse=True)
+    assert by_bits[-1] < 0.05 * by_bits[0]
+
+
+def test_the_covariance_is_that_of_counted_bins_in_every_variant():
+    lessons = drawn(300)
+    weights = normaliser(lessons, FRONTEND, 3)
+    over = covariance(lessons, FRONTEND, weights)
+    order = VARIANTS[5].bins(np.arange(CORE**2)[None])[0]
+    assert np.allclose(over[np.ix_(order, order)], over, rtol=0, atol=1e-6 * np.abs(over).max())
+    rng = np.random.default_rng(0)
+    counts = np.concatenate([v.bins(lessons.counts(np.full(300, DOSE), rng)) for v in VARIANTS])
+    seen = counts[:, FRONTEND.outer] / (counts @ weights)[:, None]
+    some = over[np.ix_(FRONTEND.outer, FRONTEND.outer)]
+    # The normaliser's own noise, which is left out, adds a little.
+    assert seen.var(0).sum() == pytest.approx(np.trace(some), rel=0.01)

@@ -1,0 +1,66 @@
+"""Filters of few bits: weights are rounded one after the other, and those still to come make up for what that changes.
+
+After Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: accurate post-training quantization", ICLR 2023
+(arXiv:2210.17323), which solves for one layer what Hassibi and Stork's optimal brain surgeon does for a network.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+
+from .frontend import ATTENUATION, CORE, Frontend
+from .symmetry import VARIANTS
+from .teaching import Lessons
+
+DOSE = 1e5  #: electrons per pattern whose counting noise filters are to pass as little of as before
+UNITS = np.linspace(0.2, 0.9, 8)  #: that are tried, over the one in which the largest weight is just held
+
+
+def covariance(lessons: Lessons, frontend: Frontend, normaliser: np.ndarray) -> np.ndarray:
+    """Of what filters weigh, (CORE², CORE²): bins over the normaliser's sum, in all variants, with counting noise."""
+    bins = lessons.expected.astype(np.float32) / 1000
+    shares = np.where(frontend.outer, 1.0, 2.0**-ATTENUATION).astype(np.float32)
+    sums = np.maximum(bins @ normaliser.astype(np.float32), 1e-6)[:, None]
+    seen = bins * shares / sums
+    moments, mean = seen.T @ seen / len(seen), seen.mean(0)
+    moments[np.diag_indices(CORE**2)] += (bins * shares**2 / sums**2).mean(0) / DOSE
+    total, middle = np.zeros(moments.shape), np.zeros(CORE**2)
+    for variant in VARIANTS:
+        order = variant.bins(np.arange(CORE**2)[None])[0]
+        total += moments[np.ix_(order, order)] / len(VARIANTS)
+        middle += mean[order] / len(VARIANTS)
+    # A mean may change: the dense layers take it off.
+    return total - np.outer(middle, middle)
+
+
+def rounded(filters: np.ndarray, covariance: np.ndarray, bits: int) -> np.ndarray:
+    """Whole numbers (CORE², n) int32 of `bits` bits with the sign, each column proportional to a filter (CORE², n).
+
+    Of units tried for each filter the one whose feature errs least, over what the covariance (CORE², CORE²) tells.
+    """
+    most = 2 ** (bits - 1) - 1
+    order = np.argsort(-np.diag(covariance))
+    inner = covariance[np.ix_(order, order)]
+    inner = inner + np.eye(len(inner)) * 1e-4 * np.diag(inner).mean()
+    # Rows of the inverse's Cholesky factor tell what the weights still to come do about an error.
+    lower = cholesky(inner[::-1, ::-1], lower=True)
+    upper = solve_triangular(lower, np.eye(len(inner)), lower=True)[::-1, ::-1]
+    wanted = filters[order].T
+    best, least = np.zeros(wanted.shape), np.full(len(wanted), np.inf)
+    for of_largest in UNITS:
+        unit = np.abs(wanted).max(1) * of_largest / most
+        left, whole = wanted.copy(), np.zeros(wanted.shape)
+        for i in range(left.shape[1]):
+            whole[:, i] = np.clip(np.rint(left[:, i] / unit), -most, most)
+            error = (left[:, i] - unit * whole[:, i]) / upper[i, i]
+            left[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
+        # Of any size: what is wanted of a feature is that it goes with the filter's.
+        common = np.einsum("kp,pq,kq->k", whole, inner, wanted, optimize=True)
+        own = np.maximum(np.einsum("kp,pq,kq->k", whole, inner, whole, optimize=True), 1e-30)
+        lost = -(common**2) / own
+        better = lost < least
+        best[better], least[better] = whole[better], lost[better]
+    out = np.zeros(filters.shape, np.int32)
+    out[order] = best.T.astype(np.int32)
+    return out
