@@ -32,7 +32,7 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
+RATES = (6e-3, 3e-4)  #: learning rates at their highest, in floating point and quantised
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 FINEST = 9  #: bits behind the point of the smallest unit of weights: with more, TensorFlow would round sums
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
@@ -457,7 +457,7 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (300, 200),
+    epochs: tuple[int, int] = (300, 100),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
