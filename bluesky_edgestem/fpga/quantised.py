@@ -1,7 +1,8 @@
-"""Training of the student by QKeras: with floating point first, then with the numbers that the board has.
+"""Training of the student by QKeras: in floating point, then with rounded filters, then with all numbers of the board.
 
-The first training has batch normalisation behind the division; it is folded into the layer that follows, a power of two
-is found for each set of weights, and the second training, with straight-through gradients, starts there.
+The first training has features centred behind the division; filters and the layer that follows take that over. What
+rounding the filters has done to the features is learned before anything else is rounded: with both at once the last
+training, whose gradients pass straight through the quantisers, would have to undo more than its small steps can.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (6e-3, 3e-4)  #: learning rates at their highest, in floating point and quantised
+RATES = (6e-3, 1e-3, 3e-4)  #: learning rates at their highest: in floating point, with filters rounded, quantised
+WIDE = 14  #: bits of weights that are hardly rounded
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 FINEST = 9  #: bits behind the point of the smallest unit of weights: with more, TensorFlow would round sums
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
@@ -273,13 +275,7 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
         leaving = OUTPUT_FRACTION if last else widths.activation_bits[i]
         sparse = Sparse(w, inputs, said)
         w = sparse.kept * w
-        quantiser = NeuronBits(w, bits, FINEST)
-        # A bit at least is dropped of each sum: none lies halfway between two words then.
-        behind = max(fraction + int(quantiser.fractions.max()), leaving + 1) + 1
-        x = QDense(
-            w.shape[1], kernel_initializer="zeros", kernel_quantizer=quantiser, kernel_constraint=sparse,
-            bias_quantizer=quantized_bits(behind + 7, 6, alpha=1), name=f"dense{i}",
-        )(x)  # fmt: skip
+        x = _dense(w, bits, fraction, leaving, sparse, f"dense{i}")(x)
         weights[f"dense{i}"] = [w, b]
         fraction = leaving
         if last:
@@ -292,6 +288,37 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
     for name, values in weights.items():
         model.get_layer(name).set_weights(values)
     return model
+
+
+def _dense(w: np.ndarray, bits: int, fraction: int, leaving: int, sparse: Sparse, name: str) -> QDense:
+    """A layer whose weights are going to be `w`, between inputs and outputs of so many bits behind the point."""
+    quantiser = NeuronBits(w, bits, FINEST)
+    # A bit at least is dropped of each sum: none lies halfway between two words then.
+    behind = max(fraction + int(quantiser.fractions.max()), leaving + 1) + 1
+    return QDense(
+        w.shape[1], kernel_initializer="zeros", kernel_quantizer=quantiser, kernel_constraint=sparse,
+        bias_quantizer=quantized_bits(behind + 7, 6, alpha=1), name=name,
+    )  # fmt: skip
+
+
+def narrowed(model: keras.Model, widths: Widths) -> keras.Model:
+    """The same QKeras model with the bits of `widths` for weights and activations."""
+
+    def of_board(layer):
+        if layer.name.startswith("dense"):
+            i = int(layer.name.removeprefix("dense"))
+            fraction = widths.quotient_bits if i == 0 else widths.activation_bits[i - 1]
+            leaving = OUTPUT_FRACTION if i == len(widths.hidden) else widths.activation_bits[i]
+            w, bits = layer.get_weights()[0], widths.weight_bits[i]
+            return _dense(w, bits, fraction, leaving, layer.kernel_constraint, layer.name)
+        if layer.name.startswith("relu"):
+            bits = widths.activation_bits[int(layer.name.removeprefix("relu"))]
+            return QActivation(quantized_relu(bits, 0), name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    out = keras.models.clone_model(model, clone_function=of_board)
+    out.set_weights(model.get_weights())
+    return out
 
 
 def settled(model: keras.Model) -> keras.Model:
@@ -457,11 +484,15 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (300, 100),
+    epochs: tuple[int, int, int] = (300, 100, 80),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
-    """A student, and the QKeras model that it is the numbers of."""
+    """A student, and the QKeras model that it is the numbers of.
+
+    Epochs are those in floating point; with the filters in whole numbers, but weights that are hardly rounded; and with
+    all as on the board.
+    """
     widths, domain = widths or Widths(), domain or Domain()
     say = progress or (lambda text: None)
     rng = np.random.default_rng(seed)
@@ -483,8 +514,12 @@ def train(
     fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
     say("filters are rounded")
     filters = rounded(centred_filters(plain), covariance(lessons, frontend, divisor), widths.filter_bits)
-    model = quantised_model(widths, plain, filters, bins)
-    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
+    layers = len(widths.hidden)
+    wide = replace(widths, weight_bits=(WIDE,) * (layers + 1), activation_bits=(widths.quotient_bits + 1,) * layers)
+    model = quantised_model(wide, plain, filters, bins)
+    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("filters rounded", epochs[1]))
+    model = narrowed(model, widths)
+    fit(model, lessons, frontend, domain, epochs[2], RATES[2], rng, progress=told("quantised", epochs[2]))
     model = settled(model)
     card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     student = student_of(model, widths, frontend, optics, phases, card)

@@ -52,11 +52,11 @@ def experiment(tmp_path):
 
 
 def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_path):
-    path = experiment(2)
+    path = experiment(4)
     done = subprocess.run(edgestem("run", str(path)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the budget of 2 positions is spent" in done.stdout
-    assert re.search(r"DFT energies: 2\b", done.stdout)
+    assert "the budget of 4 positions is spent" in done.stdout
+    assert re.search(r"DFT energies: 4\b", done.stdout)
     (report,) = (tmp_path / "data" / "reports").glob("*.html")
     assert str(report) in done.stdout
     page = report.read_text()
@@ -103,7 +103,7 @@ def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_pa
         edgestem("resume", str(path), report.stem[:8]), capture_output=True, text=True, timeout=600
     )
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "batch 1: 4 positions, 4 energies" in resumed.stdout
+    assert "batch 1: 8 positions, 8 energies" in resumed.stdout
     unknown = subprocess.run(edgestem("resume", str(path), "zzz"), capture_output=True, text=True, timeout=200)
     assert unknown.returncode == 1
     assert "no run 'zzz' in this catalog" in unknown.stderr
