@@ -83,7 +83,7 @@ def main(small: bool) -> dict:
     with TemporaryDirectory() as place:
         folder = Path(place)
         few = (
-            ["--patterns", "1000", "--epochs", "20", "10", "10", "--frames", "200", "--scored", "4", "--no-route"]
+            ["--patterns", "1000", "--epochs", "20", "20", "--frames", "200", "--scored", "4", "--no-route"]
             if small
             else []
         )

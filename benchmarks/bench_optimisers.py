@@ -1,4 +1,4 @@
-"""Adam beside AdaHessian where the board's network is trained with quantised weights.
+"""Adam beside AdaHessian where the board's network is trained with quantised features and activations.
 
 Both start from the same weights of a training in floating point, see the same frames, and have the same number of
 learning rates tried, on one seed each; the rate with the lowest loss on lessons kept back is then run on further seeds.
@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,7 +68,9 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
     """All figures."""
     lessons = teaching.lessons(FRONTEND, OPTICS, patterns, seed=0)
     kept, taught = lessons[:KEPT], lessons[KEPT:]
-    widths, rng = Widths(), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
+    # Weights are rounded after this training.
+    widths = replace(Widths(), weight_bits=(quantised.WIDE,) * 3)
     some = taught[:1000]
     dose = np.full(len(some), DOMAIN.dose[1] / 3)
     bins = FRONTEND.attenuated(some.counts(dose, rng), FRONTEND.shift_for(dose, taught.brightest(FRONTEND)))
@@ -115,7 +118,7 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Adam beside AdaHessian with quantised weights, at equal tuning.")
+    parser = argparse.ArgumentParser(description="Adam beside AdaHessian in the quantised training, at equal tuning.")
     parser.add_argument("--small", action="store_true", help="few patterns and epochs, to try the benchmark")
     few = parser.parse_args().small
     tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -45,7 +45,7 @@ class Plan:
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
     patterns: int = 30000
-    epochs: tuple[int, int, int] = (300, 100, 80)
+    epochs: tuple[int, int] = (300, 150)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
@@ -306,17 +306,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
     parser.add_argument("--patterns", type=_whole(500, 10**7), default=30000, help="patterns that the teacher reads")
     parser.add_argument(
-        "--epochs",
-        type=_whole(1, 10**4),
-        nargs=3,
-        default=(300, 100, 80),
-        help="in floating point, with filters rounded, and with all numbers of the board",
+        "--epochs", type=_whole(1, 10**4), nargs=2, default=(300, 150), help="in floating point, and quantised"
     )
     parser.add_argument("--filters", type=_whole(1, 256), default=24, help="matched filters")
     parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[48, 24], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
     parser.add_argument(
-        "--weight-bits", type=_whole(2, 12), nargs="+", default=[8, 8, 7], help="of each dense layer's weights"
+        "--weight-bits", type=_whole(2, 12), nargs="+", default=[8, 8, 8], help="of each dense layer's weights"
     )
     parser.add_argument(
         "--fan-in", type=_whole(1, 1024), nargs="+", default=[24, 48, 24],

@@ -1,8 +1,9 @@
-"""Training of the student by QKeras: in floating point, then with rounded filters, then with all numbers of the board.
+"""Training of the student by QKeras: in floating point, then with the numbers of the board.
 
-The first training has features centred behind the division; filters and the layer that follows take that over. What
-rounding the filters has done to the features is learned before anything else is rounded: with both at once the last
-training, whose gradients pass straight through the quantisers, would have to undo more than its small steps can.
+The first training has features centred behind the division; filters and the layer that follows take that over. Filters
+are rounded, and the second training, whose gradients pass straight through the quantisers, learns to read what that has
+made of the features, with activations as on the board. In the end weights are rounded as filters are: a training with
+rounded weights decides upon each of them by itself, and most of what they lose together is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..analysis.optics import Optics
 from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
 from .normaliser import normaliser
-from .rounding import covariance, rounded
+from .rounding import covariance, rounded, rounded_in
 from .student import FOLD, OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, STRAIN_UNIT, Layer, Student
 from .symmetry import VARIANTS
 from .teaching import Domain, Lessons
@@ -33,8 +34,8 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (6e-3, 1e-3, 3e-4)  #: learning rates at their highest: in floating point, with filters rounded, quantised
-WIDE = 14  #: bits of weights that are hardly rounded
+RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
+WIDE = 14  #: bits of weights that are not rounded yet
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 FINEST = 9  #: bits behind the point of the smallest unit of weights: with more, TensorFlow would round sums
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
@@ -301,23 +302,34 @@ def _dense(w: np.ndarray, bits: int, fraction: int, leaving: int, sparse: Sparse
     )  # fmt: skip
 
 
-def narrowed(model: keras.Model, widths: Widths) -> keras.Model:
-    """The same QKeras model with the bits of `widths` for weights and activations."""
+def narrowed(model: keras.Model, widths: Widths, bins: np.ndarray) -> keras.Model:
+    """The same QKeras model with the weights of `widths`, rounded over what layers read of `bins`, (n, CORE²)."""
 
     def of_board(layer):
-        if layer.name.startswith("dense"):
-            i = int(layer.name.removeprefix("dense"))
-            fraction = widths.quotient_bits if i == 0 else widths.activation_bits[i - 1]
-            leaving = OUTPUT_FRACTION if i == len(widths.hidden) else widths.activation_bits[i]
-            w, bits = layer.get_weights()[0], widths.weight_bits[i]
-            return _dense(w, bits, fraction, leaving, layer.kernel_constraint, layer.name)
-        if layer.name.startswith("relu"):
-            bits = widths.activation_bits[int(layer.name.removeprefix("relu"))]
-            return QActivation(quantized_relu(bits, 0), name=layer.name)
-        return layer.__class__.from_config(layer.get_config())
+        if not layer.name.startswith("dense"):
+            return layer.__class__.from_config(layer.get_config())
+        i = int(layer.name.removeprefix("dense"))
+        fraction = widths.quotient_bits if i == 0 else widths.activation_bits[i - 1]
+        leaving = OUTPUT_FRACTION if i == len(widths.hidden) else widths.activation_bits[i]
+        w, bits = layer.get_weights()[0], widths.weight_bits[i]
+        return _dense(w, bits, fraction, leaving, layer.kernel_constraint, layer.name)
 
     out = keras.models.clone_model(model, clone_function=of_board)
     out.set_weights(model.get_weights())
+    before = "features"
+    for i in range(len(widths.weight_bits)):
+        layer = out.get_layer(f"dense{i}")
+        (w, b), quantiser = layer.get_weights(), layer.kernel_quantizer_internal
+        exact, read = (
+            keras.Model(each.input, each.get_layer(before).output)
+            .predict(bins, verbose=0, batch_size=500)
+            .astype(float)
+            for each in (model, out)
+        )
+        new = rounded_in(w, np.cov(read.T), quantiser.units, quantiser.most) * quantiser.units
+        # What each neuron adds up to stays as it was on average.
+        layer.set_weights([new, (exact @ w).mean(0) - (read @ new).mean(0) + b])
+        before = f"relu{i}"
     return out
 
 
@@ -393,6 +405,11 @@ class Frames:
     targets: np.ndarray  #: (n, 8) float32
     dose: np.ndarray  #: (n,) float32, electrons that errors are weighed by
 
+    @property
+    def strange(self) -> np.ndarray:
+        """Which of them show no lattice, (n,) bool."""
+        return _strange(len(self.bins))
+
     @classmethod
     def drawn(cls, lessons: Lessons, frontend: Frontend, domain: Domain, rng: np.random.Generator) -> Frames:
         """Electrons of each lesson counted once, at a dose of its own; in each batch's place a few without a lattice.
@@ -411,9 +428,13 @@ class Frames:
                 few = slice(i * FOREIGN, (i + 1) * FOREIGN)
                 counts[few] = foreign(kind, counts[few], frontend, rng)
             bins[some] = frontend.attenuated(counts, frontend.shift_for(dose[some], brightest))
-        strange = np.arange(len(lessons)) % BATCH < len(KINDS) * FOREIGN
+        strange = _strange(len(lessons))
         truth[strange] = truth[rng.integers(len(truth), size=int(strange.sum()))]
         return cls(bins, truth, np.where(strange, domain.dose[0], dose).astype(np.float32))
+
+
+def _strange(n: int) -> np.ndarray:
+    return np.arange(n) % BATCH < len(KINDS) * FOREIGN
 
 
 #: One step of training with bins (n, CORE²), targets (n, 8) and electrons (n,): the loss before it.
@@ -484,14 +505,13 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int, int] = (300, 100, 80),
+    epochs: tuple[int, int] = (300, 150),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
     """A student, and the QKeras model that it is the numbers of.
 
-    Epochs are those in floating point; with the filters in whole numbers, but weights that are hardly rounded; and with
-    all as on the board.
+    Epochs are those in floating point, and with filters, features and activations as on the board.
     """
     widths, domain = widths or Widths(), domain or Domain()
     say = progress or (lambda text: None)
@@ -514,13 +534,12 @@ def train(
     fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
     say("filters are rounded")
     filters = rounded(centred_filters(plain), covariance(lessons, frontend, divisor), widths.filter_bits)
-    layers = len(widths.hidden)
-    wide = replace(widths, weight_bits=(WIDE,) * (layers + 1), activation_bits=(widths.quotient_bits + 1,) * layers)
+    wide = replace(widths, weight_bits=(WIDE,) * len(widths.weight_bits))
     model = quantised_model(wide, plain, filters, bins)
-    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("filters rounded", epochs[1]))
-    model = narrowed(model, widths)
-    fit(model, lessons, frontend, domain, epochs[2], RATES[2], rng, progress=told("quantised", epochs[2]))
-    model = settled(model)
+    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
+    say("weights are rounded")
+    seen = Frames.drawn(lessons[:6000], frontend, domain, rng)
+    model = settled(narrowed(model, widths, seen.bins[~seen.strange].astype(np.float32)))
     card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model

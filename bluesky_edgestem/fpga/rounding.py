@@ -1,4 +1,4 @@
-"""Filters of few bits: weights are rounded one after the other, and those still to come make up for what that changes.
+"""Weights of few bits: they are rounded one after the other, and those still to come make up for what that changes.
 
 After Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: accurate post-training quantization", ICLR 2023
 (arXiv:2210.17323), which solves for one layer what Hassibi and Stork's optimal brain surgeon does for a network.
@@ -40,27 +40,43 @@ def rounded(filters: np.ndarray, covariance: np.ndarray, bits: int) -> np.ndarra
     Of units tried for each filter the one whose feature errs least, over what the covariance (CORE², CORE²) tells.
     """
     most = 2 ** (bits - 1) - 1
+    best, least = np.zeros(filters.shape, np.int32), np.full(filters.shape[1], np.inf)
+    influence = _influence(covariance)
+    for of_largest in UNITS:
+        whole = _in_turn(filters, np.abs(filters).max(0) * of_largest / most, most, *influence)
+        # Of any size: what is wanted of a feature is that it goes with the filter's.
+        common = np.einsum("pk,pq,qk->k", whole, covariance, filters, optimize=True)
+        own = np.maximum(np.einsum("pk,pq,qk->k", whole, covariance, whole, optimize=True), 1e-30)
+        lost = -(common**2) / own
+        better = lost < least
+        best[:, better], least[better] = whole[:, better], lost[better]
+    return best
+
+
+def rounded_in(weights: np.ndarray, covariance: np.ndarray, units: np.ndarray, most: int) -> np.ndarray:
+    """Whole numbers (inputs, n) of weights (inputs, n) in units (n,), none above `most`; zeros stay.
+
+    `covariance` (inputs, inputs) is that of what they weigh.
+    """
+    return _in_turn(weights, units, most, *_influence(covariance))
+
+
+def _influence(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order in which inputs are rounded, and what an error in each has the others do, by the inverse covariance."""
     order = np.argsort(-np.diag(covariance))
     inner = covariance[np.ix_(order, order)]
     inner = inner + np.eye(len(inner)) * 1e-4 * np.diag(inner).mean()
-    # Rows of the inverse's Cholesky factor tell what the weights still to come do about an error.
     lower = cholesky(inner[::-1, ::-1], lower=True)
-    upper = solve_triangular(lower, np.eye(len(inner)), lower=True)[::-1, ::-1]
-    wanted = filters[order].T
-    best, least = np.zeros(wanted.shape), np.full(len(wanted), np.inf)
-    for of_largest in UNITS:
-        unit = np.abs(wanted).max(1) * of_largest / most
-        left, whole = wanted.copy(), np.zeros(wanted.shape)
-        for i in range(left.shape[1]):
-            whole[:, i] = np.clip(np.rint(left[:, i] / unit), -most, most)
-            error = (left[:, i] - unit * whole[:, i]) / upper[i, i]
-            left[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
-        # Of any size: what is wanted of a feature is that it goes with the filter's.
-        common = np.einsum("kp,pq,kq->k", whole, inner, wanted, optimize=True)
-        own = np.maximum(np.einsum("kp,pq,kq->k", whole, inner, whole, optimize=True), 1e-30)
-        lost = -(common**2) / own
-        better = lost < least
-        best[better], least[better] = whole[better], lost[better]
-    out = np.zeros(filters.shape, np.int32)
-    out[order] = best.T.astype(np.int32)
+    return order, solve_triangular(lower, np.eye(len(inner)), lower=True)[::-1, ::-1]
+
+
+def _in_turn(weights: np.ndarray, units: np.ndarray, most: int, order: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    left = weights[order].T.astype(float)
+    kept, whole = left != 0, np.zeros(left.shape)
+    for i in range(left.shape[1]):
+        whole[:, i] = np.clip(np.rint(left[:, i] / units), -most, most) * kept[:, i]
+        error = (left[:, i] - units * whole[:, i]) / upper[i, i]
+        left[:, i + 1 :] -= error[:, None] * upper[i, i + 1 :]
+    out = np.zeros(weights.shape)
+    out[order] = whole.T
     return out

@@ -13,7 +13,7 @@ class Widths:
     hidden: tuple[int, ...] = (48, 24)  #: neurons of each hidden layer
     filter_bits: int = 3  #: of the filters' weights, with the sign
     quotient_bits: int = 7  #: of what the dense layers read, without the sign; odd
-    weight_bits: tuple[int, ...] = (8, 8, 7)  #: of each dense layer's weights, with the sign
+    weight_bits: tuple[int, ...] = (8, 8, 8)  #: of each dense layer's weights, with the sign
     fan_in: tuple[int, ...] = (24, 48, 24)  #: inputs that a neuron of each dense layer reads at most
     activation_bits: tuple[int, ...] = (6, 6)  #: of what leaves each hidden layer
 
