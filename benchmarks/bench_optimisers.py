@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
 
 import numpy as np
 
@@ -68,9 +67,7 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
     """All figures."""
     lessons = teaching.lessons(FRONTEND, OPTICS, patterns, seed=0)
     kept, taught = lessons[:KEPT], lessons[KEPT:]
-    rng = np.random.default_rng(0)
-    # Weights are rounded after this training.
-    widths = replace(Widths(), weight_bits=(quantised.WIDE,) * 3)
+    widths, rng = Widths(), np.random.default_rng(0)
     some = taught[:1000]
     dose = np.full(len(some), DOMAIN.dose[1] / 3)
     bins = FRONTEND.attenuated(some.counts(dose, rng), FRONTEND.shift_for(dose, taught.brightest(FRONTEND)))

@@ -50,7 +50,7 @@ def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
     ----------
     student : Student
     folder : Path
-        Gets ``*.sv``, ``*.v`` and ``weights.hex``.
+        Gets ``*.sv`` and ``weights.hex``.
     pixels_a_clock : int
         1, 8 or 16.
 

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its order of adding, and so its results, differ by machine
 
 import tensorflow as tf
-from qkeras import BaseQuantizer, QActivation, QDense, quantized_bits, quantized_relu
+from qkeras import QActivation, QDense, quantized_bits, quantized_relu
 from tensorflow import keras
 
 from ..analysis.optics import Optics
@@ -35,7 +35,6 @@ BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
 RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
-WIDE = 14  #: bits of weights that are not rounded yet
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 FINEST = 9  #: bits behind the point of the smallest unit of weights: with more, TensorFlow would round sums
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
@@ -183,35 +182,6 @@ def centred_filters(model: keras.Model) -> np.ndarray:
     return ((kernel[:, :-1] - middle * kernel[:, -1:]) / size).astype(float)
 
 
-class NeuronBits(BaseQuantizer):
-    """Weights of `bits` with the sign, each neuron's in units of a power of two of its own, which cost a board nothing.
-
-    Units are those in which weights at the start err least, by squares, and no smaller than 2^-finest.
-    """
-
-    def __init__(self, weights: np.ndarray, bits: int, finest: int) -> None:
-        super().__init__()
-        self.most = 2.0 ** (bits - 1) - 1
-        fractions = np.arange(finest - 15, finest + 1)
-        units = 2.0 ** -fractions[:, None, None]
-        errors = np.square(np.clip(np.round(weights / units), -self.most, self.most) * units - weights).sum(1)
-        # Of equal ones, as for a neuron without weights, the coarsest.
-        self.fractions = fractions[np.argmin(errors, 0)]
-        self.units = (2.0**-self.fractions).astype(np.float32)
-
-    def __call__(self, w):
-        """Weights as they are on the board; gradients pass straight through."""
-        rounded = tf.clip_by_value(tf.round(w / self.units), -self.most, self.most) * self.units
-        return w + tf.stop_gradient(rounded - w)
-
-    @property
-    def plain(self) -> quantized_bits:
-        """A quantiser of QKeras that leaves all of such weights as they are."""
-        fraction = int(self.fractions.max())
-        before = max(0, int(np.ceil(np.log2((self.most + 1) * self.units.max()))))
-        return quantized_bits(1 + before + fraction, before, symmetric=1, alpha=1)
-
-
 class Sparse(keras.constraints.Constraint):
     """Keeps the weights of all but so many inputs of each neuron at zero: those that say least at the start."""
 
@@ -226,6 +196,8 @@ class Sparse(keras.constraints.Constraint):
 
 def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, bins: np.ndarray) -> keras.Model:
     """The QKeras model that starts where the float model ended, with filters that stay as they are.
+
+    Features and activations are those of the board; the weights of dense layers are not rounded yet.
 
     Parameters
     ----------
@@ -255,10 +227,10 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
         kernel_quantizer=quantized_bits(widths.filter_bits, 0, symmetric=1, alpha=1),
     )(first)  # fmt: skip
     x = Divide(gains.tolist(), scale, widths.quotient_bits, unit, name="features")(x)
-    fraction, before = widths.quotient_bits, 1.0
+    before = 1.0
     said = (quotients * 2.0 ** (gains - scale)).std(0)
     weights: dict[str, list[np.ndarray]] = {"filters": [np.column_stack([filters, whole]) * unit]}
-    for i, (bits, inputs) in enumerate(zip(widths.weight_bits, widths.fan_in, strict=True)):
+    for i, inputs in enumerate(widths.fan_in):
         w, b = trained.get_layer(f"dense{i}").get_weights()
         last = i == len(widths.hidden)
         if i == 0:
@@ -273,17 +245,14 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
             smaller = 1 / np.where(peaks > 1e-3 * peaks.max(), peaks, peaks.max())
         w, b = w * smaller / np.reshape(before, (-1, 1)), b * smaller
         before = smaller
-        leaving = OUTPUT_FRACTION if last else widths.activation_bits[i]
         sparse = Sparse(w, inputs, said)
-        w = sparse.kept * w
-        x = _dense(w, bits, fraction, leaving, sparse, f"dense{i}")(x)
-        weights[f"dense{i}"] = [w, b]
-        fraction = leaving
+        x = QDense(w.shape[1], kernel_constraint=sparse, name=f"dense{i}")(x)
+        weights[f"dense{i}"] = [sparse.kept * w, b]
         if last:
             words = quantized_bits(OUTPUT_BITS, OUTPUT_BITS - OUTPUT_FRACTION - 1, alpha=1)
             x = QActivation(words, name="words")(x)
         else:
-            x = QActivation(quantized_relu(fraction, 0), name=f"relu{i}")(x)
+            x = QActivation(quantized_relu(widths.activation_bits[i], 0), name=f"relu{i}")(x)
             said = (hidden * smaller).std(0)
     model = keras.Model(first, x)
     for name, values in weights.items():
@@ -291,71 +260,60 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
     return model
 
 
-def _dense(w: np.ndarray, bits: int, fraction: int, leaving: int, sparse: Sparse, name: str) -> QDense:
-    """A layer whose weights are going to be `w`, between inputs and outputs of so many bits behind the point."""
-    quantiser = NeuronBits(w, bits, FINEST)
-    # A bit at least is dropped of each sum: none lies halfway between two words then.
-    behind = max(fraction + int(quantiser.fractions.max()), leaving + 1) + 1
-    return QDense(
-        w.shape[1], kernel_initializer="zeros", kernel_quantizer=quantiser, kernel_constraint=sparse,
-        bias_quantizer=quantized_bits(behind + 7, 6, alpha=1), name=name,
-    )  # fmt: skip
+def settled(model: keras.Model, widths: Widths, bins: np.ndarray) -> keras.Model:
+    """The trained QKeras model with the weights of `widths`, rounded over what layers read of `bins` (n, CORE²).
 
-
-def narrowed(model: keras.Model, widths: Widths, bins: np.ndarray) -> keras.Model:
-    """The same QKeras model with the weights of `widths`, rounded over what layers read of `bins`, (n, CORE²)."""
+    A neuron's weights are in units of a power of two of its own, which costs a board nothing: those in which they err
+    least, each by itself, and no smaller than 2^-FINEST. The lowest bit of a bias, half of what sums are counted in, is
+    set.
+    """
+    fractions = [
+        _fractions(model.get_layer(f"dense{i}").get_weights()[0], bits) for i, bits in enumerate(widths.weight_bits)
+    ]
 
     def of_board(layer):
         if not layer.name.startswith("dense"):
             return layer.__class__.from_config(layer.get_config())
         i = int(layer.name.removeprefix("dense"))
-        fraction = widths.quotient_bits if i == 0 else widths.activation_bits[i - 1]
+        finest, before = int(fractions[i].max()), max(0, widths.weight_bits[i] - 1 - int(fractions[i].min()))
+        reads = widths.quotient_bits if i == 0 else widths.activation_bits[i - 1]
         leaving = OUTPUT_FRACTION if i == len(widths.hidden) else widths.activation_bits[i]
-        w, bits = layer.get_weights()[0], widths.weight_bits[i]
-        return _dense(w, bits, fraction, leaving, layer.kernel_constraint, layer.name)
+        # A bit at least is dropped of each sum: none lies halfway between two words then.
+        behind = max(reads + finest, leaving + 1) + 1
+        return QDense(
+            layer.units, kernel_quantizer=quantized_bits(1 + before + finest, before, symmetric=1, alpha=1),
+            bias_quantizer=quantized_bits(behind + 7, 6, alpha=1), name=layer.name,
+        )  # fmt: skip
 
     out = keras.models.clone_model(model, clone_function=of_board)
     out.set_weights(model.get_weights())
     before = "features"
-    for i in range(len(widths.weight_bits)):
-        layer = out.get_layer(f"dense{i}")
-        (w, b), quantiser = layer.get_weights(), layer.kernel_quantizer_internal
+    for i, bits in enumerate(widths.weight_bits):
+        layer, units = out.get_layer(f"dense{i}"), 2.0 ** -fractions[i]
+        w, b = layer.get_weights()
         exact, read = (
             keras.Model(each.input, each.get_layer(before).output)
             .predict(bins, verbose=0, batch_size=500)
             .astype(float)
             for each in (model, out)
         )
-        new = rounded_in(w, np.cov(read.T), quantiser.units, quantiser.most) * quantiser.units
+        new = rounded_in(w, np.cov(read.T), units, 2 ** (bits - 1) - 1) * units
         # What each neuron adds up to stays as it was on average.
-        layer.set_weights([new, (exact @ w).mean(0) - (read @ new).mean(0) + b])
+        b = (exact @ w).mean(0) - (read @ new).mean(0) + b
+        unit = _unit(layer.bias_quantizer_internal)
+        whole = np.round(layer.bias_quantizer_internal(tf.constant(b, tf.float32)).numpy() / unit).astype(np.int64)
+        layer.set_weights([new, (whole | 1) * unit])
         before = f"relu{i}"
     return out
 
 
-def settled(model: keras.Model) -> keras.Model:
-    """The trained QKeras model with weights as the board has them, quantisers that leave those as they are, and biases
-    whose lowest bit, half of what a sum is counted in, is set."""
-
-    def of_board(layer):
-        if not layer.name.startswith("dense"):
-            return layer.__class__.from_config(layer.get_config())
-        return QDense(
-            layer.units, kernel_quantizer=layer.kernel_quantizer_internal.plain,
-            bias_quantizer=layer.bias_quantizer_internal, name=layer.name,
-        )  # fmt: skip
-
-    out = keras.models.clone_model(model, clone_function=of_board)
-    out.set_weights(model.get_weights())
-    for layer in out.layers:
-        if layer.name.startswith("dense"):
-            w, b = layer.get_weights()
-            quantiser = layer.bias_quantizer_internal
-            unit = _unit(quantiser)
-            whole = np.round(quantiser(tf.constant(b)).numpy() / unit).astype(np.int64)
-            w = model.get_layer(layer.name).kernel_quantizer_internal(tf.constant(w)).numpy()
-            layer.set_weights([w, ((whole | 1) * unit).astype(np.float32)])
-    return out
+def _fractions(weights: np.ndarray, bits: int) -> np.ndarray:
+    """Bits behind the point of each neuron's unit, (n,) int, in which weights (inputs, n) of `bits` err least."""
+    tried, most = np.arange(FINEST - 15, FINEST + 1), 2 ** (bits - 1) - 1
+    units = 2.0 ** -tried[:, None, None]
+    errors = np.square(np.clip(np.round(weights / units), -most, most) * units - weights).sum(1)
+    # Of equal ones, as for a neuron without weights, the coarsest.
+    return tried[np.argmin(errors, 0)]
 
 
 def _unit(quantiser: quantized_bits) -> float:
@@ -534,12 +492,11 @@ def train(
     fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
     say("filters are rounded")
     filters = rounded(centred_filters(plain), covariance(lessons, frontend, divisor), widths.filter_bits)
-    wide = replace(widths, weight_bits=(WIDE,) * len(widths.weight_bits))
-    model = quantised_model(wide, plain, filters, bins)
+    model = quantised_model(widths, plain, filters, bins)
     fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
     say("weights are rounded")
     seen = Frames.drawn(lessons[:6000], frontend, domain, rng)
-    model = settled(narrowed(model, widths, seen.bins[~seen.strange].astype(np.float32)))
+    model = settled(model, widths, seen.bins[~seen.strange].astype(np.float32))
     card = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model
