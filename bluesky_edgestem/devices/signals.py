@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import ophyd
 from ophyd import Device, EpicsSignal, EpicsSignalRO
 from ophyd.device import DEFAULT_CONNECTION_TIMEOUT
 
@@ -30,6 +31,21 @@ NAMED = 5
 """PVs that an error names one by one."""
 
 
+def _get_timevars(pv: Any, timeout: float = 5, warn: bool = True) -> dict[str, Any] | None:
+    """Time and alarm of `pv`, asked for with the whole of its value.
+
+    pyepics asks for them with one element, and gives that to whoever asks for the value meanwhile: ophyd, and its
+    users, while a PV connects. Of a text they read the first letter.
+    """
+    return pv.get_with_metadata(count=pv.nelm, form="time", use_monitor=False, timeout=timeout)
+
+
+if ophyd.cl.name == "pyepics":
+    from ophyd._pyepics_shim import PyepicsShimPV
+
+    PyepicsShimPV.get_timevars = _get_timevars
+
+
 class _Bounded:
     """Timeouts for these signals alone: `EpicsSignalBase.set_defaults` would change every device of the session."""
 
@@ -38,6 +54,16 @@ class _Bounded:
         kwargs.setdefault("connection_timeout", CONNECTION_TIMEOUT)
         kwargs.setdefault("auto_monitor", True)
         super().__init__(*args, **kwargs)
+
+    def get(self, *, use_monitor: bool | None = None, **kwargs: Any) -> Any:
+        """As ophyd's; what is asked of the IOC, rather than taken from the last monitor, comes whole.
+
+        pyepics would ask for as many elements as the last monitor had.
+        """
+        if use_monitor is False:
+            self.wait_for_connection(timeout=kwargs.get("connection_timeout", self.connection_timeout))  # type: ignore[attr-defined]
+            kwargs.setdefault("count", self._read_pv.nelm)  # type: ignore[attr-defined]
+        return super().get(use_monitor=use_monitor, **kwargs)  # type: ignore[misc]
 
     @property
     def latest(self) -> Any:

@@ -23,7 +23,7 @@ from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.devices.beam import BeamBlanker
 from bluesky_edgestem.devices.microscope import Microscope
 from bluesky_edgestem.devices.scan_coils import ScanCoils
-from bluesky_edgestem.devices.signals import ReadSignal, signals_of
+from bluesky_edgestem.devices.signals import ReadSignal, SetSignal, signals_of
 from bluesky_edgestem.devices.statuses import NamedStatus, in_order
 from bluesky_edgestem.plans.adaptive import adaptive_map
 from bluesky_edgestem.plans.stubs import declare_frames, fly_positions
@@ -269,6 +269,44 @@ def connect(prefix, beam, timeout):
     return attempt_on(Other(prefix, name="microscope"), "wait_for_connection", False, timeout), (
         time.monotonic() - started
     )
+
+
+def read_early(prefix, late):
+    """What a text reads while ophyd asks for its time and alarm, as it connects; its monitor comes `late` [s]."""
+    import epics
+    from ophyd._pyepics_shim import PyepicsShimPV
+
+    subscribe = PyepicsShimPV._check_auto_monitor
+    connected = threading.Event()
+
+    def ask(pv):
+        epics.ca.use_initial_context()
+        until = time.monotonic() + late
+        while time.monotonic() < until:
+            pv.get_timevars()
+            connected.set()
+        subscribe(pv)
+
+    PyepicsShimPV._check_auto_monitor = lambda pv: threading.Thread(target=ask, args=(pv,), daemon=True).start()
+    try:
+        text = ReadSignal(f"{prefix}cam1:Model_RBV", string=True, name="text")
+        connected.wait(10)
+        return [text.get() for _ in range(20)]
+    finally:
+        PyepicsShimPV._check_auto_monitor = subscribe
+
+
+def read_unmonitored(prefix, texts):
+    """What a text reads that was set to each of `texts`, without the monitor of any but the first."""
+    text = SetSignal(f"{prefix}HDF1:FileName", string=True, name="text")
+    text.wait_for_connection(timeout=10)
+    text.set(texts[0]).wait(10)
+    text._read_pv.clear_auto_monitor()
+    read = []
+    for written in texts[1:]:
+        text.put(written, wait=True)
+        read.append(text.get(use_monitor=False))
+    return read
 
 
 def paused(prefix, directory, positions, then, exposure=2e-3, settle=2e-3):

@@ -31,6 +31,18 @@ def test_the_layer_is_the_one_asked_for(client, layer):
     assert client.call("layer") == layer
 
 
+def test_a_text_is_whole_however_early_it_is_asked_for(ioc, client, layer):
+    """pyepics gives who asks while ophyd asks for time and alarm that answer, which had one letter of the text."""
+    if layer == "pyepics":
+        assert set(client.call("read_early", ioc.prefix, 0.5)) == {"Simulated pixelated detector"}
+
+
+def test_a_text_is_whole_however_short_it_was_before(fresh_ioc, fresh_client):
+    """pyepics asks for no more letters than the last monitor had."""
+    texts = ["a", "three", "a text that is longer", "short"]
+    assert fresh_client.call("read_unmonitored", fresh_ioc.prefix, texts) == texts[1:]
+
+
 def test_documents_of_two_flights_in_one_run(ioc, client, tmp_path):
     documents, error, _ = client.call("run", ioc.prefix, str(tmp_path), [FIRST, SECOND])
     assert error == ""
