@@ -32,7 +32,7 @@ def random_student(
     normaliser = np.where(frontend.outer, rng.choice([1, 1, 1, 1, -1], CORE**2), 0).astype(np.int32)
     optics = Optics(80.0, 2.0, 64 / frontend.n_pixels, frontend.n_pixels)
     return Student(
-        frontend, optics, ("MoS2", "WS2"), weights, normaliser, 1, tuple(k % 3 for k in range(filters)), 7, layers
+        frontend, optics, ("MoS2", "WS2"), weights, normaliser, 1, tuple(k % 3 for k in range(filters)), 6, layers
     )
 
 

@@ -49,9 +49,13 @@ class _Writer:
         self.lines: list[str] = []
 
     def number(self, name: str, low: int, high: int, value: str = "") -> _Signal:
-        """Declare one, of that value if it is no register."""
+        """Declare one, of that value if it is no register.
+
+        A sum is kept, as a carry chain: made into one, synthesis would add in columns of full adders.
+        """
         signal = _Signal(name, low, high)
-        self.lines.append(f"  logic signed [{signal.bits - 1}:0] {name};")
+        kept = "(* keep *) " if "+" in value else ""
+        self.lines.append(f"  {kept}logic signed [{signal.bits - 1}:0] {name};")
         if value:
             self.lines.append(f"  assign {name} = {value};")
         return signal
@@ -96,6 +100,14 @@ class _Writer:
             terms = pairs + terms[2 * len(pairs) :]
             level += 1
         return terms[0][0]
+
+
+def luts(inputs: int, bits: int, together: int) -> float:
+    """About how many LUTs of UltraScale+ yosys takes for a neuron with weights of so many bits.
+
+    A table and an adder for each six inputs and digit, about as wide as weights, and what limits and keeps the word.
+    """
+    return 2 * -(-inputs // TABLE) * together * (bits + 0.35) + 12
 
 
 def module(name: str, layer: Layer, fraction: int, digits: Digits, leaving: int, offset: int = 0) -> str:

@@ -17,10 +17,8 @@ from .distributed import Digits
 from .frontend import ATTENUATION, CORE
 from .student import OUTPUT_BITS, OUTPUTS, Student
 
-MODULES = ("frame_gate.sv", "binner.sv", "matched_filters.sv", "divider.sv", "rule.sv")
+MODULES = ("frame_gate.sv", "binner.sv", "adder_tree.sv", "matched_filters.sv", "divider.sv", "rule.sv")
 TOP = "inference_board"
-#: Digits of what a hidden layer reads, and of what the last one reads, in a clock. The divider finds two in a clock.
-TOGETHER, LAST_TOGETHER = 2, 3
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,19 @@ def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
     return Stream(pixels_a_clock, frontend.pixel_bits, frontend.n_pixels)
 
 
+def together(layer: int) -> int:
+    """Digits that a layer reads in a clock: the first as the divider finds them."""
+    return 1 if layer == 0 else 2
+
+
 def _digits(student: Student) -> list[Digits]:
     """What each layer reads: the first what the divider finds, with the sign."""
-    last = len(student.layers) - 1
-    read = [student.quotient_bits + 1, *(layer.bits for layer in student.layers[:-1])]
-    together = [LAST_TOGETHER if i == last and i > 0 else TOGETHER for i in range(last + 1)]
-    digits = [Digits(*both) for both in zip(read, together, strict=True)]
+    hidden = [layer.bits for layer in student.layers[:-1]]
+    digits = [Digits(bits, together(i)) for i, bits in enumerate([student.quotient_bits + 1, *hidden])]
     if max(each.clocks for each in digits) > digits[0].clocks:
         raise ValueError(
-            f"activations of {max(read[1:])} bits take longer to read than the divider takes for {read[0]} digits: a "
-            f"frame would run into the one before"
+            f"activations of {max(hidden)} bits take longer to read than the divider takes for {digits[0].bits} "
+            "digits: a frame would run into the one before"
         )
     return digits
 
@@ -102,7 +103,9 @@ def _memory(student: Student, lanes: int, weight_bits: int) -> str:
             bin_ = group * lanes + lane
             bits = int(student.frontend.outer[bin_])
             for k in range(size):
-                bits |= (int(columns[bin_, k]) & (2**weight_bits - 1)) << (1 + k * weight_bits)
+                weight = int(columns[bin_, k])
+                signed = abs(weight) | (weight < 0) << (weight_bits - 1)
+                bits |= signed << (1 + k * weight_bits)
             word |= bits << (lane * (1 + size * weight_bits))
         lines.append(f"{word:x}")
     return "\n".join(lines) + "\n"
@@ -112,6 +115,7 @@ def _top(student: Student, digits: list[Digits], pixels_a_clock: int, lanes: int
     frontend, size = student.frontend, student.filters.shape[1]
     sum_bits = student.largest_sum.bit_length()
     wide = sum_bits + max(student.scale, *student.gains)
+    negative = "{" + ", ".join(f"16'd{n}" for n in (student.columns < 0).sum(0)[::-1]) + "}"
     words = len(OUTPUTS) * OUTPUT_BITS
     last = len(digits) - 1
     stages, began, feeding = [], 1, ""
@@ -119,7 +123,7 @@ def _top(student: Student, digits: list[Digits], pixels_a_clock: int, lanes: int
         rows, columns = layer.weights.shape
         read = rows * incoming.together
         if i == 0:
-            feeding = [f"{name}[{k}]" for k in reversed(range(rows)) for name in ("high", "low")]
+            feeding = ["quotients"]
         else:
             container = incoming.clocks * incoming.together
             feeding = [
@@ -193,7 +197,7 @@ module {TOP} (
       .out_status(status1), .out_number(number1));
 
   matched_filters #(.LANES({lanes}), .BIN_BITS({frontend.bin_bits}), .FILTERS({size + 1}), .WEIGHT_BITS({weight_bits}),
-      .ATTENUATION({ATTENUATION}), .GROUPS({CORE**2 // lanes}), .SUM_BITS({sum_bits})) filters (
+      .ATTENUATION({ATTENUATION}), .GROUPS({CORE**2 // lanes}), .SUM_BITS({sum_bits}), .NEGATIVE({negative})) filters (
       .clk, .rst, .en(forward), .binned, .valid(bins_valid), .index, .done(done1), .status(status1), .number(number1),
       .filtered, .out_done(filtered_done), .out_status(status2), .out_number(number2));
 
@@ -209,9 +213,9 @@ module {TOP} (
   logic start;
   assign start = filtered_done && divider_ready;
 
-  logic [{size - 1}:0] high, low;
+  logic [{size - 1}:0] quotients;
   divider #(.FILTERS({size}), .SUM_BITS({wide})) division (
-      .clk, .en(go), .start, .filtered(dividends), .normaliser, .high, .low);
+      .clk, .en(go), .start, .filtered(dividends), .normaliser, .digits(quotients));
 
 {new_line.join(stages)}
 

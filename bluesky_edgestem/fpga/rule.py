@@ -7,7 +7,7 @@ from math import ceil, floor, log
 
 import numpy as np
 
-from .student import KNOWN_SHARE, OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, STRAIN_UNIT, Student
+from .student import OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, STRAIN_UNIT, Student
 
 #: What a rule may go by, and the output that has it.
 QUANTITIES = {"exx": "exx", "eyy": "eyy", "exy": "exy", "second phase": "phase"}
@@ -65,11 +65,7 @@ class Rule:
             else:
                 value = limit / STRAIN_UNIT
             limits.append(rounded(float(np.clip(value * 2**OUTPUT_FRACTION, LOWEST, HIGHEST))))
-        prior = student.card.get("strain_sd", STRAIN_UNIT)
-        known = floor(log(KNOWN_SHARE * prior / (STRAIN_UNIT * student.sd_factors[0])) * 2**OUTPUT_FRACTION)
-        return cls(
-            OUTPUTS.index(QUANTITIES[quantity]), limits[0], limits[1], inside, int(np.clip(known, LOWEST, HIGHEST))
-        )
+        return cls(OUTPUTS.index(QUANTITIES[quantity]), limits[0], limits[1], inside, student.most_log_sd)
 
     def __call__(self, words: np.ndarray, status: np.ndarray) -> np.ndarray:
         """Where it holds, (n,) bool, of words (n, 9) and status (n,)."""

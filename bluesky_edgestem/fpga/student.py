@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import floor, log
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,16 @@ class Student:
         return np.column_stack([self.filters, self.normaliser])
 
     @property
+    def weight_bits(self) -> list[np.ndarray]:
+        """Bits of each neuron's largest weight, with the sign, in its own unit, (neurons,) int of each dense layer."""
+        common = (np.bitwise_or.reduce(layer.weights, axis=0) for layer in self.layers)
+        largest = [
+            np.abs(layer.weights).max(0) // np.maximum(each & -each, 1)
+            for layer, each in zip(self.layers, common, strict=True)
+        ]
+        return [1 + np.ceil(np.log2(each + 1)).astype(int) for each in largest]
+
+    @property
     def largest_sum(self) -> int:
         """No filter's sum, nor the normaliser, can be larger than this."""
         return int(np.abs(self.columns).sum(0).max()) * (2**self.frontend.bin_bits - 1)
@@ -126,6 +137,21 @@ class Student:
         """Output words (n, 9) int64 and status (n,) int, as the board gives them, of frames (n, n_pixels, n_pixels)."""
         features, normaliser = self.features(self.frontend(frames, shift))
         return self.tail(features), np.where(normaliser == 0, 3, 0)
+
+    @property
+    def prior_sd(self) -> float:
+        """Standard deviation of strain that is known before any pattern."""
+        return self.card.get("strain_sd", STRAIN_UNIT)
+
+    @property
+    def most_log_sd(self) -> int:
+        """Largest word of the log of the spread with which a result counts as known.
+
+        As the network gives it: of patterns without a lattice it has learned to give that of `prior_sd`, whatever the
+        factor by which the spreads of others are too small or too large.
+        """
+        word = floor(log(KNOWN_SHARE * self.prior_sd / STRAIN_UNIT) * 2**OUTPUT_FRACTION)
+        return int(np.clip(word, -(2 ** (OUTPUT_BITS - 1)), 2 ** (OUTPUT_BITS - 1) - 1))
 
     def tail(self, features: np.ndarray) -> np.ndarray:
         """Output words (n, 9) int64 of features (n, filters) int64."""
@@ -138,10 +164,10 @@ class Student:
         """Descriptors from output words (n, 9) and status (n,), flagged where the board did not know."""
         out = np.asarray(words, float) / 2**OUTPUT_FRACTION
         of_strain, of_rotation, of_centre = self.sd_factors
-        prior = self.card.get("strain_sd", STRAIN_UNIT)
+        prior = self.prior_sd
         spread = np.minimum(STRAIN_UNIT * np.exp(out[:, 7]) * of_strain, prior)
         flagged = np.array(STATUS, dtype="<U60")[np.asarray(status)]
-        unknown = (flagged == "") & (spread > KNOWN_SHARE * prior)
+        unknown = (flagged == "") & (np.asarray(words)[:, OUTPUTS.index("log_sd")] > self.most_log_sd)
         flagged[unknown] = UNKNOWN
         known = flagged == ""
         spread = np.where(known, spread, prior)
@@ -236,8 +262,7 @@ def covariance_of(spread: np.ndarray) -> np.ndarray:
 def divided(sums: np.ndarray, divisors: np.ndarray, bits: int) -> np.ndarray:
     """``sums / divisors`` with `bits` bits behind the point, downwards, limited to [-1, 1); 0 where a divisor is 0.
 
-    Downwards as a divider of sizes does it: what is negative and needs no rounding is one unit lower.
     `sums` (n, filters) and `divisors` (n,), whole numbers.
     """
-    size = np.minimum((np.abs(sums) << bits) // np.maximum(divisors, 1)[:, None], 2**bits - 1)
-    return np.where(divisors[:, None] > 0, np.where(sums < 0, ~size, size), 0)
+    quotients = (sums << bits) // np.maximum(divisors, 1)[:, None]
+    return np.where(divisors[:, None] > 0, np.clip(quotients, -(2**bits), 2**bits - 1), 0)

@@ -59,7 +59,7 @@ def test_what_the_board_does_not_know_never_holds(student):
     rule = Rule.of(student, "exx", -1.0, 0.0, inside=False)
     for status in (1, 2, 3):
         assert not holds(rule, status, exx=1.0)
-    # As for `described`: 0.8 of what was known beforehand, with the calibration's factor of 1.25.
+    # As for `described`: 0.8 of what was known beforehand, whatever the calibration's factor.
     words = np.tile(words_of(exx=1.0), (4000, 1))
     words[:, OUTPUTS.index("log_sd")] = np.arange(-3000, 1000)
     known = student.described(words, np.zeros(4000, int)).flagged == ""

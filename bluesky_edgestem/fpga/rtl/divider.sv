@@ -1,55 +1,44 @@
-// Divides all features of a frame by its normaliser, two digits a clock, the first of them first: z = u / s, |z| < 1,
-// downwards, saturating where |u| >= s; 0 where s = 0.
+// Divides all features of a frame by its normaliser, a digit a clock, the first of them first: z = u / s, downwards, the
+// largest or smallest where z >= 1 or z < -1; 0 where s = 0.
 //
-// Digits are those of z + 1 in binary (of z in two's complement, but for the first, which is the sign's opposite): none of
-// them counts negative.
+// Digits are those of z + 1 in binary: the first is 1 where u >= 0, and each tells whether s is taken off or added next
+// (division without restoring). What is beyond the largest or smallest stays there.
 module divider #(
     parameter int FILTERS = 32,
     parameter int SUM_BITS = 20
 ) (
     input logic clk,
     input logic en,
-    input logic start,  // with the first two digits
+    input logic start,  // with the first digit
     input logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,  // when it starts
     input logic [SUM_BITS-1:0] normaliser,  // when it starts
-    output logic [FILTERS-1:0] high,  // digits that were found last
-    output logic [FILTERS-1:0] low
+    output logic [FILTERS-1:0] digits  // that were found last
 );
-  logic [SUM_BITS-1:0] rest[FILTERS], divisor;
-  logic [FILTERS-1:0] negative, saturated;
+  logic [SUM_BITS:0] rest[FILTERS];  // with a sign
+  (* keep *) logic [SUM_BITS+1:0] next[FILTERS];
+  logic [FILTERS-1:0] beyond;
+  logic [SUM_BITS-1:0] divisor;
   logic empty;
-
-  logic [SUM_BITS:0] size[FILTERS], dividend[FILTERS], between[FILTERS], left[FILTERS];
-  logic [SUM_BITS-1:0] by;
-  logic [FILTERS-1:0] below, beyond, first, second;
-  logic nothing;
-  always_comb begin
-    by = start ? normaliser : divisor;
-    nothing = start ? normaliser == 0 : empty;
-    for (int k = 0; k < FILTERS; k++) begin
-      size[k] = filtered[k*(SUM_BITS+1)+SUM_BITS] ? -filtered[k*(SUM_BITS+1)+:SUM_BITS+1]
-          : filtered[k*(SUM_BITS+1)+:SUM_BITS+1];
-      // The first digit before the point tells whether it saturates; the sign takes its place.
-      dividend[k] = start ? size[k] : {rest[k], 1'b0};
-      first[k] = dividend[k] >= {1'b0, by};
-      between[k] = (first[k] ? dividend[k] - {1'b0, by} : dividend[k]) << 1;
-      second[k] = between[k] >= {1'b0, by};
-      left[k] = second[k] ? between[k] - {1'b0, by} : between[k];
-      below[k] = start ? filtered[k*(SUM_BITS+1)+SUM_BITS] : negative[k];
-      beyond[k] = start ? first[k] : saturated[k];
-    end
-  end
+  always_comb
+    for (int k = 0; k < FILTERS; k++)
+      next[k] = {rest[k], digits[k]} + ({2'b0, divisor} ^ {(SUM_BITS + 2) {digits[k]}});
 
   always_ff @(posedge clk)
     if (en) begin
-      divisor <= by;
-      empty <= nothing;
+      if (start) begin
+        divisor <= normaliser;
+        empty <= normaliser == 0;
+      end
       for (int k = 0; k < FILTERS; k++) begin
-        rest[k] <= left[k][SUM_BITS-1:0];
-        negative[k] <= below[k];
-        saturated[k] <= beyond[k];
-        high[k] <= start ? nothing || !below[k] : !nothing && (first[k] || beyond[k]) != below[k];
-        low[k] <= !nothing && (second[k] || beyond[k]) != below[k];
+        if (start) begin
+          rest[k] <= filtered[k*(SUM_BITS+1)+:SUM_BITS+1];
+          digits[k] <= normaliser == 0 || !filtered[k*(SUM_BITS+1)+SUM_BITS];
+          beyond[k] <= 1'b0;
+        end else begin
+          rest[k] <= next[k][SUM_BITS:0];
+          digits[k] <= !empty && (beyond[k] ? digits[k] : !next[k][SUM_BITS+1]);
+          beyond[k] <= beyond[k] || next[k][SUM_BITS+1] != next[k][SUM_BITS];
+        end
       end
     end
 endmodule

@@ -1,8 +1,8 @@
 // Weighs every bin of a frame by FILTERS filters while the bins arrive, and adds up.
 //
 // The memory `weights` has a word for each group of LANES bins: of each lane first one bit, whether the bin is outside of
-// the incident beam (those inside are divided by 2^ATTENUATION), then the filters' weights. Bins arrive with ATTENUATION
-// bits more than BIN_BITS, of which those of the incident beam make use.
+// the incident beam (those inside are divided by 2^ATTENUATION), then the filters' weights, each with its sign before its
+// size. Bins arrive with ATTENUATION bits more than BIN_BITS, of which those of the incident beam make use.
 module matched_filters #(
     parameter int LANES = 8,
     parameter int BIN_BITS = 8,
@@ -11,6 +11,7 @@ module matched_filters #(
     parameter int ATTENUATION = 7,
     parameter int GROUPS = 288,  // of a frame
     parameter int SUM_BITS = 20,
+    parameter logic [FILTERS*16-1:0] NEGATIVE = '0,  // each filter's weights of a frame that are below zero
     parameter WEIGHTS = "weights.hex"
 ) (
     input logic clk,
@@ -29,8 +30,8 @@ module matched_filters #(
 );
   localparam int WIDE = BIN_BITS + ATTENUATION;
   localparam int LANE_BITS = 1 + FILTERS * WEIGHT_BITS;
-  localparam int TOTAL_BITS = SUM_BITS + 1;  // with a sign
-  localparam int DIGIT_BITS = BIN_BITS + $clog2(LANES);
+  localparam int TERM_BITS = BIN_BITS + WEIGHT_BITS;  // of a bin by a weight, with a sign
+  localparam int BEAT_BITS = TERM_BITS + $clog2(LANES);
 
   (* rom_style = "block", ram_style = "block" *)
   logic [LANES*LANE_BITS-1:0] weights[GROUPS];
@@ -48,45 +49,34 @@ module matched_filters #(
       word <= read;
     end
 
-  // Third clock: one digit of the weights after the other, the bins that have it are added over the lanes, in pairs and
-  // pairs of pairs; without any product. The sum of a pair is the same for all digits: each only chooses.
-  localparam int PAIRS = (LANES + 1) / 2;
-  logic [BIN_BITS-1:0] weighed[2*PAIRS];
-  logic [BIN_BITS:0] both[PAIRS];
-  logic [DIGIT_BITS-1:0] tree[FILTERS*WEIGHT_BITS*PAIRS];
-  logic [DIGIT_BITS-1:0] sums[FILTERS*WEIGHT_BITS];
+  // Third clock: of the multiples of a bin, made once, each filter takes one or its complement, and adds up over the lanes.
+  // A complement is one less than the negative: sums begin with as much as that makes in a frame.
+  localparam int MULTIPLES = 1 << (WEIGHT_BITS - 1);
+  logic [BIN_BITS-1:0] weighed[LANES];
+  logic [TERM_BITS-2:0] multiple[LANES*MULTIPLES];
+  logic [LANES*TERM_BITS-1:0] terms[FILTERS];
+  logic signed [BEAT_BITS-1:0] total[FILTERS], beat_sum[FILTERS];
   always_comb begin
-    weighed[2*PAIRS-1] = '0;  // where there is but one lane
-    for (int lane = 0; lane < LANES; lane++)
+    for (int lane = 0; lane < LANES; lane++) begin
       // What leaves the incident beam's bins cannot be too large; what leaves the others saturates.
       weighed[lane] = !word[lane*LANE_BITS] ? binned2[lane*WIDE+ATTENUATION+:BIN_BITS]
           : |binned2[lane*WIDE+BIN_BITS+:ATTENUATION] ? '1 : binned2[lane*WIDE+:BIN_BITS];
-    for (int pair = 0; pair < PAIRS; pair++) both[pair] = weighed[2*pair] + weighed[2*pair+1];
-    for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) begin
-      for (int pair = 0; pair < PAIRS; pair++)
-        case ({LANES > 1 && word[(2*pair+1)%LANES*LANE_BITS+1+digit], word[2*pair*LANE_BITS+1+digit]})
-          2'd0: tree[digit*PAIRS+pair] = '0;
-          2'd1: tree[digit*PAIRS+pair] = DIGIT_BITS'(weighed[2*pair]);
-          2'd2: tree[digit*PAIRS+pair] = DIGIT_BITS'(weighed[2*pair+1]);
-          2'd3: tree[digit*PAIRS+pair] = DIGIT_BITS'(both[pair]);
-        endcase
-      for (int pairs = PAIRS / 2; pairs > 0; pairs = pairs / 2)
-        for (int i = 0; i < pairs; i++)
-          tree[digit*PAIRS+i] = tree[digit*PAIRS+2*i] + tree[digit*PAIRS+2*i+1];
+      multiple[lane*MULTIPLES] = '0;
+      for (int m = 1; m < MULTIPLES; m++)  // without any product, for which synthesis would take multipliers
+        multiple[lane*MULTIPLES+m] = multiple[lane*MULTIPLES+m-1] + (TERM_BITS - 1)'(weighed[lane]);
     end
+    for (int k = 0; k < FILTERS; k++)
+      for (int lane = 0; lane < LANES; lane++)
+        terms[k][lane*TERM_BITS+:TERM_BITS] =
+            {1'b0, multiple[lane*MULTIPLES+32'(word[lane*LANE_BITS+1+k*WEIGHT_BITS+:WEIGHT_BITS-1])]}
+            ^ {TERM_BITS{word[lane*LANE_BITS+WEIGHT_BITS+k*WEIGHT_BITS]}};
   end
-  always_ff @(posedge clk) begin
-    if (en) for (int digit = 0; digit < FILTERS * WEIGHT_BITS; digit++) sums[digit] <= tree[digit*PAIRS];
+  for (genvar k = 0; k < FILTERS; k++) begin : filter
+    adder_tree #(.N(LANES), .BITS(TERM_BITS)) adding (.terms(terms[k]), .total(total[k]));
   end
+  always_ff @(posedge clk) if (en) for (int k = 0; k < FILTERS; k++) beat_sum[k] <= total[k];
 
-  // Fourth clock: the digits are put together, the first of them negative, and added to the bins before.
-  logic signed [SUM_BITS:0] beat_sum[FILTERS];
-  always_comb
-    for (int k = 0; k < FILTERS; k++) begin
-      beat_sum[k] = '0 - (TOTAL_BITS'(sums[k*WEIGHT_BITS+WEIGHT_BITS-1]) << (WEIGHT_BITS - 1));
-      for (int digit = 0; digit < WEIGHT_BITS - 1; digit++)
-        beat_sum[k] = beat_sum[k] + (TOTAL_BITS'(sums[k*WEIGHT_BITS+digit]) << digit);
-    end
+  // Fourth clock: the sums of lanes are added to those before.
   always_ff @(posedge clk) begin
     if (rst) begin
       {valid1, valid2, valid3, done1, done2, done3, out_done} <= 0;
@@ -100,7 +90,8 @@ module matched_filters #(
       if (valid3)
         for (int k = 0; k < FILTERS; k++)
           filtered[k*(SUM_BITS+1)+:SUM_BITS+1] <=
-              (first3 ? '0 : filtered[k*(SUM_BITS+1)+:SUM_BITS+1]) + beat_sum[k];
+              (first3 ? (SUM_BITS + 1)'(NEGATIVE[k*16+:16]) : filtered[k*(SUM_BITS+1)+:SUM_BITS+1])
+              + (SUM_BITS + 1)'(beat_sum[k]);
     end
   end
 endmodule

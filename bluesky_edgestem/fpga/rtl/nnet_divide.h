@@ -22,14 +22,15 @@ template <class data_T, class res_T, typename CONFIG_T> res_T quotient(data_T su
     normaliser_bits.range() = normaliser.range();
     typedef ap_int<data_T::width + CONFIG_T::bits + CONFIG_T::scale + CONFIG_T::most_gain + 2> wide_t;
     wide_t u = sum_bits, s = normaliser_bits;
-    const bool negative = u < 0;
-    wide_t size = negative ? wide_t(-u) : u;
-    size = size << gain;
+    // Towards zero as C++ divides, then downwards.
+    u = u << (gain + CONFIG_T::bits);
     s = s << CONFIG_T::scale;
-    const wide_t most = (wide_t(1) << CONFIG_T::bits) - 1;
-    wide_t q = s > 0 ? wide_t((size << CONFIG_T::bits) / s) : wide_t(0);
-    if (q > most) q = most;
-    ap_int<res_T::width> out = s > 0 && negative ? wide_t(-1 - q) : q;
+    const wide_t limit = wide_t(1) << CONFIG_T::bits;
+    wide_t q = s > 0 ? wide_t(u / s) : wide_t(0);
+    if (s > 0 && u < 0 && q * s != u) q = q - 1;
+    if (q >= limit) q = limit - 1;
+    if (q < -limit) q = -limit;
+    ap_int<res_T::width> out = q;
     res_T result;
     result.range() = out.range();
     return result;
