@@ -15,11 +15,13 @@ import time
 import numpy as np
 
 from bluesky_edgestem.analysis.optics import Optics
-from bluesky_edgestem.fpga import quantised, teaching
+from bluesky_edgestem.fpga import learning, teaching
 from bluesky_edgestem.fpga.adahessian import AdaHessian
+from bluesky_edgestem.fpga.float_model import centred_filters, float_model, recentre
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
-from bluesky_edgestem.fpga.quantised import keras, tf  # which sets tensorflow up to give the same figures anywhere
+from bluesky_edgestem.fpga.quantised import quantised_model
+from bluesky_edgestem.fpga.reproducible import keras, tf
 from bluesky_edgestem.fpga.rounding import covariance, rounded
 from bluesky_edgestem.fpga.widths import Widths
 
@@ -32,33 +34,33 @@ SEEDS = 3
 KEPT = 1000
 
 
-def second_order(model: keras.Model, rate) -> quantised.Step:
+def second_order(model: keras.Model, rate) -> learning.Step:
     """Steps by AdaHessian, with gradients limited as Adam's are."""
-    optimiser = AdaHessian(rate, limit=quantised.LARGEST_GRADIENT)
+    optimiser = AdaHessian(rate, limit=learning.LARGEST_GRADIENT)
     optimiser.build(model.trainable_variables)
 
     @tf.function(jit_compile=False)
     def step(bins, truth, dose):
         def value():
-            return quantised.loss(model(tf.cast(bins, tf.float32), training=True), truth, dose)
+            return learning.loss(model(tf.cast(bins, tf.float32), training=True), truth, dose)
 
         return optimiser.step(value, model.trainable_variables)
 
     return step
 
 
-STEPS = {"Adam": quantised.first_order, "AdaHessian": second_order}
+STEPS = {"Adam": learning.first_order, "AdaHessian": second_order}
 
 
 def judged(model: keras.Model, kept: teaching.Lessons) -> dict[str, float]:
     """Loss over lessons kept back, and RMS of their strain [%] at 10⁵ electrons, beside the teacher's reading."""
-    frames = quantised.Frames.drawn(kept, FRONTEND, DOMAIN, np.random.default_rng(1))
+    frames = learning.Frames.drawn(kept, FRONTEND, DOMAIN, np.random.default_rng(1))
     out = model.predict(frames.bins.astype(np.float32), verbose=0, batch_size=500)
     counts = kept.counts(np.full(len(kept), 1e5), np.random.default_rng(2))
     bins = FRONTEND.attenuated(counts, FRONTEND.shift_for(1e5, kept.brightest(FRONTEND)))
-    strain = model.predict(bins.astype(np.float32), verbose=0, batch_size=500)[:, :3] * quantised.STRAIN_UNIT
+    strain = model.predict(bins.astype(np.float32), verbose=0, batch_size=500)[:, :3] * learning.STRAIN_UNIT
     return {
-        "loss": float(quantised.loss(tf.constant(out), tf.constant(frames.targets), tf.constant(frames.dose))),
+        "loss": float(learning.loss(tf.constant(out), tf.constant(frames.targets), tf.constant(frames.dose))),
         "strain_rms_percent": 100 * float(np.sqrt(np.square(strain - kept.strain).mean())),
     }
 
@@ -72,19 +74,19 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
     dose = np.full(len(some), DOMAIN.dose[1] / 3)
     bins = FRONTEND.attenuated(some.counts(dose, rng), FRONTEND.shift_for(dose, taught.brightest(FRONTEND)))
     divisor = normaliser(taught, FRONTEND, widths.filter_bits)
-    plain = quantised.float_model(widths, divisor, bins, 0)
-    quantised.fit(
-        plain, taught, FRONTEND, DOMAIN, epochs[0], quantised.RATES[0], rng,
-        progress=lambda epoch, value: quantised.recentre(plain, bins),
+    plain = float_model(widths, divisor, bins, 0)
+    learning.fit(
+        plain, taught, FRONTEND, DOMAIN, epochs[0], learning.RATES[0], rng,
+        progress=lambda epoch, value: recentre(plain, bins),
     )  # fmt: skip
-    learned = quantised.centred_filters(plain)
+    learned = centred_filters(plain)
     filters = rounded(learned, covariance(taught, FRONTEND, divisor), widths.filter_bits)
 
     def run(name: str, rate: float, seed: int) -> dict[str, float]:
         keras.utils.set_random_seed(seed)
-        model = quantised.quantised_model(widths, plain, filters, bins)
+        model = quantised_model(widths, plain, filters, bins)
         began = time.process_time()
-        quantised.fit(
+        learning.fit(
             model, taught, FRONTEND, DOMAIN, epochs[1], rate, np.random.default_rng([7, seed]), steps_of=STEPS[name]
         )
         found = {"core_s": time.process_time() - began} | judged(model, kept)
@@ -93,7 +95,7 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
 
     out: dict = {
         "patterns": len(taught), "epochs": list(epochs), "floating_point": judged(plain, kept),
-        "before": judged(quantised.quantised_model(widths, plain, filters, bins), kept), "optimisers": {},
+        "before": judged(quantised_model(widths, plain, filters, bins), kept), "optimisers": {},
     }  # fmt: skip
     for name, rates in RATES.items():
         tried = {rate: run(name, rate, 0) for rate in rates}

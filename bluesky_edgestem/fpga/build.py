@@ -45,7 +45,7 @@ class Plan:
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
     patterns: int = 30000
-    epochs: tuple[int, int] = (300, 150)
+    epochs: tuple[int, int] = (500, 200)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
@@ -66,7 +66,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         The report, which is in ``report.json``, too.
     """
     from ..analysis.networks import DescriptorNetwork
-    from . import quantised, scoring, teaching
+    from . import learning, scoring, teaching
 
     plan.frontend.check_beats(plan.pixels_a_clock)
     teacher = DescriptorNetwork.pretrained(plan.teacher)
@@ -89,7 +89,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     )  # fmt: skip
     held = max(1, len(lessons) // 20)
     taught, kept = lessons[held:], lessons[:held]
-    student, model = quantised.train(
+    student, model = learning.train(
         taught, plan.frontend, plan.optics, teaching.PHASES, widths=plan.widths,
         domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
     )  # fmt: skip
@@ -111,6 +111,8 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
             "filters": student.filters.shape[1], "filter_bits": plan.widths.filter_bits,
             "layers": [layer.weights.shape[1] for layer in student.layers],
             "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
+            "weight_bits": [float(f"{each.mean():.3g}") for each in student.weight_bits],
+            "front": student.card.get("front"),
         },
         "accuracy": accuracy, "flagged_foreign": unknown,
         "shift": {label: int(plan.frontend.shift_for(dose, student.brightest)) for label, dose in DOSES.items()},
@@ -306,20 +308,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
     parser.add_argument("--patterns", type=_whole(500, 10**7), default=30000, help="patterns that the teacher reads")
     parser.add_argument(
-        "--epochs", type=_whole(1, 10**4), nargs=2, default=(300, 150), help="in floating point, and quantised"
+        "--epochs", type=_whole(1, 10**4), nargs=2, default=(500, 200), help="in floating point, and quantised"
     )
-    parser.add_argument("--filters", type=_whole(1, 256), default=24, help="matched filters")
-    parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[48, 24], help="sizes of hidden layers")
+    parser.add_argument("--filters", type=_whole(1, 256), default=28, help="matched filters")
+    parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[160], help="sizes of hidden layers")
     parser.add_argument("--filter-bits", type=int, default=3, choices=(2, 3, 4), help="of the filters' weights")
     parser.add_argument(
-        "--weight-bits", type=_whole(2, 12), nargs="+", default=[8, 8, 8], help="of each dense layer's weights"
-    )
-    parser.add_argument(
-        "--fan-in", type=_whole(1, 1024), nargs="+", default=[24, 48, 24],
-        help="inputs that a neuron of each dense layer reads at most",
+        "--luts", type=_whole(1, 10**7), default=Widths.luts,
+        help="that dense layers may take, about, for which the bits of each neuron's weights are searched",
     )  # fmt: skip
     parser.add_argument(
-        "--activation-bits", type=_whole(2, 12), nargs="+", default=[6, 6], help="behind each hidden layer"
+        "--weight-bits", type=_whole(2, 12), nargs="+", help="of each dense layer's weights; searched if left out"
+    )
+    parser.add_argument(
+        "--fan-in", type=_whole(1, 1024), nargs="+",
+        help="inputs that a neuron of each dense layer reads at most; all if left out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--activation-bits", type=_whole(2, 12), nargs="+", default=[6], help="behind each hidden layer"
     )
     parser.add_argument("--frames", type=_whole(10, 10**7), default=10000, help="on which all forms have to agree")
     parser.add_argument(
@@ -354,8 +360,9 @@ def plan_of(arguments: Sequence[str]) -> Plan:
         options.out, teacher, options.target, options.clock, options.pixels_a_clock, options.patterns,
         tuple(options.epochs),
         Widths(
-            options.filters, tuple(options.hidden), options.filter_bits, weight_bits=tuple(options.weight_bits),
-            fan_in=tuple(options.fan_in), activation_bits=tuple(options.activation_bits),
+            options.filters, tuple(options.hidden), options.filter_bits, activation_bits=tuple(options.activation_bits),
+            luts=options.luts, weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
+            fan_in=tuple(options.fan_in) if options.fan_in else None,
         ),
         frames=options.frames, scored=options.scored, seed=options.seed, workers=options.workers,
         synthesise=options.synthesise, route=not options.no_route,

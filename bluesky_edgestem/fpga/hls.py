@@ -19,7 +19,7 @@ IO_TYPES = ("io_parallel", "io_stream")
 
 @cache
 def _register() -> None:
-    """Teach hls4ml the layer `quantised.Divide`, by its extension API."""
+    """Teach hls4ml the layer `float_model.Divide`, by its extension API."""
     import hls4ml
     from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
     from hls4ml.converters.keras_v2_to_hls import parse_default_keras_layer
@@ -115,7 +115,7 @@ class Emulation:
     Parameters
     ----------
     model : keras.Model
-        From `quantised.train`.
+        From `learning.train`.
     student : Student
         Its whole numbers.
     folder : Path

@@ -40,7 +40,8 @@ def text(report: dict) -> str:
     network = report["network"]
     lines.append(
         f"network: {network['filters']} matched filters of {network['filter_bits']} bits, then layers of "
-        f"{', '.join(str(n) for n in network['layers'])}"
+        f"{', '.join(str(n) for n in network['layers'])} neurons, with weights of "
+        f"{', '.join(f'{bits:g}' for bits in network['weight_bits'])} bits on average"
     )
     lines += ["", "strain RMS by dose, held-out multislice patterns (simulated):"]
     lines.append("  electrons   student exx, eyy, exy [%]   teacher [%]             ratio  flagged  95 % cover")

@@ -14,6 +14,7 @@ from .symmetry import VARIANTS
 from .teaching import Lessons
 
 DOSE = 1e5  #: electrons per pattern whose counting noise filters are to pass as little of as before
+FINEST = 9  #: bits behind the point of the smallest unit of a neuron's weights: with more, TensorFlow would round sums
 UNITS = np.linspace(0.2, 0.9, 8)  #: that are tried, over the one in which the largest weight is just held
 
 
@@ -53,8 +54,17 @@ def rounded(filters: np.ndarray, covariance: np.ndarray, bits: int) -> np.ndarra
     return best
 
 
-def rounded_in(weights: np.ndarray, covariance: np.ndarray, units: np.ndarray, most: int) -> np.ndarray:
-    """Whole numbers (inputs, n) of weights (inputs, n) in units (n,), none above `most`; zeros stay.
+def units_of(weights: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """The power of two in which the weights (inputs, n) of each neuron, of `bits` (n,) each, err least, (n,)."""
+    most = 2 ** (np.asarray(bits) - 1) - 1
+    units = 2.0 ** -np.arange(FINEST - 15, FINEST + 1)[:, None, None]
+    errors = np.square(np.clip(np.round(weights / units), -most, most) * units - weights).sum(1)
+    # Of equal ones, as for a neuron without weights, the coarsest.
+    return units[np.argmin(errors, 0), 0, 0]
+
+
+def in_units(weights: np.ndarray, covariance: np.ndarray, units: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Whole numbers (inputs, n) of weights (inputs, n) in units (n,), none above `most` (n,); zeros stay.
 
     `covariance` (inputs, inputs) is that of what they weigh.
     """
@@ -70,7 +80,9 @@ def _influence(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, solve_triangular(lower, np.eye(len(inner)), lower=True)[::-1, ::-1]
 
 
-def _in_turn(weights: np.ndarray, units: np.ndarray, most: int, order: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def _in_turn(
+    weights: np.ndarray, units: np.ndarray, most: int | np.ndarray, order: np.ndarray, upper: np.ndarray
+) -> np.ndarray:
     left = weights[order].T.astype(float)
     kept, whole = left != 0, np.zeros(left.shape)
     for i in range(left.shape[1]):

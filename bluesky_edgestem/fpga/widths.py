@@ -9,23 +9,20 @@ from dataclasses import dataclass
 class Widths:
     """What the board's network has, and of how many bits it is."""
 
-    filters: int = 24
-    hidden: tuple[int, ...] = (48, 24)  #: neurons of each hidden layer
+    filters: int = 28
+    hidden: tuple[int, ...] = (160,)  #: neurons of each hidden layer
     filter_bits: int = 3  #: of the filters' weights, with the sign
-    quotient_bits: int = 7  #: of what the dense layers read, without the sign; odd
-    weight_bits: tuple[int, ...] = (8, 8, 8)  #: of each dense layer's weights, with the sign
-    fan_in: tuple[int, ...] = (24, 48, 24)  #: inputs that a neuron of each dense layer reads at most
-    activation_bits: tuple[int, ...] = (6, 6)  #: of what leaves each hidden layer
+    quotient_bits: int = 6  #: of what the dense layers read, without the sign
+    activation_bits: tuple[int, ...] = (6,)  #: of what leaves each hidden layer
+    luts: int = 20000  #: that dense layers may take, about, for which the bits of each neuron's weights are searched
+    weight_bits: tuple[int, ...] | None = None  #: of each dense layer's weights, with the sign, instead
+    fan_in: tuple[int, ...] | None = None  #: inputs that a neuron of each dense layer reads at most; all by default
 
     def __post_init__(self) -> None:
-        if self.quotient_bits < 3 or self.quotient_bits % 2 == 0:
-            raise ValueError(
-                f"quotient_bits is {self.quotient_bits}; with the sign, the divider makes two a clock: odd, from 3"
-            )
         n = len(self.hidden)
-        for name, size in (("weight_bits", n + 1), ("fan_in", n + 1), ("activation_bits", n)):
-            if len(getattr(self, name)) != size:
+        for name, size in (("weight_bits", n + 1), ("activation_bits", n), ("fan_in", n + 1)):
+            if getattr(self, name) is not None and len(getattr(self, name)) != size:
                 raise ValueError(f"{n} hidden layers need {size} {name}; got {len(getattr(self, name))}")
-        if max(self.activation_bits) > self.quotient_bits + 1:
-            most = self.quotient_bits + 1
+        most = 2 * (self.quotient_bits + 1)
+        if max(self.activation_bits) > most:
             raise ValueError(f"activation_bits are {self.activation_bits}; {most} at most, as the divider makes digits")

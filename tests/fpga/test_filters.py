@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from bluesky_edgestem.fpga import quantised, teaching
+from bluesky_edgestem.fpga import learning, teaching
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
-from bluesky_edgestem.fpga.rounding import DOSE, covariance, rounded, rounded_in
+from bluesky_edgestem.fpga.rounding import DOSE, covariance, in_units, rounded
 from bluesky_edgestem.fpga.symmetry import VARIANTS
 from bluesky_edgestem.fpga.teaching import Lessons
 
@@ -51,10 +51,10 @@ def test_the_normaliser_follows_the_disks_and_not_the_background():
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_variant_of_a_pattern_is_the_pattern_of_its_targets(variant):
     lessons = drawn(20)
-    wanted = variant.targets(quantised.targets(lessons))
+    wanted = variant.targets(learning.targets(lessons))
     rotation = np.arctan2(wanted[:, 4], wanted[:, 3]) / 6
     made = disks(
-        rotation, wanted[:, :3] * quantised.STRAIN_UNIT, drawn(20).expected.min(1) * CORE**2 / 1000, wanted[:, 5:7]
+        rotation, wanted[:, :3] * learning.STRAIN_UNIT, drawn(20).expected.min(1) * CORE**2 / 1000, wanted[:, 5:7]
     )
     turned = variant.bins(lessons.expected).astype(float)
     assert np.abs(turned - made.expected.astype(float)).max() < 0.02 * turned.max()
@@ -62,13 +62,13 @@ def test_a_variant_of_a_pattern_is_the_pattern_of_its_targets(variant):
 
 def test_frames_to_train_with_hold_some_without_a_lattice_that_count_least():
     lessons, domain = drawn(512), teaching.Domain()
-    frames = quantised.Frames.drawn(lessons, FRONTEND, domain, np.random.default_rng(0))
-    strange = np.arange(512) % quantised.BATCH < 16
+    frames = learning.Frames.drawn(lessons, FRONTEND, domain, np.random.default_rng(0))
+    strange = np.arange(512) % learning.BATCH < 16
     assert frames.bins.dtype == np.uint8
     assert np.array_equal(frames.dose[strange], np.full(32, domain.dose[0], np.float32))
     assert len(set(frames.bins[12, FRONTEND.outer])) == 1  # saturated
     assert len(set(frames.bins[16, FRONTEND.outer])) > 1
-    assert np.array_equal(frames.targets[~strange], quantised.targets(lessons)[~strange])
+    assert np.array_equal(frames.targets[~strange], learning.targets(lessons)[~strange])
     assert frames.dose[~strange].min() > domain.dose[0]
 
 
@@ -97,14 +97,14 @@ def test_weights_are_rounded_in_their_units_and_zeros_stay():
     rng = np.random.default_rng(0)
     read = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 30)) + 0.1 * rng.normal(size=(500, 30))
     weights, units = rng.normal(size=(30, 8)), 2.0 ** -np.arange(3, 7).repeat(2)
-    whole = rounded_in(weights, np.cov(read.T), units, 1000)
+    whole = in_units(weights, np.cov(read.T), units, np.full(8, 1000))
     assert np.array_equal(whole, np.rint(whole))
     alone = (read @ (np.rint(weights / units) * units - weights)).var(0)
     # Thirty inputs that six numbers make: a tenth and less is left of what rounding each weight by itself loses.
     assert np.median((read @ (whole * units - weights)).var(0) / alone) < 0.15
-    assert np.abs(rounded_in(weights, np.cov(read.T), units, 50)).max() == 50
+    assert np.abs(in_units(weights, np.cov(read.T), units, np.full(8, 50))).max() == 50
     few = weights * (rng.random(weights.shape) < 0.8)
-    assert not rounded_in(few, np.cov(read.T), units, 1000)[few == 0].any()
+    assert not in_units(few, np.cov(read.T), units, np.full(8, 1000))[few == 0].any()
 
 
 def test_more_bits_lose_less():

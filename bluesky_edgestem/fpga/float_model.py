@@ -1,0 +1,122 @@
+"""The student in floating point: filters over the last of them, centred, and dense layers.
+
+What it has learned about filters is taken over by the board's, which are rounded; see `quantised`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .frontend import CORE
+from .reproducible import keras, tf
+from .student import OUTPUTS
+from .widths import Widths
+
+FILLED = 0.6  #: of the limit of features in floating point, what all but one of a thousand stay within
+
+
+class Normalised(keras.constraints.Constraint):
+    """Keeps the last column of the filters' kernel at the weights of the normaliser."""
+
+    def __init__(self, weights: np.ndarray, unit: float) -> None:
+        self.column = (weights * unit).astype(np.float32)[:, None]
+
+    def __call__(self, w):
+        return tf.concat([w[:, :-1], self.column], 1)
+
+
+@keras.utils.register_keras_serializable("edgestem")
+class Divide(keras.layers.Layer):
+    """The sums of filters over the last of them, as `student.divided` or plainly; gradients as of the latter."""
+
+    def __init__(
+        self, gains: Sequence[int], scale: int = 0, bits: int = 7, unit: float = 1.0, exact: bool = True, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.gains, self.scale, self.bits, self.unit, self.exact = list(gains), scale, bits, unit, exact
+
+    def get_config(self) -> dict:
+        """What a copy is made from."""
+        own = {"gains": self.gains, "scale": self.scale, "bits": self.bits, "unit": self.unit, "exact": self.exact}
+        return super().get_config() | own
+
+    def call(self, sums):
+        """Quotients (n, filters) of sums (n, filters + 1)."""
+        whole = sums / self.unit
+        divisor = whole[:, -1:] * 2.0**self.scale
+        dividend = whole[:, :-1] * tf.constant(2.0 ** np.array(self.gains), tf.float32)
+        plain = tf.where(divisor > 0, dividend / tf.maximum(divisor, 1.0), 0.0)
+        if not self.exact:
+            return plain
+        limited = tf.clip_by_value(plain, -1.0, 1.0)
+        u, s = tf.cast(tf.round(dividend), tf.int64), tf.cast(tf.round(divisor), tf.int64)
+        whole = tf.math.floordiv(u * 2**self.bits, tf.maximum(s, 1))
+        whole = tf.where(s > 0, tf.clip_by_value(whole, -(2**self.bits), 2**self.bits - 1), 0)
+        rounded = tf.cast(whole, tf.float32) / 2.0**self.bits
+        return limited + tf.stop_gradient(rounded - limited)
+
+
+class Centred(keras.layers.Layer):
+    """Features less their middle, over their size; limited, as the board's are."""
+
+    def build(self, shape) -> None:
+        """Make what `recentre` sets."""
+        self.middle = self.add_weight(name="middle", shape=shape[-1:], initializer="zeros", trainable=False)
+        self.size = self.add_weight(name="size", shape=shape[-1:], initializer="ones", trainable=False)
+        self.limit = self.add_weight(name="limit", shape=shape[-1:], initializer="ones", trainable=False)
+
+    def call(self, features):
+        """Features (n, filters) of the same."""
+        return tf.clip_by_value((features - self.middle) / self.size, -self.limit, self.limit)
+
+
+def float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: int) -> keras.Model:
+    """A model of floating point that has learned nothing, with the normaliser's `weights` (CORE²,).
+
+    The features of `bins` (n, CORE²) have a standard deviation of one.
+    """
+    keras.utils.set_random_seed(seed)
+    filters = np.random.default_rng(seed).normal(size=(CORE**2, widths.filters))
+    features = bins @ filters / np.maximum(bins @ weights, 1)[:, None]
+    filters = (filters - features.mean(0) * weights[:, None]) / features.std(0)
+    # So that a step of training changes filters no more than layers.
+    unit = 0.1 / float(np.abs(filters).mean())
+    column = Normalised(weights, unit)
+    x = first = keras.Input((CORE**2,), name="bins")
+    x = keras.layers.Dense(widths.filters + 1, use_bias=False, kernel_constraint=column, name="filters")(x)
+    x = Divide([0] * widths.filters, unit=unit, exact=False, name="features")(x)
+    x = Centred(name="centred")(x)
+    for i, size in enumerate(widths.hidden):
+        start = keras.initializers.HeNormal(seed + i)
+        x = keras.layers.Dense(size, activation="relu", kernel_initializer=start, name=f"dense{i}")(x)
+    x = keras.layers.Dense(len(OUTPUTS), name=f"dense{len(widths.hidden)}")(x)
+    model = keras.Model(first, x)
+    model.get_layer("filters").set_weights([np.concatenate([filters * unit, column.column], 1)])
+    start = model.get_layer("dense0").get_weights()
+    recentre(model, bins)
+    model.get_layer("dense0").set_weights(start)
+    return model
+
+
+def recentre(model: keras.Model, bins: np.ndarray) -> None:
+    """Let the features of `bins` (n, CORE²) in a float model have no mean and a standard deviation of one.
+
+    The layer behind makes up for it: the model stays the same, but for features that are limited.
+    """
+    sums = bins @ model.get_layer("filters").get_weights()[0]
+    features = sums[:, :-1] / np.maximum(sums[:, -1:], model.get_layer("features").unit)
+    layer, behind = model.get_layer("centred"), model.get_layer("dense0")
+    (middle, size, _), (w, b) = layer.get_weights(), behind.get_weights()
+    mean, deviation = features.mean(0), np.maximum(features.std(0), 1e-6)
+    limit = np.quantile(np.abs(features - mean), 0.999, axis=0) / deviation / FILLED
+    layer.set_weights([mean, deviation, limit])
+    behind.set_weights([w * (deviation / size)[:, None], b + ((mean - middle) / size) @ w])
+
+
+def centred_filters(model: keras.Model) -> np.ndarray:
+    """Filters (CORE², filters) whose sums, over the normaliser's, are what a float model's first dense layer reads."""
+    kernel = model.get_layer("filters").get_weights()[0] / model.get_layer("features").unit
+    middle, size, _ = model.get_layer("centred").get_weights()
+    return ((kernel[:, :-1] - middle * kernel[:, -1:]) / size).astype(float)
