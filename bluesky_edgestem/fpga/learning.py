@@ -35,7 +35,7 @@ LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
 COUNTING = (0.2, 0.0021, 0.0009)
 ALWAYS = (0.0025, 0.0004, 0.0004)
-OF_SHEAR = 2.0  #: how much stretch and shear, which are harder to read, count beside dilation
+OF_SHEAR = 2.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
 #: How much rotation, centre, phase and the spread count beside strain.
 OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 10.0, 0.3
 
@@ -61,13 +61,13 @@ def loss(outputs, truth, dose):
     of_strain, of_rotation, of_centre = (c * 1e4 / dose + a for c, a in zip(COUNTING, ALWAYS, strict=True))
     square = tf.square(outputs[:, :7] - truth[:, :7])
     error = outputs[:, :3] - truth[:, :3]
-    dilation, stretch, shear = (error[:, 0] + error[:, 1]) / 2, (error[:, 0] - error[:, 1]) / 2, error[:, 2]
-    strain = 2 * tf.square(dilation) + 2 * OF_SHEAR * (tf.square(stretch) + tf.square(shear))
+    dilation = 2 * tf.square((error[:, 0] + error[:, 1]) / 2)
+    shear = 2 * tf.square((error[:, 0] - error[:, 1]) / 2) + 2 * tf.square(error[:, 2])
     rotation, centre = tf.reduce_sum(square[:, 3:5], 1), tf.reduce_sum(square[:, 5:7], 1)
     phase = tf.nn.sigmoid_cross_entropy_with_logits(truth[:, 7], outputs[:, 8])
     log_sd = tf.clip_by_value(outputs[:, 7], -5.0, 3.0)
-    spread = 0.5 * tf.stop_gradient(strain) * tf.exp(-2 * log_sd) + 3 * log_sd
-    errors = strain / of_strain + OF_ROTATION * rotation / of_rotation + OF_CENTRE * centre / of_centre
+    spread = 0.5 * tf.stop_gradient(dilation + shear) * tf.exp(-2 * log_sd) + 3 * log_sd
+    errors = (dilation + OF_SHEAR * shear) / of_strain + OF_ROTATION * rotation / of_rotation + OF_CENTRE * centre / of_centre
     return tf.reduce_mean(0.5 * errors + OF_PHASE * phase + OF_SPREAD * spread)
 
 
@@ -194,7 +194,7 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (500, 200),
+    epochs: tuple[int, int] = (400, 150),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
