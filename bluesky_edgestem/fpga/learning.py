@@ -67,7 +67,8 @@ def loss(outputs, truth, dose):
     phase = tf.nn.sigmoid_cross_entropy_with_logits(truth[:, 7], outputs[:, 8])
     log_sd = tf.clip_by_value(outputs[:, 7], -5.0, 3.0)
     spread = 0.5 * tf.stop_gradient(dilation + shear) * tf.exp(-2 * log_sd) + 3 * log_sd
-    errors = (dilation + OF_SHEAR * shear) / of_strain + OF_ROTATION * rotation / of_rotation + OF_CENTRE * centre / of_centre
+    errors = (dilation + OF_SHEAR * shear) / of_strain
+    errors += OF_ROTATION * rotation / of_rotation + OF_CENTRE * centre / of_centre
     return tf.reduce_mean(0.5 * errors + OF_PHASE * phase + OF_SPREAD * spread)
 
 
