@@ -391,7 +391,7 @@ ROWS = (
     Row(
         "the same: clock that a proxy was routed at (Lattice ECP5; no Xilinx device was placed)",
         "",
-        "board",
+        "board_clock",
         "{routed_clock_MHz:.0f} MHz",
     ),
     Row(

@@ -36,8 +36,8 @@ class MicroscopeTable(_Table):
     board: Path | None = Field(
         None,
         strict=False,
-        description="folder of a build by `edgestem fpga build`: the inference board reads the patterns with it, and "
-        "the network those that the board is silent about; only the network if left out",
+        description="folder of a build by `edgestem fpga build`, or `shipped`: the inference board reads the patterns "
+        "with it, and the network those that the board is silent about; only the network if left out",
     )
 
 

@@ -120,7 +120,7 @@ def carry_out(experiment: Experiment, resumes: str | None = None) -> int:
         if experiment.microscope.board is not None:
             reader = microscope.board
             reader.wait_for_connection(timeout=10)
-            reader.load(experiment.microscope.board.expanduser())
+            reader.load(experiment.microscope.board)
             reader.fallback = network
         writer = stack.enter_context(CatalogWriter(client, folders["journals"]))
         engine = RunEngine({}, context_managers=[_ends_when_told])
@@ -179,6 +179,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     from .energetics.cache import EnergyCache
     from .energetics.cluster import DFTCluster
     from .fpga import student
+    from .fpga.shipped import folder_of
 
     weights = experiment.network.weights
     cache = experiment.energetics.cache.expanduser()
@@ -186,7 +187,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     network = pretrained(weights)
     EnergyCache(cache).close()
     if experiment.microscope.board is not None:
-        student.Student.load(experiment.microscope.board.expanduser() / student.NAME)
+        student.Student.load(folder_of(experiment.microscope.board) / student.NAME)
 
     server, given_up = CatalogServer(folders["catalog"], frames=[folders["frames"]]), threading.Event()
     with ThreadPoolExecutor(2) as pool:
@@ -220,10 +221,11 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
 @contextlib.contextmanager
 def _simulate(experiment: Experiment) -> Iterator[dict[str, str]]:
     """The simulated microscope; gives the EPICS environment that finds it."""
+    from .fpga.shipped import folder_of
     from .sim.launch import MicroscopeProcess
 
     optics, board = optics_of(experiment), experiment.microscope.board
-    options: dict[str, Any] = {} if board is None else {"board": board.expanduser().absolute()}
+    options: dict[str, Any] = {} if board is None else {"board": folder_of(board)}
     with MicroscopeProcess(
         experiment.microscope.prefix,
         seed=experiment.microscope.specimen_seed,

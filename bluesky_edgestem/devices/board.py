@@ -19,6 +19,7 @@ from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.optics import Optics
 from ..fpga import student
 from ..fpga.results import COLUMNS, descriptors
+from ..fpga.shipped import folder_of
 from ..fpga.student import Student
 from .signals import AnySignal, BusySignal, NamingDevice, ReadSignal, SetSignal
 from .statuses import NamedStatus, in_thread
@@ -123,15 +124,20 @@ class InferenceBoard(NamingDevice):
         self._last: dict[int, int] = {}  # frame of the latest result of each series
         self._silent = False
 
-    def load(self, folder: str | Path) -> None:
+    def load(self, build: str | Path) -> None:
         """Have the board load a build, unless it has it.
+
+        Parameters
+        ----------
+        build : str or Path
+            Its folder; "shipped" is the one that comes with the package.
 
         Raises
         ------
         ValueError
             The folder holds no build, or the board did not load it.
         """
-        folder = Path(folder).absolute()
+        folder = folder_of(build)
         wanted = Student.load(folder / student.NAME).hash
         if self.model_hash.get(use_monitor=False) == wanted:
             return

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from .shipped import FOLDER, folder_of
+
 NAME = "report.json"
 
 
@@ -88,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         prog="edgestem fpga report",
         description="Prints what a build reached: accuracy by dose, agreement of its forms, cycles, latency, area.",
     )
-    parser.add_argument("folder", type=Path, help="of the build")
+    parser.add_argument(
+        "folder", type=folder_of, nargs="?", default=FOLDER, help="of the build; the one that ships, if left out"
+    )
     print(text(load(parser.parse_args(arguments).folder)))
     return 0

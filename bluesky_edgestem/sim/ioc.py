@@ -21,6 +21,7 @@ import caproto.server.common
 from caproto.asyncio.server import Context
 
 from ..analysis.optics import Optics
+from ..fpga.shipped import folder_of
 from ..geometry import FieldOfView
 from .board import Board, Model
 from .column import Column
@@ -258,7 +259,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that compute frames (%(default)s)")
     parser.add_argument("--interface", default="127.0.0.1", help="address to serve on (%(default)s: this machine only)")
     parser.add_argument(
-        "--board", type=Path, help="folder of a build by `edgestem fpga build`: adds the inference board that has it"
+        "--board",
+        type=folder_of,
+        help="folder of a build by `edgestem fpga build`, or 'shipped': adds the inference board that has it",
     )
     parser.add_argument("--tap", help="address of the copy of the detector's stream for the board (a free port)")
     parser.add_argument(

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from event_model import DocumentNames, schema_validators
 
+from bluesky_edgestem.analysis.networks import DescriptorNetwork
+from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.fpga import golden
 from bluesky_edgestem.fpga import student as student_module
 from bluesky_edgestem.fpga.frontend import Frontend
@@ -94,6 +96,22 @@ def test_the_stream_has_bit_for_bit_what_the_student_makes_of_the_frames_in_the_
     assert np.sum(event["latency"]) == 40
     configuration = next(d for n, d in documents if n == "descriptor" and d["name"] == "board")["configuration"]
     assert configuration["microscope_board"]["data"]["microscope_board_model_hash"] == student.hash
+
+
+def test_the_board_that_ships_reads_what_the_network_reads(client_class, tmp_path):
+    with MicroscopeProcess(board="shipped", separate_board=True, pixels=48, pixel=64 / 48) as process:
+        client = client_class(str(Path(__file__).parent / "board_runs.py"), process.client_env)
+        documents, error, blanked, counted = client.call("raster", process.prefix, str(tmp_path), 6, 6)
+        client.close()
+    assert (error, blanked, counted) == ("", True, 36)
+    rows = rows_of(documents)
+    assert set(rows["read_by"]) == {"board"}
+    network = DescriptorNetwork.pretrained().predict(frames_of(documents), Optics(80.0, 2.0, 64 / 48, 48))
+    known = (rows["flagged"] == "") & (network.flagged == "")
+    assert known.sum() >= 30
+    for k, name in enumerate(("exx", "eyy", "exy")):
+        # Of multislice patterns it errs by 0.2 % (RMS); those of a boundary between phases are read less well.
+        assert np.median(np.abs(rows[name] - network.strain[:, k])[known]) < 0.004
 
 
 def test_a_loop_goes_on_what_the_board_reads(scope, maps, tmp_path):

@@ -1,0 +1,34 @@
+"""The build that ships with the package."""
+
+import pytest
+
+from bluesky_edgestem.fpga import golden, report, shipped, student
+from bluesky_edgestem.fpga.golden import GoldenFrames
+from bluesky_edgestem.fpga.student import Student
+
+
+@pytest.fixture(scope="module")
+def made() -> Student:
+    return Student.load(shipped.FOLDER / student.NAME)
+
+
+def test_it_gives_the_words_that_it_was_verified_with(made):
+    frames = GoldenFrames.load(shipped.FOLDER / golden.NAME)
+    assert len(frames.frames) >= 20
+    assert frames.complaint(made) == ""
+
+
+def test_report_and_card_are_of_this_student(made, capsys):
+    said = report.load(shipped.FOLDER)
+    assert said["hash"] == made.hash
+    assert report.disagreeing(said) == []
+    assert min(row["frames"] for row in said["agreement"].values() if row["frames"] > 1000) == 10_000
+    assert made.hash in (shipped.FOLDER / "board.md").read_text()
+    assert report.main([]) == 0
+    assert f"student {made.hash}" in capsys.readouterr().out
+
+
+def test_its_name_is_told_from_a_folder(tmp_path, monkeypatch):
+    assert shipped.folder_of("shipped") == shipped.FOLDER
+    monkeypatch.chdir(tmp_path)
+    assert shipped.folder_of("board") == tmp_path / "board"
