@@ -44,7 +44,7 @@ def told(scope, plan, watch=None):
     return documents, error, scope.beam.blanked, scope.detector.get_index()
 
 
-def raster(prefix, directory, nx, ny, board_pid=0, kill_at=None, signal_sent=signal.SIGKILL, load=None):
+def raster(prefix, directory, nx, ny, board_pid=0, kill_at=None, signal_sent=signal.SIGKILL, load=None, dwell=1e-2):
     """A raster read by the board, which gets a signal at `kill_at` frames in the file.
 
     It may go on some time after the fallback has taken over.
@@ -68,7 +68,9 @@ def raster(prefix, directory, nx, ny, board_pid=0, kill_at=None, signal_sent=sig
             os.kill(board_pid, signal_sent)
             sent.append(signal_sent)
 
-    return told(scope, raster_map(scope, FIELD, nx, ny, dwell_time=1e-2, descriptors=scope.board, max_dose=1e12), watch)
+    return told(
+        scope, raster_map(scope, FIELD, nx, ny, dwell_time=dwell, descriptors=scope.board, max_dose=1e12), watch
+    )
 
 
 def simplon_raster(prefix, host, stream, directory, nx, ny):

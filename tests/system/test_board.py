@@ -101,7 +101,10 @@ def test_the_stream_has_bit_for_bit_what_the_student_makes_of_the_frames_in_the_
 def test_the_board_that_ships_reads_what_the_network_reads(client_class, tmp_path):
     with MicroscopeProcess(board="shipped", separate_board=True, pixels=48, pixel=64 / 48) as process:
         client = client_class(str(Path(__file__).parent / "board_runs.py"), process.client_env)
-        documents, error, blanked, counted = client.call("raster", process.prefix, str(tmp_path), 6, 6)
+        # 2·10⁵ electrons a pattern: of many more, pixels of 16 bits saturate.
+        documents, error, blanked, counted = client.call(
+            "raster", process.prefix, str(tmp_path), 6, 6, 0, None, signal.SIGKILL, None, 3e-4
+        )
         client.close()
     assert (error, blanked, counted) == ("", True, 36)
     rows = rows_of(documents)
@@ -110,8 +113,8 @@ def test_the_board_that_ships_reads_what_the_network_reads(client_class, tmp_pat
     known = (rows["flagged"] == "") & (network.flagged == "")
     assert known.sum() >= 30
     for k, name in enumerate(("exx", "eyy", "exy")):
-        # Of multislice patterns it errs by 0.2 % (RMS); those of a boundary between phases are read less well.
-        assert np.median(np.abs(rows[name] - network.strain[:, k])[known]) < 0.004
+        # Of multislice patterns each errs by 0.3 to 0.4 % (RMS); those of a boundary between phases are read less well.
+        assert np.median(np.abs(rows[name] - network.strain[:, k])[known]) < 0.006
 
 
 def test_a_loop_goes_on_what_the_board_reads(scope, maps, tmp_path):
