@@ -66,12 +66,14 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         The report, which is in ``report.json``, too.
     """
     from ..analysis.networks import DescriptorNetwork
-    from . import learning, scoring, teaching
+    from . import learning, precision, scoring, teaching
 
     plan.frontend.check_beats(plan.pixels_a_clock)
     teacher = DescriptorNetwork.pretrained(plan.teacher)
     teacher.check_optics(plan.optics)
     check_view(plan.frontend, plan.optics, plan.domain)
+    if plan.widths.weight_bits is None:
+        precision.check_budget(plan.widths)
     plan.folder.mkdir(parents=True, exist_ok=True)
     # Whatever ends this build, report and golden frames of the one before do not stay beside its files.
     for name in (report.NAME, golden.NAME):

@@ -229,11 +229,11 @@ def train(
     say("weights are rounded")
     seen = Frames.drawn(lessons[:SEEN], frontend, domain, rng)
     card: dict = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
-    weight_bits = [
-        np.full(n, b) for n, b in zip([*widths.hidden, len(OUTPUTS)], widths.weight_bits or [], strict=False)
-    ]
-    if not widths.weight_bits:
+    if widths.weight_bits is None:
         weight_bits, card["front"] = searched(model, widths, seen)
+    else:
+        sizes = [*widths.hidden, len(OUTPUTS)]
+        weight_bits = [np.full(n, bits) for n, bits in zip(sizes, widths.weight_bits, strict=True)]
     model = settled(model, widths, weight_bits, seen.bins[~seen.strange].astype(np.float32))
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from .distributed import luts
 from .logic import together
 from .rounding import in_units, units_of
+from .student import OUTPUTS
 from .widths import Widths
 
 BITS = np.arange(4, 10)  #: that are tried, with the sign
-PRICES = np.geomspace(1e-7, 1e-2, 101)  #: that are tried, loss per LUT
+PRICES = np.geomspace(1e-7, 1e3, 201)  #: that are tried, loss per LUT: at the highest all have the fewest bits
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ class Dense:
         return new, self.bias + self.reads.mean(0) @ (self.weights - new)
 
 
+def check_budget(widths: Widths) -> None:
+    """Raise ValueError where dense layers take more LUTs than they may with the fewest bits that are tried."""
+    sizes = [widths.filters, *widths.hidden, len(OUTPUTS)]
+    fewest = sum(n * luts(inputs, int(BITS[0]), together(i)) for i, (inputs, n) in enumerate(pairwise(sizes)))
+    if fewest > widths.luts:
+        raise ValueError(
+            f"the dense layers take {fewest:.0f} LUTs even with {BITS[0]} bits a weight, {widths.luts} are allowed: "
+            "allow more, or take fewer neurons"
+        )
+
+
 def network(layers: list[tuple[np.ndarray, np.ndarray]], features: np.ndarray, widths: Widths) -> list[Dense]:
     """Dense layers of weights and biases, with what they read of features (n, filters)."""
     out, reads = [], features
@@ -68,18 +81,13 @@ def search(
     loss : function
         Of outputs (n, outputs).
     budget : float
-        LUTs that all layers may take.
+        LUTs that all layers may take, as many as `check_budget` asks for.
 
     Returns
     -------
     list of array
     list of dict
         ``luts`` and ``loss``, from few LUTs to many: what was tried with whole networks.
-
-    Raises
-    ------
-    ValueError
-        If even the fewest bits take more.
     """
     exact = loss(layers[-1].reads @ layers[-1].weights + layers[-1].bias)
     added = [_added(layers, i, loss) - exact for i in range(len(layers))]
@@ -90,14 +98,8 @@ def search(
     chosen: dict[float, list[np.ndarray]] = {}
     for price in PRICES:
         bits = [BITS[np.argmin(more + price * each, 0)] for more, each in zip(added, cells, strict=True)]
-        total = sum(float(each[n - BITS[0], 0]) for each, all_ in zip(cells, bits, strict=True) for n in all_)
+        total = sum(float(each[of_layer - BITS[0], 0].sum()) for each, of_layer in zip(cells, bits, strict=True))
         chosen.setdefault(total, bits)
-    fewest = min(chosen)
-    if fewest > budget:
-        raise ValueError(
-            f"the dense layers take {fewest:.0f} LUTs with {BITS[0]} to {BITS[-1]} bits a weight, {budget:.0f} are "
-            "allowed; allow more, or fewer neurons"
-        )
     front = [
         {"luts": round(total), "loss": float(f"{_loss(layers, chosen[total], loss):.4g}")} for total in sorted(chosen)
     ]

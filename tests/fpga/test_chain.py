@@ -89,6 +89,7 @@ def test_a_report_without_some_steps_says_which(built):
         (["--frame", "100", "--bin", "4"], "sees 192 pixels"),
         (["--weight-bits", "5"], "1 hidden layers need 2 weight_bits"),
         (["--view-mrad", "200"], "first-order reflections"),
+        (["--luts", "5000"], "with 4 bits a weight, 5000 are allowed"),
         (["--frame", "128"], "the network sees 24 to each side: choose a larger bin"),
     ],
 )

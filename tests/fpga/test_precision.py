@@ -52,6 +52,10 @@ def test_bits_go_where_they_count(layers, loss):
     assert precision._loss(layers, chosen, loss) < 0.6 * precision._loss(layers, uniform, loss)
 
 
-def test_a_budget_that_nothing_fits_is_refused(layers, loss):
-    with pytest.raises(ValueError, match="100 are allowed; allow more, or fewer neurons"):
-        precision.search(layers, loss, 100)
+def test_a_budget_for_the_fewest_bits_only_is_kept_and_a_smaller_one_refused(layers, loss):
+    fewest = int(np.ceil(20 * precision.luts(12, 4, 1) + 9 * precision.luts(20, 4, 2)))
+    precision.check_budget(Widths(filters=12, hidden=(20,), luts=fewest))
+    with pytest.raises(ValueError, match=f"{fewest - 1} are allowed: allow more, or take fewer neurons"):
+        precision.check_budget(Widths(filters=12, hidden=(20,), luts=fewest - 1))
+    bits, _ = precision.search(layers, loss, 20 * precision.luts(12, 4, 1) + 3 * precision.luts(20, 4, 2))
+    assert {int(n) for of_layer in bits for n in of_layer} == {4}
