@@ -30,7 +30,7 @@ from .packed_arrays import pack, unpack
 
 NAME = "student.weights"
 #: Of the file in the folder of a build.
-WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 3, "student network", "build the board anew with `edgestem fpga build`")
+WEIGHTS = WeightsFile(b"EDGESTEM-STUDENT", 4, "student network", "build the board anew with `edgestem fpga build`")
 STRAIN_UNIT = 0.02
 FOLD = 6  #: the lattices that it reads look alike after a sixth of a turn
 OUTPUTS = ("exx", "eyy", "exy", "cos6", "sin6", "centre_x", "centre_y", "log_sd", "phase")
