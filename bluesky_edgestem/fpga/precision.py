@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from . import rounding
 from .distributed import luts
 from .logic import together
-from .rounding import in_units, units_of
 from .student import OUTPUTS
 from .widths import Widths
 
@@ -42,8 +42,7 @@ class Dense:
 
     def rounded(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights and biases, of `bits` (neurons,) each."""
-        units = units_of(self.weights, bits)
-        new = in_units(self.weights, np.cov(self.reads.T), units, 2 ** (bits - 1) - 1) * units
+        new = rounding.dense(self.weights, self.reads, bits)
         # What each neuron adds up to stays as it was on average.
         return new, self.bias + self.reads.mean(0) @ (self.weights - new)
 

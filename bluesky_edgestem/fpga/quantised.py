@@ -12,10 +12,10 @@ import re
 import numpy as np
 
 from ..analysis.optics import Optics
+from . import rounding
 from .float_model import Divide, centred_filters
 from .frontend import CORE, Frontend
 from .reproducible import keras, qkeras, tf
-from .rounding import in_units, units_of
 from .student import OUTPUT_BITS, OUTPUT_FRACTION, Layer, Student
 from .widths import Widths
 
@@ -113,7 +113,7 @@ def settled(model: keras.Model, widths: Widths, weight_bits: list[np.ndarray], b
     least, each by itself, and no smaller than 2^-FINEST. The lowest bit of a bias, half of what sums are counted in, is
     set. `weight_bits` are (neurons,) for each layer.
     """
-    all_units = [units_of(w, bits) for (w, _), bits in zip(dense_weights(model), weight_bits, strict=True)]
+    all_units = [rounding.units_of(w, bits) for (w, _), bits in zip(dense_weights(model), weight_bits, strict=True)]
 
     def of_board(layer):
         if not layer.name.startswith("dense"):
@@ -133,7 +133,7 @@ def settled(model: keras.Model, widths: Widths, weight_bits: list[np.ndarray], b
     out = keras.models.clone_model(model, clone_function=of_board)
     out.set_weights(model.get_weights())
     before = "features"
-    for i, (bits, units) in enumerate(zip(weight_bits, all_units, strict=True)):
+    for i, bits in enumerate(weight_bits):
         layer = out.get_layer(f"dense{i}")
         w, b = layer.get_weights()
         exact, read = (
@@ -142,7 +142,7 @@ def settled(model: keras.Model, widths: Widths, weight_bits: list[np.ndarray], b
             .astype(float)
             for each in (model, out)
         )
-        new = in_units(w, np.cov(read.T), units, 2 ** (bits - 1) - 1) * units
+        new = rounding.dense(w, read, bits)
         # What each neuron adds up to stays as it was on average.
         b = (exact @ w).mean(0) - (read @ new).mean(0) + b
         unit = _unit(layer.bias_quantizer_internal)

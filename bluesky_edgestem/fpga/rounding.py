@@ -71,6 +71,12 @@ def in_units(weights: np.ndarray, covariance: np.ndarray, units: np.ndarray, mos
     return _in_turn(weights, units, most, *_influence(covariance))
 
 
+def dense(weights: np.ndarray, reads: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Weights (inputs, n) of a dense layer, rounded to `bits` (n,) each over what it reads (patterns, inputs)."""
+    units = units_of(weights, bits)
+    return in_units(weights, np.cov(reads.T), units, 2 ** (bits - 1) - 1) * units
+
+
 def _influence(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The order in which inputs are rounded, and what an error in each has the others do, by the inverse covariance."""
     order = np.argsort(-np.diag(covariance))
