@@ -62,6 +62,7 @@ SEMIANGLE = {"Si": 3.0, "SrTiO3": 2.8}
 STEPS = (1e-3, 1e-3, 1e-3, 1e-3, 0.1, 0.1)
 SAMPLED, INFORMED = 256, 64
 """Positions of a scan that are read, and patterns whose bound is computed: it changes smoothly over a specimen."""
+IN_A_GRAIN = 128  # positions of each of several grains: noise must not be taken for their mean error
 MULTISLICE_LAYERS, MULTISLICE_REACH = (52, 68), 3.0  # 10 to 13 nm, up to 3 1/Å: seconds a pattern
 
 
@@ -144,8 +145,9 @@ class StrainCase:
         return counted(self.patterns, dose, np.random.default_rng([self.seed, seed, int(dose)]))
 
     def sample(self) -> StrainCase:
-        """The `SAMPLED` positions, evenly spread over the scan, that readings are scored at."""
-        which = _spread(len(self.patterns), SAMPLED)
+        """Positions spread evenly over the scan that readings are scored at: `SAMPLED`, or `IN_A_GRAIN` a grain."""
+        grains = int(self.specimen.grain.max()) + 1
+        which = _spread(len(self.patterns), SAMPLED if grains == 1 else IN_A_GRAIN * grains)
         specimen = Specimen(*(getattr(self.specimen, field.name)[which] for field in fields(Specimen)))
         return replace(self, specimen=specimen, patterns=self.patterns[which])
 

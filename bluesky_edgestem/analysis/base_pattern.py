@@ -31,18 +31,26 @@ def rotation_of(transform: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Background:
-    """A Lorentzian around the beam and a constant."""
+    """What is counted between the disks, by the distance from the beam."""
 
-    half_width: float  #: [pixels]
-    constant: float  #: density far away, over that of the Lorentzian's top
+    profile: np.ndarray  #: (r,) density at 0, 1, 2, … pixels from the beam, in any unit
     share: float  #: of a pattern's electrons, on average
     spread: float  #: standard deviation of that share over the scan, over the share
+
+    @classmethod
+    def lorentzian(cls, shape: tuple[int, int], half_width: float, constant: float) -> Background:
+        """A Lorentzian of a half width [pixels] and a constant, over its top: what is taken before frames are seen."""
+        distance = np.arange(int(np.hypot(*shape)) + 2 * MARGIN)
+        return cls(1 / (1 + (distance / half_width) ** 2) + constant, 0.05, 1.0)
+
+    def density(self, distance: np.ndarray) -> np.ndarray:
+        """At distances from the beam [pixels], of the profile's unit."""
+        return np.interp(distance, np.arange(len(self.profile)), self.profile)
 
     def table(self, shape: tuple[int, int], beam: np.ndarray) -> np.ndarray:
         """Density around a beam (2,) x, y, one electron in all, with `MARGIN` pixels around the frame, float32."""
         y, x = (np.arange(-MARGIN, n + MARGIN) for n in shape)
-        r2 = (x - beam[0]) ** 2 + (y[:, None] - beam[1]) ** 2
-        density = 1 / (1 + r2 / self.half_width**2) + self.constant
+        density = self.density(np.hypot(x - beam[0], y[:, None] - beam[1]))
         return (density / density[MARGIN:-MARGIN, MARGIN:-MARGIN].sum()).astype(np.float32)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import lattice_search
 from .aperture_learning import first_aperture, refined_aperture
+from .background_learning import learned_background
 from .base_pattern import Background, BasePattern
 from .disk_aperture import Aperture
 from .disk_scoring import Estimates, coded_step, free_step
@@ -71,57 +72,6 @@ def search(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return transform, centre
 
 
-def _background(base: BasePattern, frames: np.ndarray, at: Estimates) -> tuple[Background, np.ndarray]:
-    """Background from the pixels between the disks, and its electrons in each frame (n,)."""
-    from scipy.optimize import minimize
-
-    y, x = np.indices(base.shape)
-    pixels = np.stack([x.ravel(), y.ravel()], -1)
-    edges = np.geomspace(1, np.hypot(*base.shape), 40)
-    counts, areas, dose = np.zeros(39), np.zeros(39), 0.0
-    mine, mine_area = np.zeros(len(frames)), []
-    for n, frame in enumerate(frames):
-        off = pixels - at.centre[n]
-        index = off @ np.linalg.inv(at.transform[n]).T @ np.linalg.inv(base.vectors)
-        away = np.linalg.norm((index - np.rint(index)) @ base.vectors @ at.transform[n].T, axis=1)
-        between = (away > base.aperture.radius + 3 * base.aperture.blur) & (base.good.ravel() > 0)
-        r = np.hypot(*off.T)[between]
-        seen = frame.ravel()[between].astype(float)
-        counts += np.histogram(r, edges, weights=seen)[0]
-        areas += np.histogram(r, edges)[0]
-        dose += at.dose[n]
-        mine[n] = seen.sum()
-        mine_area.append(r)
-    middle = np.sqrt(edges[1:] * edges[:-1])
-    use = areas > 0
-    if not use.any() or counts.sum() < 100:
-        share = float(counts.sum() / max(areas.sum(), 1) * y.size / max(dose, 1) * len(frames))
-        flat = Background(max(base.shape) / 4, 0.1, max(share / len(frames), 1e-3), 1.0)
-        return flat, flat.share * at.dose
-
-    def density(p):
-        return np.exp(p[0]) * (1 / (1 + (middle / np.exp(p[1])) ** 2) + np.exp(p[2]))
-
-    def cost(p):
-        expected = density(p)[use] * areas[use]
-        return (expected - counts[use] * np.log(expected)).sum() / counts.sum() + 1e-4 * (p[2] + 4) ** 2
-
-    start = [np.log(counts.sum() / areas.sum() + 1e-9), np.log(max(base.shape) / 4), -4.0]
-    p = minimize(cost, start, method="Nelder-Mead", options={"maxiter": 600}).x
-    fitted = Background(float(np.exp(p[1])), float(np.exp(p[2])), 0.0, 0.0)
-    table = fitted.table(base.shape, base.beam)
-    scale = fitted.half_width**2
-    peak = float(table.max())
-    expected = np.array([peak * (1 / (1 + r**2 / scale) + fitted.constant).sum() for r in mine_area])
-    expected /= 1 + fitted.constant
-    amount = mine / np.maximum(expected, 1e-9)
-    shares = amount / at.dose
-    share = float(shares.mean())
-    noise = np.sqrt(np.mean(amount / np.maximum(expected, 1e-9)) / np.mean(at.dose) ** 2)
-    spread = float(np.sqrt(max(shares.var() - noise**2, 0)) / max(share, 1e-9))
-    return replace(fitted, share=max(share, 1e-4), spread=float(np.clip(spread, 0.1, 1.0))), amount
-
-
 def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress: Callable[[str], None]) -> Learned:
     """Learn the base pattern of frames (n, ny, nx) whose lattice was found; `good` (ny, nx) marks pixels that count."""
     shape = (frames.shape[1], frames.shape[2])
@@ -129,7 +79,8 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
     index = _sites(lattice, shape)
     base = BasePattern(
         shape, lattice.vectors, index, lattice.centre, Aperture(lattice.radius, 0.6, 0.5, degree),
-        Background(max(shape) / 4, 0.1, 0.05, 1.0), np.zeros((1, len(index), (degree + 1) * (degree + 2) // 2)), good,
+        Background.lorentzian(shape, max(shape) / 4, 0.1),
+        np.zeros((1, len(index), (degree + 1) * (degree + 2) // 2)), good,
     )  # fmt: skip
     dose = frames.sum((1, 2), dtype=float)
     transform, centre = search(base, frames)
@@ -138,7 +89,7 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
     index = index[reached.any(0)]
     base = replace(base, beam=np.median(centre, 0), index=index, fills=base.fills[:, reached.any(0)])
     at = Estimates(transform, centre, base.background.share * dose, dose)
-    background, amount = _background(base, frames, at)
+    background, amount = learned_background(base, frames, at)
     base, at = replace(base, background=background), replace(at, background=amount)
     flat = np.zeros(base.fills.shape[2])
     on = (np.abs(base.reflections) < np.array(shape[::-1]) / 2).all(1).sum()
@@ -152,7 +103,7 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
             at, fills, free, scores = free_step(base, frames, at, fills, flat, variance)
             progress(f"disks' edges, step {step + 1}: misfit {scores.misfit.mean():.3f}")
         if turn == 0:
-            background, amount = _background(base, frames, at)
+            background, amount = learned_background(base, frames, at)
             base = replace(base, background=background, beam=np.median(at.centre, 0))
             at = replace(at, background=amount)
             aperture = first_aperture(base, frames[few], at.part(few), fills[few], (flat, variance))

@@ -16,8 +16,9 @@ from functools import cached_property
 
 import numpy as np
 
-#: Tabulated places of a disk's centre along each side of a pixel; what is between them is first order.
-PHASES = 4
+#: Tabulated places of a disk's centre along each side of a pixel; what is between them is first order. Half as many
+#: leave errors at disks' edges that are a fifth of strain's, of 10⁵ electrons and disks of 6 pixels.
+PHASES = 8
 #: Samples along each side of a pixel that disks are drawn with.
 _FINE = 8
 #: How many pixels away electrons are handed on to, and the greatest variance that this can have [pixels²].

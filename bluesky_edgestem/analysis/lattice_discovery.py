@@ -17,6 +17,9 @@ import numpy as np
 _RING = 1.35
 #: Counts that patterns are added up to before disks are looked for in them, and how many are at most.
 _ENOUGH, _TOGETHER = 2e5, 16
+#: Disks that are no brighter than this part of the others do not matter. Those that are left out are taken for
+#: background: a hundredth, between disks of 6 pixels that almost touch, displaces them by a strain of 0.05 %.
+_DIM = 0.001
 #: Of radii that are this nearly the best, the least is taken.
 _AS_GOOD = 0.99
 #: Two lattices are the same if their vectors' lengths and angle agree to this.
@@ -236,8 +239,7 @@ def _completed(found: list[tuple], radius: float) -> np.ndarray:
             continue
         new, gap, old = inside / n_inside, between / n_between, whole / n_whole
         sd = np.sqrt(inside / n_inside**2 + (between + 1) / n_between**2)
-        # Electrons at new sites for certain, and enough of them to matter.
-        if new - gap > 6 * sd and new - gap > 0.02 * (old - gap) and (new - gap) > most * 1.2:
+        if new - gap > 6 * sd and new - gap > _DIM * (old - gap) and (new - gap) > most * 1.2:
             best, most = denser, new - gap
     return best
 

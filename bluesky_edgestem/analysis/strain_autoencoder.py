@@ -28,7 +28,7 @@ from .one_thread import one_thread
 from .pixel_defects import good_pixels
 
 #: Frames that are learned from, in blocks of neighbours. What few of them do not tell of the fills is a bias of all.
-_FRAMES, _BLOCK = 2048, 16
+_FRAMES, _BLOCK = 4096, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
 #: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found.
@@ -306,9 +306,10 @@ class StrainAutoencoder:
         facts |= {"stretch": self.stretch, "floor": self.floor.tolist(), "scatter": self.scatter}
         arrays: dict[str, np.ndarray] = {}
         if (base := self.base) is not None:
-            facts |= {"aperture": asdict(base.aperture), "background": asdict(base.background)}
+            background = {"share": base.background.share, "spread": base.background.spread}
+            facts |= {"aperture": asdict(base.aperture), "background": background}
             names = ("vectors", "index", "beam", "fills", "good")
-            arrays = {name: getattr(base, name) for name in names}
+            arrays = {name: getattr(base, name) for name in names} | {"profile": base.background.profile}
         strain_weights.write(path, facts, arrays)
 
     @classmethod
@@ -327,6 +328,7 @@ class StrainAutoencoder:
         network.scatter = facts["scatter"]
         if arrays:
             ny, nx = arrays["good"].shape
-            aperture, background = Aperture(**facts["aperture"]), Background(**facts["background"])
+            aperture = Aperture(**facts["aperture"])
+            background = Background(arrays.pop("profile"), **facts["background"])
             network.base = BasePattern((ny, nx), aperture=aperture, background=background, **arrays)
         return network

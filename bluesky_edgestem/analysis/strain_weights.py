@@ -11,7 +11,7 @@ import numpy as np
 
 from .weights_file import WeightsFile
 
-WEIGHTS = WeightsFile(b"EDGESTEM-STRAIN", 3, "strain autoencoder", "write it anew with `edgestem train strain`")
+WEIGHTS = WeightsFile(b"EDGESTEM-STRAIN", 4, "strain autoencoder", "write it anew with `edgestem train strain`")
 
 
 def write(path: Path, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

@@ -289,8 +289,8 @@ def test_weights_that_are_damaged_are_refused(network, tmp_path):
     path.write_bytes(data[:-10])
     with pytest.raises(ValueError, match=r"weights\.strain: cut short or altered"):
         StrainAutoencoder.load(path)
-    path.write_bytes(data.replace(b"EDGESTEM-STRAIN 3", b"EDGESTEM-STRAIN 9", 1))
-    with pytest.raises(ValueError, match="format 9, this version reads format 3"):
+    path.write_bytes(data.replace(b"EDGESTEM-STRAIN 4", b"EDGESTEM-STRAIN 9", 1))
+    with pytest.raises(ValueError, match="format 9, this version reads format 4"):
         StrainAutoencoder.load(path)
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="not a weights file of the strain autoencoder"):

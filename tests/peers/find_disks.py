@@ -1,4 +1,4 @@
-"""Run in .venv-py4dstem by benchmarks/bench_strain.py: py4DSTEM and libertem-blobfinder find the lattice of patterns.
+"""Run in .venv-py4dstem by benchmarks/strain_comparison.py: py4DSTEM and libertem-blobfinder find patterns' lattices.
 
 Takes a folder with `frames.npy` (n, ny, nx), `probe.npy` (ny, nx), the beam without a specimen, in the frame's centre,
 and `given.npz`: `lattice` (n, 2, 2), the unstrained crystal's reciprocal vectors in each frame as rows, x and y
