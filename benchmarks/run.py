@@ -112,7 +112,7 @@ def run(path: Path) -> dict[str, Any]:
     BenchmarkError
         If the process fails or does not end with a JSON object.
     """
-    started = time.perf_counter()
+    started, measured = time.perf_counter(), revision()  # the code it starts with; it may take hours
     with subprocess.Popen([sys.executable, str(path)], cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = list(echoed(process.stdout))
@@ -121,7 +121,7 @@ def run(path: Path) -> dict[str, Any]:
     return {
         "command": f"python benchmarks/{path.name}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": revision(),
+        "revision": measured,
         "wall_s": round(time.perf_counter() - started, 1),
         "machine": machine(),
         "versions": versions(),

@@ -19,8 +19,8 @@ import numpy as np
 #: Tabulated places of a disk's centre along each side of a pixel; what is between them is first order. Half as many
 #: leave errors at disks' edges that are a fifth of strain's, of 10⁵ electrons and disks of 6 pixels.
 PHASES = 8
-#: Samples along each side of a pixel that disks are drawn with.
-_FINE = 8
+#: Samples along each side of a pixel that disks are drawn with: one for each phase.
+_FINE = PHASES
 #: How many pixels away electrons are handed on to, and the greatest variance that this can have [pixels²].
 _NEIGHBOURS, _MOST_SHARED = 2, 1.0
 
@@ -60,7 +60,7 @@ class Aperture:
         between = min(self.shared * self.spread**2, _MOST_SHARED)
         before = float(np.sqrt(self.spread**2 - between))
         reach = self.half + 1 + _NEIGHBOURS
-        axis = (np.arange((2 * reach + 1) * _FINE) + 0.5) / _FINE - reach - 0.5
+        axis = (np.arange((2 * reach + 1) * _FINE) + 1) / _FINE - reach - 0.5
         x, y = np.meshgrid(axis, axis)
         inside = np.clip(0.5 + (self.radius - np.hypot(x, y)) * _FINE, 0.0, 1.0)
         images = np.polynomial.polynomial.polyval2d(
@@ -70,15 +70,15 @@ class Aperture:
         for side in (1, 2):
             if before > 0:
                 images = gaussian_filter1d(images, before * _FINE, axis=side, mode="constant")
-            # A box of _FINE samples is even: filtered sample k stands for the place half a sample before k.
+            # A box of _FINE samples is even: filtered sample k stands for the place half a sample before k, where a
+            # phase has its centre.
             images = uniform_filter1d(images, _FINE, axis=side, mode="constant")
         weights = _handed_on(between)
         for side in (1, 2):
             images = np.sum([w * np.roll(images, _FINE * k, axis=side) for k, w in weights.items()], axis=0)
-        step = _FINE // PHASES
 
         def picked(phase: int) -> slice:
-            first = (reach + 1 - self.half) * _FINE - step // 2 - phase * step
+            first = (reach + 1 - self.half) * _FINE - 1 - phase
             return slice(first, first + (self.width - 1) * _FINE + 1, _FINE)
 
         rows = [images[:, picked(i)] for i in range(PHASES)]

@@ -5,12 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from crystal_cases import FOREIGN
+from numpy.polynomial.polynomial import polyval2d
+from scipy.ndimage import gaussian_filter
 
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables, materials
+from bluesky_edgestem.analysis.base_pattern import Background, BasePattern
 from bluesky_edgestem.analysis.base_pattern_learning import search
+from bluesky_edgestem.analysis.disk_aperture import Aperture, orthonormal
 from bluesky_edgestem.analysis.disk_scoring import Estimates, evaluate
 from bluesky_edgestem.analysis.lattice_discovery import find_lattice
 from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.analysis.placed_disks import mask, windows
 from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 
 OPTICS = Optics(energy_keV=200.0, semiangle_mrad=2.8, pixel_mrad=0.55, n_pixels=80, background=0.1)
@@ -78,6 +83,54 @@ def test_disks_with_nothing_between_them_are_not_taken_for_larger_ones():
     assert lattice is not None
     assert lattice.radius == pytest.approx(7, abs=0.5)
     assert np.linalg.norm(lattice.vectors, axis=1) == pytest.approx([24, 24], abs=0.2)
+
+
+@pytest.mark.parametrize(("dim", "spacing"), [(0.01, 14.0), (0.0, 14.0 * np.sqrt(2))])
+def test_disks_a_hundredth_as_bright_are_disks_of_the_lattice(dim, spacing):
+    # Taken for background, they would displace the bright ones that they almost touch.
+    y, x = np.indices((128, 128))
+    orders = np.stack(np.meshgrid(*[np.arange(-4, 5)] * 2), -1).reshape(-1, 2)
+    pattern = np.full((128, 128), 1e-3)
+    for h, k in orders:
+        fall = 1 / (1 + h * h + k * k)
+        disk = np.clip(5.5 + 0.5 - np.hypot(x - 63.6 - 14 * h, y - 64.2 - 14 * k), 0, 1)
+        pattern += fall * (dim if (h + k) % 2 else 1.0) * disk
+    counts = np.random.default_rng(4).poisson(1e5 * pattern / pattern.sum(), (256, 128, 128))
+    lattice = find_lattice(counts)
+    assert lattice is not None
+    assert np.linalg.norm(lattice.vectors, axis=1) == pytest.approx([spacing, spacing], abs=0.2)
+
+
+def test_a_dim_disk_takes_little_of_what_is_around_it():
+    at, counting = windows(2, 17 * 17), np.ones((98, 98), np.float32)
+    # Both do not count: one in the frame, one that its edge cuts.
+    sites, half, pad = np.array([[0.0, 0.0], [31.5, 0.0]]), 8, 17
+    mask(counting, at, np.arange(2), sites, np.eye(2), np.array([32.0, 32.0]), 5.0, half, pad, 64, 64)
+    out = [int((counting[pad + 32, pad : pad + 64][part] == 0).sum()) for part in (slice(16, 48), slice(48, 64))]
+    assert out == [2 * 6 + 1, half]
+
+
+@pytest.mark.parametrize("degree", [0, 4])
+def test_disks_are_drawn_where_they_are(degree):
+    # Against a disk of forty samples along each pixel, wherever it is in its pixel: to half a per cent of its brightest.
+    radius, spread, fine = 6.0, 0.6, 40
+    aperture = Aperture(radius, spread, 0.0, degree)
+    fill = np.zeros(len(aperture.templates[0, 0]))
+    fill[:3] = (1.0, 0.3, -0.2)[: len(fill)]
+    axis = (np.arange(24 * fine) + 0.5) / fine - 0.5
+    worst = []
+    for cx, cy in np.random.default_rng(5).uniform(11, 12, (12, 2)):
+        x, y = np.meshgrid(axis - cx, axis - cy)
+        inside = np.clip(0.5 + (radius - np.hypot(x, y)) * fine, 0, 1)
+        image = inside * polyval2d(y / radius, x / radius, np.tensordot(fill, orthonormal(degree), 1))
+        image = gaussian_filter(image, spread * fine, mode="constant").reshape(24, fine, 24, fine).mean((1, 3))
+        base = BasePattern(
+            (24, 24), 20 * np.eye(2), np.zeros((1, 2), int), np.array([11.5, 11.5]), aperture,
+            Background.lorentzian((24, 24), 6.0, 0.1), fill[None, None], np.ones((24, 24), np.float32),
+        )  # fmt: skip
+        drawn = base.draw(np.eye(2)[None], np.array([[cx, cy]]), np.ones((1, 1)), np.zeros(1))[0]
+        worst.append(np.abs(drawn - image).max() / image.max())
+    assert max(worst) < 0.006
 
 
 def test_it_finds_the_detectors_point_spread(network):
