@@ -112,7 +112,7 @@ def test_a_dim_disk_takes_little_of_what_is_around_it():
 
 @pytest.mark.parametrize("degree", [0, 4])
 def test_disks_are_drawn_where_they_are(degree):
-    # Against a disk of forty samples along each pixel, wherever it is in its pixel: to half a per cent of its brightest.
+    # Against a disk of forty samples along each pixel, wherever it is in its pixel: to half a per cent of its most.
     radius, spread, fine = 6.0, 0.6, 40
     aperture = Aperture(radius, spread, 0.0, degree)
     fill = np.zeros(len(aperture.templates[0, 0]))
