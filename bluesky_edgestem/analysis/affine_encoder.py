@@ -144,7 +144,10 @@ def encode(
                 if not masked:
                     _copy(counting, usable)
                     at.seen[order[t, telling[t] :]] = False
-                    mask(counting, at, order[t], reflections, transform[n], centre[n], radius, half, pad, ny, nx)
+                    mask(
+                        counting, at, order[t], fills[t, 0, :, 0], reflections, transform[n], centre[n], radius, half,
+                        pad, ny, nx,
+                    )  # fmt: skip
                     masked = True
                 lay_background(lam, table, shift_x, shift_y, background[n] * dose, margin, pad)
             else:

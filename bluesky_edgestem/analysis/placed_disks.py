@@ -60,18 +60,20 @@ def place(at, disks, again, reflections, transform, centre, radius, half, pad, n
 
 
 @kernel(fastmath=True)
-def mask(counting, at, disks, reflections, transform, centre, radius, half, pad, ny, nx):  # pragma: no cover - compiled
+def mask(
+    counting, at, disks, level, reflections, transform, centre, radius, half, pad, ny, nx
+):  # pragma: no cover - compiled
     """Let the pixels of those of some disks that do not count not count either.
 
-    Of one that the frame's edge cuts, as far as its blur reaches, for it can be bright. One that is in the frame does
-    not count because it is dim, and its blur is dimmer still: it takes no more than a pixel of what is around it, where
-    the edges of others may be.
+    Of one that the frame's edge cuts, or whose `level` (g,) was not learned and is 0, as far as its blur reaches, for
+    it can be bright. Any other does not count because it is dim, and its blur is dimmer still: it takes no more than a
+    pixel of what is around it, where the edges of others may be.
     """
     for g in disks:
         x = centre[0] + transform[0, 0] * reflections[g, 0] + transform[0, 1] * reflections[g, 1]
         y = centre[1] + transform[1, 0] * reflections[g, 0] + transform[1, 1] * reflections[g, 1]
         if not at.seen[g] and on_detector(x, y, half, ny, nx):
-            dim = on_detector(x, y, -INSIDE * radius, ny, nx)
+            dim = level[g] != 0 and on_detector(x, y, -INSIDE * radius, ny, nx)
             leave_out(counting, x + pad, y + pad, radius + 1.0 if dim else half)
 
 

@@ -102,12 +102,13 @@ def test_disks_a_hundredth_as_bright_are_disks_of_the_lattice(dim, spacing):
 
 
 def test_a_dim_disk_takes_little_of_what_is_around_it():
-    at, counting = windows(2, 17 * 17), np.ones((98, 98), np.float32)
-    # Both do not count: one in the frame, one that its edge cuts.
-    sites, half, pad = np.array([[0.0, 0.0], [31.5, 0.0]]), 8, 17
-    mask(counting, at, np.arange(2), sites, np.eye(2), np.array([32.0, 32.0]), 5.0, half, pad, 64, 64)
-    out = [int((counting[pad + 32, pad : pad + 64][part] == 0).sum()) for part in (slice(16, 48), slice(48, 64))]
-    assert out == [2 * 6 + 1, half]
+    at, counting = windows(3, 17 * 17), np.ones((98, 98), np.float32)
+    # None counts: one in the frame, one that its edge cuts, one of which nothing was learned.
+    sites, half, pad = np.array([[0.0, 0.0], [31.5, 0.0], [0.0, -18.0]]), 8, 17
+    level = np.array([0.1, 0.1, 0.0], np.float32)
+    mask(counting, at, np.arange(3), level, sites, np.eye(2), np.array([32.0, 32.0]), 5.0, half, pad, 64, 64)
+    out = counting[pad : pad + 64, pad : pad + 64] == 0
+    assert [out[32, :48].sum(), out[32, 48:].sum(), out[14, :48].sum()] == [2 * 6 + 1, half, 2 * half + 1]
 
 
 @pytest.mark.parametrize("degree", [0, 4])
