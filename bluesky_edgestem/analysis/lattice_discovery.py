@@ -18,7 +18,7 @@ _RING = 1.35
 #: Counts that patterns are added up to before disks are looked for in them, and how many are at most.
 _ENOUGH, _TOGETHER = 2e5, 16
 #: Disks that are no brighter than this part of the others do not matter. Those that are left out are taken for
-#: background: a hundredth, between disks of 6 pixels that almost touch, displaces them by a strain of 0.05 %.
+#: background: a hundredth, between disks of 6 pixels that almost touch, displaces them by a strain of up to 0.05 %.
 _DIM = 0.001
 #: Of radii that are this nearly the best, the least is taken.
 _AS_GOOD = 0.99
