@@ -69,6 +69,7 @@ def encode(
     margin,
     beam,
     templates,
+    rows,
     radius,
     reflections,
     fills,
@@ -107,14 +108,13 @@ def encode(
     noise explains; `doses` (n,), the electrons on good pixels; and `brightest` (n,), the most in one pixel of all.
     """
     n_frames, ny, nx = frames.shape
-    n_disks, n_functions, count = len(reflections), templates.shape[2], fills.shape[1]
-    size = templates.shape[3]
-    width = int(np.sqrt(size) + 0.5)
-    half, pad, total = width // 2, width, 7 + count
+    n_disks, n_functions, count = len(reflections), templates.shape[3], fills.shape[1]
+    size = templates.shape[4]
+    half, pad, total = len(rows) // 2, len(rows), 7 + count
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     counts, usable, counting = np.zeros_like(lam), np.zeros_like(lam), np.zeros_like(lam)
     usable[pad : pad + ny, pad : pad + nx] = good
-    value, coef = np.zeros(size + 6 * width, np.float32), np.empty((n_disks, n_functions), np.float32)
+    value, coef = np.empty(size, np.float32), np.empty((n_disks, n_functions), np.float32)
     at, space = windows(n_disks, size), room(n_disks, size, n_functions, count)
     matrix, low, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
     scale, step, left = np.empty(total), np.empty(total), np.empty(total)
@@ -151,10 +151,10 @@ def encode(
                     masked = True
                 lay_background(lam, table, shift_x, shift_y, background[n] * dose, margin, pad)
             else:
-                lay_background_around(lam, at, disks, table, shift_x, shift_y, share * dose, width, margin, pad)
+                lay_background_around(lam, at, disks, table, shift_x, shift_y, share * dose, rows, margin, pad)
             for k in range(count):
                 relative[k] = codes[n, k] * dose
-            add_disks(lam, at, disks, templates, fills[t], relative, coef, value, width)
+            add_disks(lam, at, disks, templates, rows, fills[t], relative, coef, value)
             least = np.float32(_FLOORS[min(turn, len(_FLOORS) - 1)] * dose / (ny * nx))
             matrix[:] = 0
             score[:] = 0
@@ -164,7 +164,7 @@ def encode(
                 score[6] = dose * of_background
             away, freedom = add_information(
                 matrix, score, space, at, disks, counts, lam, counting if led else usable, least, dose, templates,
-                fills[t], known[t], place_known[t], level_known[t], reflections, width,
+                fills[t], known[t], place_known[t], level_known[t], reflections, rows,
             )  # fmt: skip
             if led:
                 matrix[6, 6] += 1 / (spread * share + 1 / dose) ** 2

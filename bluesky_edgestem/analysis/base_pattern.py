@@ -100,7 +100,7 @@ class BasePattern:
         """The same of disks that are filled (n, g, b) [counts] as they may be."""
         out = np.empty((len(fills), *self.shape), np.float32)
         disk_kernels.draw(
-            out, self.background_table, MARGIN, self.aperture.templates, self.aperture.radius, self.reflections,
-            fills.astype(np.float32), transform, centre, background, self.beam,
+            out, self.background_table, MARGIN, self.aperture.templates, self.aperture.rows, self.aperture.radius,
+            self.reflections, fills.astype(np.float32), transform, centre, background, self.beam,
         )  # fmt: skip
         return out

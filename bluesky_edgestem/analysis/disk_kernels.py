@@ -3,8 +3,9 @@
 All images have a margin of one window on each side in which nothing counts, so that disks at the frame's edge need no
 cases of their own.
 
-Windows are narrow, and what numba does to slice one more row of them takes as long as the row. So rows are indexed from
-the window's first column on, unsigned: of a signed index it would ask each time whether it counts from the end.
+Windows are round: `rows` of them, (h, 2), give each row's first pixel and the one after its last. They are narrow, and
+what numba does to slice one more row takes as long as the row. So rows are indexed from the window's first column on,
+unsigned: of a signed index it would ask each time whether it counts from the end.
 """
 
 from __future__ import annotations
@@ -76,45 +77,27 @@ def project(out, templates, image):  # pragma: no cover - compiled
 
 
 @kernel(fastmath=True)
-def _differences(out, value, first, step):  # pragma: no cover - compiled
-    """Minus the derivative along a step, for as many samples as `out` has from the first on."""
-    a, b, c = np.float32(0.75), np.float32(0.15), np.float32(1 / 60)
-    n = out.shape[0]
-    m1, p1 = value[first - step : first - step + n], value[first + step : first + step + n]
-    m2, p2 = value[first - 2 * step : first - 2 * step + n], value[first + 2 * step : first + 2 * step + n]
-    m3, p3 = value[first - 3 * step : first - 3 * step + n], value[first + 3 * step : first + 3 * step + n]
-    for k in range(n):
-        out[k] = a * (m1[k] - p1[k]) + b * (p2[k] - m2[k]) + c * (m3[k] - p3[k])
-
-
-@kernel(fastmath=True)
-def slopes(value, along_x, along_y, width):  # pragma: no cover - compiled
-    """Derivatives of a disk's image by the disk's place, by differences over seven pixels.
-
-    `value` has three rows of zeros before and after those of the window that the derivatives are of.
-    """
-    _differences(along_x, value, 3 * width, 1)
-    _differences(along_y, value, 3 * width, width)
-
-
-@kernel(fastmath=True)
-def add(lam, value, along_x, along_y, row0, col0, rx, ry, width):  # pragma: no cover - compiled
-    """Add a disk's image, moved by what its phase leaves of its place."""
+def add(lam, value, along_x, along_y, row0, col0, rx, ry, rows):  # pragma: no cover - compiled
+    """Add a disk's image, moved by what its phase leaves of its place, to the rows of its window."""
     qx, qy = np.float32(rx), np.float32(ry)
-    top, left, wide = np.uint64(row0), np.uint64(col0), np.uint64(width)
-    for row in range(wide):
-        out, first = lam[top + row], row * wide
-        for k in range(wide):
-            out[left + k] += value[first + k] + qx * along_x[first + k] + qy * along_y[first + k]
+    top, at = np.uint64(row0), np.uint64(0)
+    for row in range(np.uint64(len(rows))):
+        out, left, long = lam[top + row], np.uint64(col0 + rows[row, 0]), np.uint64(rows[row, 1] - rows[row, 0])
+        for k in range(long):
+            out[left + k] += value[at + k] + qx * along_x[at + k] + qy * along_y[at + k]
+        at += long
 
 
 @kernel(fastmath=True)
-def cut(out, image, row0, col0, width):  # pragma: no cover - compiled
+def cut(out, image, row0, col0, rows):  # pragma: no cover - compiled
     """A window of an image, flat."""
-    for row in range(width):
-        line, to = image[row0 + row, col0 : col0 + width], out[row * width : (row + 1) * width]
-        for k in range(width):
+    at = 0
+    for row in range(len(rows)):
+        first, last = rows[row, 0], rows[row, 1]
+        line, to = image[row0 + row, col0 + first : col0 + last], out[at : at + last - first]
+        for k in range(len(line)):
             to[k] = line[k]
+        at += last - first
 
 
 @kernel(fastmath=True)
@@ -164,6 +147,7 @@ def evaluate(
     table,
     margin,
     templates,
+    rows,
     radius,
     reflections,
     coef,
@@ -193,14 +177,11 @@ def evaluate(
     are all zero: of it, or of its part outside, little is known, and what it holds would be read as a displacement.
     """
     n_frames, ny, nx = frames.shape
-    n_disks, n_functions = len(reflections), templates.shape[2]
-    size = templates.shape[3]
-    width = int(np.sqrt(size) + 0.5)
-    half, pad = width // 2, width
+    n_disks, n_functions, size = len(reflections), templates.shape[3], templates.shape[4]
+    half, pad = len(rows) // 2, len(rows)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
-    value = np.zeros(size + 6 * width, np.float32)
-    middle = value[3 * width : 3 * width + size]
+    value = np.empty(size, np.float32)
     by_x, by_y = np.empty((n_disks, size), np.float32), np.empty((n_disks, size), np.float32)
     w, q, product = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     counting = np.empty((ny, nx), np.float32)
@@ -216,9 +197,10 @@ def evaluate(
                 leave_out(counting, x, y, half)
             if seen[n, g]:
                 row0, col0, py, px, rx, ry = locate(x, y, half, pad)
-                combine(middle, templates[py, px], coef[n, g])
-                slopes(value, by_x[g], by_y[g], width)
-                add(lam, middle, by_x[g], by_y[g], row0, col0, rx, ry, width)
+                combine(value, templates[py, px, 0], coef[n, g])
+                combine(by_x[g], templates[py, px, 1], coef[n, g])
+                combine(by_y[g], templates[py, px, 2], coef[n, g])
+                add(lam, value, by_x[g], by_y[g], row0, col0, rx, ry, rows)
         misfit[n] = surprise(weight, inverse, lam, frames[n], counting, floor[n], pad)
         lay_background(lam, table, cx - reference[0], cy - reference[1], 1.0, margin, pad)
         back_score[n], back_info[n] = 0.0, 0.0
@@ -236,9 +218,9 @@ def evaluate(
             x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
             y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
             row0, col0, py, px, _, _ = locate(x, y, half, pad)
-            t, dx, dy = templates[py, px], by_x[g], by_y[g]
-            cut(w, weight, row0, col0, width)
-            cut(q, inverse, row0, col0, width)
+            t, dx, dy = templates[py, px, 0], by_x[g], by_y[g]
+            cut(w, weight, row0, col0, rows)
+            cut(q, inverse, row0, col0, rows)
             project(moments[n, g], t, w)
             sx, sy = np.float32(0.0), np.float32(0.0)
             jxx, jxy, jyy = np.float32(0.0), np.float32(0.0), np.float32(0.0)
@@ -256,7 +238,7 @@ def evaluate(
             for k in range(size):
                 product[k] = q[k] * dy[k]
             project(cross[n, g, 1], t, product)
-            cut(product, lam, row0, col0, width)
+            cut(product, lam, row0, col0, rows)
             bx, by = np.float32(0.0), np.float32(0.0)
             for k in range(size):
                 product[k] *= q[k]
@@ -274,16 +256,14 @@ def evaluate(
 
 @kernel(fastmath=True)
 def draw(
-    out, table, margin, templates, radius, reflections, coef, transform, centre, amount, reference
+    out, table, margin, templates, rows, radius, reflections, coef, transform, centre, amount, reference
 ):  # pragma: no cover - compiled
     """Expected counts of patterns, into `out` (n, ny, nx) float32; the other arguments are those of `evaluate`."""
     n_frames, ny, nx = out.shape
-    size = templates.shape[3]
-    width = int(np.sqrt(size) + 0.5)
-    half, pad = width // 2, width
+    size = templates.shape[4]
+    half, pad = len(rows) // 2, len(rows)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
-    value = np.zeros(size + 6 * width, np.float32)
-    middle = value[3 * width : 3 * width + size]
+    value = np.empty(size, np.float32)
     by_x, by_y = np.empty(size, np.float32), np.empty(size, np.float32)
     for n in range(n_frames):
         cx, cy = centre[n, 0], centre[n, 1]
@@ -293,7 +273,8 @@ def draw(
             y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
             if on_detector(x, y, radius, ny, nx):
                 row0, col0, py, px, rx, ry = locate(x, y, half, pad)
-                combine(middle, templates[py, px], coef[n, g])
-                slopes(value, by_x, by_y, width)
-                add(lam, middle, by_x, by_y, row0, col0, rx, ry, width)
+                combine(value, templates[py, px, 0], coef[n, g])
+                combine(by_x, templates[py, px, 1], coef[n, g])
+                combine(by_y, templates[py, px, 2], coef[n, g])
+                add(lam, value, by_x, by_y, row0, col0, rx, ry, rows)
         out[n] = lam[pad : pad + ny, pad : pad + nx]

@@ -72,13 +72,14 @@ def evaluate(base: BasePattern, frames: np.ndarray, at: Estimates, coefficients:
         np.zeros((n, g, 5)), np.zeros((n, g, 2)), np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((n, g), bool),
     )  # fmt: skip
     coefficients = coefficients.astype(np.float32)
-    templates, table, reflections = base.aperture.templates, base.background_table, base.reflections
+    aperture, table, reflections = base.aperture, base.background_table, base.reflections
 
     def part(whole: slice) -> None:
         for first in range(whole.start, whole.stop, _BLOCK):
             p = slice(first, min(first + _BLOCK, whole.stop))
             disk_kernels.evaluate(
-                frames[p], base.good, table, MARGIN, templates, base.aperture.radius, reflections, coefficients[p],
+                frames[p], base.good, table, MARGIN, aperture.templates, aperture.rows, aperture.radius, reflections,
+                coefficients[p],
                 at.transform[p], at.centre[p], at.background[p], base.beam, floors(frames[p]), s.moments[p], s.gram[p],
                 s.cross[p], s.place_info[p], s.place_score[p], s.back_score[p], s.back_info[p], s.misfit[p], s.seen[p],
             )  # fmt: skip

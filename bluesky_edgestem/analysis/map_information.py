@@ -43,7 +43,7 @@ def room(n_disks, size, n_functions, n_codes):  # pragma: no cover - compiled
 @kernel(fastmath=True)
 def add_information(
     matrix, score, room, at, disks, counts, lam, good, least, dose, templates, fills, known, place_known, level_known,
-    reflections, width,
+    reflections, rows,
 ):  # fmt: skip  # pragma: no cover - compiled
     """Add what disks say to `score` (7 + K + 1,) and to `matrix` (7 + K + 1, 7 + K + 1).
 
@@ -64,8 +64,8 @@ def add_information(
     for g in disks:
         if not at.seen[g]:
             continue
-        functions = templates[at.phase_y[g], at.phase_x[g]]
-        weigh(room.weight, room.inverse, counts, lam, good, least, at.row[g], at.column[g], width)
+        functions = templates[at.phase_y[g], at.phase_x[g], 0]
+        weigh(room.weight, room.inverse, counts, lam, good, least, at.row[g], at.column[g], rows)
         sx, sy, place, level = of_window(room.weight, room.inverse, at.by_x[g], at.by_y[g], functions[0])
         project(room.moments[g], functions, room.weight)
         # The mean pattern's information, stretched to what this frame's disk has.

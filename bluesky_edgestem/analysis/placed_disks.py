@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .disk_kernels import INSIDE, add, combine, leave_out, locate, on_detector, slopes
+from .disk_kernels import INSIDE, add, combine, leave_out, locate, on_detector
 from .kernels import kernel
 
 
@@ -79,7 +79,7 @@ def mask(
 
 @kernel(fastmath=True)
 def lay_background_around(
-    lam, at, disks, table, shift_x, shift_y, amount, width, margin, pad
+    lam, at, disks, table, shift_x, shift_y, amount, rows, margin, pad
 ):  # pragma: no cover - compiled
     """As `disk_kernels.lay_background`, in the disks' windows alone, of a beam at the nearest whole pixel."""
     ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
@@ -89,25 +89,28 @@ def lay_background_around(
     for g in disks:
         if not at.seen[g]:
             continue
-        first, last = max(at.column[g], pad), min(at.column[g] + width, pad + nx)
-        left, of = np.uint64(first), np.uint64(first + ix)
-        for row in range(max(at.row[g], pad), min(at.row[g] + width, pad + ny)):
+        top = at.row[g]
+        for row in range(max(top, pad), min(top + len(rows), pad + ny)):
+            first = max(at.column[g] + rows[row - top, 0], pad)
+            last = max(min(at.column[g] + rows[row - top, 1], pad + nx), first)
+            left, of = np.uint64(first), np.uint64(first + ix)
             out, t = lam[row], table[row + iy]
             for k in range(np.uint64(last - first)):
                 out[left + k] = b * t[of + k]
 
 
 @kernel(fastmath=True)
-def add_disks(lam, at, disks, templates, fills, codes, coef, value, width):  # pragma: no cover - compiled
+def add_disks(lam, at, disks, templates, rows, fills, codes, coef, value):  # pragma: no cover - compiled
     """Add the images of disks, of their fills (K + 1, g, b) by codes (K + 1,), and keep their slopes.
 
-    `coef` (g, b) is room; so is `value`, whose first and last three rows are zeros, see `disk_kernels.slopes`.
+    `coef` (g, b) and `value` (pixels,) are room.
     """
     combine(coef.reshape(-1), fills.reshape(len(codes), -1), codes)
-    middle = value[3 * width : 3 * width + width * width]
     for g in disks:
         if not at.seen[g]:
             continue
-        combine(middle, templates[at.phase_y[g], at.phase_x[g]], coef[g])
-        slopes(value, at.by_x[g], at.by_y[g], width)
-        add(lam, middle, at.by_x[g], at.by_y[g], at.row[g], at.column[g], at.left_x[g], at.left_y[g], width)
+        functions = templates[at.phase_y[g], at.phase_x[g]]
+        combine(value, functions[0], coef[g])
+        combine(at.by_x[g], functions[1], coef[g])
+        combine(at.by_y[g], functions[2], coef[g])
+        add(lam, value, at.by_x[g], at.by_y[g], at.row[g], at.column[g], at.left_x[g], at.left_y[g], rows)

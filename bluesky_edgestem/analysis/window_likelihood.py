@@ -28,15 +28,17 @@ def padded(out, image, good, pad):  # pragma: no cover - compiled
 
 
 @kernel(fastmath=True)
-def weigh(w, q, counts, lam, good, least, row0, col0, width):  # pragma: no cover - compiled
+def weigh(w, q, counts, lam, good, least, row0, col0, rows):  # pragma: no cover - compiled
     """``(n - λ)/v`` and ``1/v`` of a window, flat; v is λ, but no less than a floor: no count is impossible."""
-    top, left, wide = np.uint64(row0), np.uint64(col0), np.uint64(width)
-    for row in range(wide):
-        n, line, g, first = counts[top + row], lam[top + row], good[top + row], row * wide
-        for k in range(wide):
-            q[first + k] = g[left + k] / max(line[left + k], least)
-        for k in range(wide):
-            w[first + k] = (n[left + k] - line[left + k]) * q[first + k]
+    top, at = np.uint64(row0), np.uint64(0)
+    for row in range(np.uint64(len(rows))):
+        left, long = np.uint64(col0 + rows[row, 0]), np.uint64(rows[row, 1] - rows[row, 0])
+        n, line, g = counts[top + row], lam[top + row], good[top + row]
+        for k in range(long):
+            q[at + k] = g[left + k] / max(line[left + k], least)
+        for k in range(long):
+            w[at + k] = (n[left + k] - line[left + k]) * q[at + k]
+        at += long
 
 
 @kernel(fastmath=True)
