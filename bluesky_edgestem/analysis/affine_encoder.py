@@ -14,7 +14,7 @@ from .kernels import kernel
 from .map_information import add_information, room
 from .placed_disks import add_disks, lay_background_around, mask, place, windows
 from .quasi_newton import corrected_step, remember
-from .window_likelihood import of_frame, padded
+from .window_likelihood import of_frame, padded, weigh
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
@@ -36,11 +36,10 @@ _FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
 
 @kernel
 def _copy(out, image):  # pragma: no cover - compiled
-    """``out[:] = image``, by rows, which is as fast as memory."""
-    for row in range(out.shape[0]):
-        to, of = out[row], image[row]
-        for k in range(out.shape[1]):
-            to[k] = of[k]
+    """``out[:] = image``, which is as fast as memory."""
+    for row in range(np.uint64(out.shape[0])):
+        for k in range(np.uint64(out.shape[1])):
+            out[row, k] = image[row, k]
 
 
 @kernel(fastmath=True)
@@ -111,10 +110,12 @@ def encode(
     n_disks, n_functions, count = len(reflections), templates.shape[3], fills.shape[1]
     size = templates.shape[4]
     half, pad, total = len(rows) // 2, len(rows), 7 + count
+    functions = templates.reshape(-1)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
+    weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
     counts, usable, counting = np.zeros_like(lam), np.zeros_like(lam), np.zeros_like(lam)
     usable[pad : pad + ny, pad : pad + nx] = good
-    value, coef = np.empty(size, np.float32), np.empty((n_disks, n_functions), np.float32)
+    value, coef = np.empty(size, np.float32), np.empty(n_disks * n_functions, np.float32)
     at, space = windows(n_disks, size), room(n_disks, size, n_functions, count)
     matrix, low, score = np.empty((total, total)), np.zeros((total, total)), np.empty(total)
     scale, step, left = np.empty(total), np.empty(total), np.empty(total)
@@ -154,16 +155,22 @@ def encode(
                 lay_background_around(lam, at, disks, table, shift_x, shift_y, share * dose, rows, margin, pad)
             for k in range(count):
                 relative[k] = codes[n, k] * dose
-            add_disks(lam, at, disks, templates, rows, fills[t], relative, coef, value)
+            add_disks(lam, at, disks, functions, rows, fills[t], relative, coef, value)
             least = np.float32(_FLOORS[min(turn, len(_FLOORS) - 1)] * dose / (ny * nx))
             matrix[:] = 0
             score[:] = 0
             if led:
-                misfit[n], of_background = of_frame(counts, lam, counting, least, table, shift_x, shift_y, margin, pad)
+                misfit[n], of_background = of_frame(
+                    weight, inverse, counts, lam, counting, least, table, shift_x, shift_y, margin, pad
+                )
                 matrix[6, 6] = back_known[t] * dose
                 score[6] = dose * of_background
+            else:
+                for g in disks:
+                    if at.seen[g]:
+                        weigh(weight, inverse, counts, lam, usable, least, at.row[g], at.column[g], rows)
             away, freedom = add_information(
-                matrix, score, space, at, disks, counts, lam, counting if led else usable, least, dose, templates,
+                matrix, score, space, at, disks, weight, inverse, dose, functions,
                 fills[t], known[t], place_known[t], level_known[t], reflections, rows,
             )  # fmt: skip
             if led:

@@ -20,6 +20,8 @@ import numpy as np
 PHASES = 8
 #: Samples along each side of a pixel that disks are drawn with: one for each phase.
 _FINE = PHASES
+#: Pixels that a processor takes at once, or some do in turns: of so many or a multiple no odd ones are left.
+_AT_ONCE = 32
 #: How many pixels away electrons are handed on to, and the greatest variance that this can have [pixels²].
 _NEIGHBOURS, _MOST_SHARED = 2, 1.0
 
@@ -58,8 +60,9 @@ class Aperture:
     def templates(self) -> np.ndarray:
         """The blurred functions in a window, (PHASES, PHASES, 3, b, pixels) float32, phases of y first.
 
-        Of each function its value, and its derivatives by the disk's place along x and y. Phase i is a centre
-        ``(i + 1/2) / PHASES - 1/2`` pixels from the window's middle pixel.
+        Of each function its value, and its derivatives by the disk's place along x and y; at the end of each zeros, to
+        a multiple of `_AT_ONCE`. Phase i is a centre ``(i + 1/2) / PHASES - 1/2`` pixels from the middle of the middle
+        pixel.
 
         Derivatives are of the functions before they are sampled. Differences from pixel to pixel would miss a fifth of
         what a sharp edge tells of its place: most of it is in the foot, which is dark.
@@ -97,7 +100,9 @@ class Aperture:
 
         parts = [images[:, :, picked(i)] for i in range(PHASES)]
         windows = [[part[..., picked(j)].reshape(*images.shape[:2], -1) for j in range(PHASES)] for part in parts]
-        return np.ascontiguousarray(np.array(windows)[..., inside], np.float32)
+        out = np.zeros((*np.shape(windows)[:-1], -(-len(inside) // _AT_ONCE) * _AT_ONCE), np.float32)
+        out[..., : len(inside)] = np.array(windows)[..., inside]
+        return out
 
 
 def _difference(images: np.ndarray, axis: int, by: int) -> np.ndarray:

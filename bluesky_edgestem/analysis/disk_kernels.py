@@ -3,9 +3,9 @@
 All images have a margin of one window on each side in which nothing counts, so that disks at the frame's edge need no
 cases of their own.
 
-Windows are round: `rows` of them, (h, 2), give each row's first pixel and the one after its last. They are narrow, and
-what numba does to slice one more row takes as long as the row. So rows are indexed from the window's first column on,
-unsigned: of a signed index it would ask each time whether it counts from the end.
+Windows are round: `rows` of them, (h, 2), give each row's first pixel and the one after its last. Arrays are indexed by
+whole numbers without a sign, and what is many is flat: a slice costs as much as a row, since threads count the uses of
+what it is a part of by locked instructions; and of a signed index numba asks each time whether it counts from the end.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ INSIDE = 0.6
 @kernel(fastmath=True)
 def lay_background(lam, table, shift_x, shift_y, amount, margin, pad):  # pragma: no cover - compiled
     """Set the image to the background, tabulated with a margin around the frame, of a beam moved by a shift."""
-    ny, nx = lam.shape[0] - 2 * pad, lam.shape[1] - 2 * pad
+    rows, columns, edge = np.uint64(lam.shape[0] - 2 * pad), np.uint64(lam.shape[1] - 2 * pad), np.uint64(pad)
     sx = min(max(shift_x, -margin + 1.001), margin - 1.001)
     sy = min(max(shift_y, -margin + 1.001), margin - 1.001)
     ix, iy = int(np.floor(margin - sx)), int(np.floor(margin - sy))
     fx, fy = np.float32(margin - sx - ix), np.float32(margin - sy - iy)
     b, gx, gy = np.float32(amount), np.float32(1) - fx, np.float32(1) - fy
     w00, w01, w10, w11 = b * gx * gy, b * fx * gy, b * gx * fy, b * fx * fy
-    for row in range(ny):
-        out = lam[row + pad, pad : pad + nx]
-        low, high = table[row + iy, ix : ix + nx + 1], table[row + iy + 1, ix : ix + nx + 1]
-        for k in range(nx):
-            out[k] = w00 * low[k] + w01 * low[k + 1] + w10 * high[k] + w11 * high[k + 1]
+    one, left, top = np.uint64(1), np.uint64(ix), np.uint64(iy)
+    for row in range(rows):
+        low = row + top
+        for k in range(columns):
+            at = left + k
+            lam[row + edge, edge + k] = (
+                w00 * table[low, at] + w01 * table[low, at + one]
+                + w10 * table[low + one, at] + w11 * table[low + one, at + one]
+            )  # fmt: skip
 
 
 @kernel(fastmath=True)
@@ -49,55 +53,94 @@ def locate(x, y, half, pad):  # pragma: no cover - compiled
 
 
 @kernel(fastmath=True)
-def combine(out, templates, coef):  # pragma: no cover - compiled
-    """``out = coef @ templates`` (b, pixels), five functions at a time: of polynomials there are 6, 10 or 15."""
-    n, size = len(coef), out.shape[0]
-    whole = n // 5 * 5
-    out[:] = 0
+def combine(out, to, functions, start, size, coef, first, count):  # pragma: no cover - compiled
+    """``out = coef @ functions`` of so many functions of a `size`, five at a time: polynomials are 6, 10 or 15.
+
+    All are flat, and taken from `to`, `start` and `first` on.
+    """
+    o, n, c, t = np.uint64(to), np.uint64(size), np.uint64(first), np.uint64(start)
+    whole = count // 5 * 5
     for b in range(0, whole, 5):
-        c0, c1, c2, c3, c4 = coef[b], coef[b + 1], coef[b + 2], coef[b + 3], coef[b + 4]
-        t0, t1, t2, t3, t4 = templates[b], templates[b + 1], templates[b + 2], templates[b + 3], templates[b + 4]
-        for k in range(size):
-            out[k] += c0 * t0[k] + c1 * t1[k] + c2 * t2[k] + c3 * t3[k] + c4 * t4[k]
-    for b in range(whole, n):
-        c0, t0 = coef[b], templates[b]
-        for k in range(size):
-            out[k] += c0 * t0[k]
+        c0, c1, c2 = coef[c], coef[c + np.uint64(1)], coef[c + np.uint64(2)]
+        c3, c4 = coef[c + np.uint64(3)], coef[c + np.uint64(4)]
+        t1, t2, t3, t4 = t + n, t + np.uint64(2) * n, t + np.uint64(3) * n, t + np.uint64(4) * n
+        if b == 0:
+            for k in range(n):
+                out[o + k] = (
+                    c0 * functions[t + k] + c1 * functions[t1 + k] + c2 * functions[t2 + k]
+                    + c3 * functions[t3 + k] + c4 * functions[t4 + k]
+                )  # fmt: skip
+        else:
+            for k in range(n):
+                out[o + k] += (
+                    c0 * functions[t + k] + c1 * functions[t1 + k] + c2 * functions[t2 + k]
+                    + c3 * functions[t3 + k] + c4 * functions[t4 + k]
+                )  # fmt: skip
+        c += np.uint64(5)
+        t += np.uint64(5) * n
+    if whole == 0:
+        for k in range(n):
+            out[o + k] = 0
+    for _ in range(whole, count):
+        c0 = coef[c]
+        for k in range(n):
+            out[o + k] += c0 * functions[t + k]
+        c += np.uint64(1)
+        t += n
 
 
 @kernel(fastmath=True)
-def project(out, templates, image):  # pragma: no cover - compiled
-    """``out = templates (b, pixels) @ image``."""
-    for b in range(len(out)):
-        total = np.float32(0.0)
-        t = templates[b]
-        for k in range(image.shape[0]):
-            total += t[k] * image[k]
-        out[b] = total
+def project(out, first, functions, start, count, image):  # pragma: no cover - compiled
+    """``out = functions @ image`` of so many functions of the image's size, five at a time; flat as in `combine`."""
+    n, o, t = np.uint64(len(image)), np.uint64(first), np.uint64(start)
+    whole = count // 5 * 5
+    for _ in range(0, whole, 5):
+        t1, t2, t3, t4 = t + n, t + np.uint64(2) * n, t + np.uint64(3) * n, t + np.uint64(4) * n
+        p0, p1, p2 = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        p3, p4 = np.float32(0.0), np.float32(0.0)
+        for k in range(n):
+            p0 += functions[t + k] * image[k]
+            p1 += functions[t1 + k] * image[k]
+            p2 += functions[t2 + k] * image[k]
+            p3 += functions[t3 + k] * image[k]
+            p4 += functions[t4 + k] * image[k]
+        out[o], out[o + np.uint64(1)], out[o + np.uint64(2)] = p0, p1, p2
+        out[o + np.uint64(3)], out[o + np.uint64(4)] = p3, p4
+        o += np.uint64(5)
+        t += np.uint64(5) * n
+    for _ in range(whole, count):
+        p0 = np.float32(0.0)
+        for k in range(n):
+            p0 += functions[t + k] * image[k]
+        out[o] = p0
+        o += np.uint64(1)
+        t += n
 
 
 @kernel(fastmath=True)
-def add(lam, value, along_x, along_y, row0, col0, rx, ry, rows):  # pragma: no cover - compiled
-    """Add a disk's image, moved by what its phase leaves of its place, to the rows of its window."""
+def add(lam, value, along_x, along_y, first, row0, col0, rx, ry, rows):  # pragma: no cover - compiled
+    """Add a disk's image, moved by what its phase leaves of its place; its slopes are flat from `first` on."""
     qx, qy = np.float32(rx), np.float32(ry)
-    top, at = np.uint64(row0), np.uint64(0)
-    for row in range(np.uint64(len(rows))):
-        out, left, long = lam[top + row], np.uint64(col0 + rows[row, 0]), np.uint64(rows[row, 1] - rows[row, 0])
+    row, left0, at, of = np.uint64(row0), np.uint64(col0), np.uint64(0), np.uint64(first)
+    for i in range(np.uint64(len(rows))):
+        left, long = left0 + np.uint64(rows[i, 0]), np.uint64(rows[i, 1] - rows[i, 0])
         for k in range(long):
-            out[left + k] += value[at + k] + qx * along_x[at + k] + qy * along_y[at + k]
+            lam[row, left + k] += value[at + k] + qx * along_x[of + k] + qy * along_y[of + k]
+        row += np.uint64(1)
         at += long
+        of += long
 
 
 @kernel(fastmath=True)
 def cut(out, image, row0, col0, rows):  # pragma: no cover - compiled
     """A window of an image, flat."""
-    at = 0
-    for row in range(len(rows)):
-        first, last = rows[row, 0], rows[row, 1]
-        line, to = image[row0 + row, col0 + first : col0 + last], out[at : at + last - first]
-        for k in range(len(line)):
-            to[k] = line[k]
-        at += last - first
+    row, left0, at = np.uint64(row0), np.uint64(col0), np.uint64(0)
+    for i in range(np.uint64(len(rows))):
+        left, long = left0 + np.uint64(rows[i, 0]), np.uint64(rows[i, 1] - rows[i, 0])
+        for k in range(long):
+            out[at + k] = image[row, left + k]
+        row += np.uint64(1)
+        at += long
 
 
 @kernel(fastmath=True)
@@ -106,19 +149,19 @@ def surprise(weight, inverse, lam, frame, counting, floor, pad):  # pragma: no c
 
     The variance v is λ, but no less than a floor (ny, nx): no count is impossible.
     """
-    ny, nx = frame.shape
+    rows, columns, edge = np.uint64(frame.shape[0]), np.uint64(frame.shape[1]), np.uint64(pad)
     total, number = 0.0, 1e-9
-    for row in range(ny):
-        line, n, g = lam[row + pad, pad : pad + nx], frame[row], counting[row]
-        w, v, least = weight[row + pad, pad : pad + nx], inverse[row + pad, pad : pad + nx], floor[row]
+    for row in range(rows):
+        to = row + edge
         part, counted = np.float32(0.0), np.float32(0.0)
-        for k in range(nx):
-            v[k] = g[k] / max(line[k], least[k])
-        for k in range(nx):
-            w[k] = (np.float32(n[k]) - line[k]) * v[k]
-        for k in range(nx):
-            part += w[k] * (np.float32(n[k]) - line[k])
-            counted += g[k]
+        for k in range(columns):
+            at = edge + k
+            off = np.float32(frame[row, k]) - lam[to, at]
+            v = counting[row, k] / max(lam[to, at], floor[row, k])
+            inverse[to, at] = v
+            weight[to, at] = off * v
+            part += off * off * v
+            counted += counting[row, k]
         total += part
         number += counted
     return total / number
@@ -181,9 +224,11 @@ def evaluate(
     half, pad = len(rows) // 2, len(rows)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
+    functions, block = templates.reshape(-1), n_functions * size
     value = np.empty(size, np.float32)
-    by_x, by_y = np.empty((n_disks, size), np.float32), np.empty((n_disks, size), np.float32)
-    w, q, product = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    by_x, by_y = np.empty(n_disks * size, np.float32), np.empty(n_disks * size, np.float32)
+    w, q, product = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.float32)
+    fills, all_moments, all_cross, all_gram = coef.reshape(-1), moments.reshape(-1), cross.reshape(-1), gram.reshape(-1)
     counting = np.empty((ny, nx), np.float32)
     for n in range(n_frames):
         cx, cy = centre[n, 0], centre[n, 1]
@@ -197,19 +242,20 @@ def evaluate(
                 leave_out(counting, x, y, half)
             if seen[n, g]:
                 row0, col0, py, px, rx, ry = locate(x, y, half, pad)
-                combine(value, templates[py, px, 0], coef[n, g])
-                combine(by_x[g], templates[py, px, 1], coef[n, g])
-                combine(by_y[g], templates[py, px, 2], coef[n, g])
-                add(lam, value, by_x[g], by_y[g], row0, col0, rx, ry, rows)
+                start, of = (py * PHASES + px) * 3 * block, (n * n_disks + g) * n_functions
+                combine(value, 0, functions, start, size, fills, of, n_functions)
+                combine(by_x, g * size, functions, start + block, size, fills, of, n_functions)
+                combine(by_y, g * size, functions, start + 2 * block, size, fills, of, n_functions)
+                add(lam, value, by_x, by_y, g * size, row0, col0, rx, ry, rows)
         misfit[n] = surprise(weight, inverse, lam, frames[n], counting, floor[n], pad)
         lay_background(lam, table, cx - reference[0], cy - reference[1], 1.0, margin, pad)
         back_score[n], back_info[n] = 0.0, 0.0
         for row in range(pad, pad + ny):
-            w_line, v_line, line = weight[row, pad : pad + nx], inverse[row, pad : pad + nx], lam[row, pad : pad + nx]
+            line = np.uint64(row)
             total, known = np.float32(0.0), np.float32(0.0)
-            for k in range(nx):
-                total += w_line[k] * line[k]
-                known += v_line[k] * line[k] * line[k]
+            for k in range(np.uint64(pad), np.uint64(pad + nx)):
+                total += weight[line, k] * lam[line, k]
+                known += inverse[line, k] * lam[line, k] * lam[line, k]
             back_score[n] += total
             back_info[n] += known
         for g in range(n_disks):
@@ -218,38 +264,41 @@ def evaluate(
             x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
             y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
             row0, col0, py, px, _, _ = locate(x, y, half, pad)
-            t, dx, dy = templates[py, px, 0], by_x[g], by_y[g]
+            start, of = (py * PHASES + px) * 3 * block, (n * n_disks + g) * n_functions
+            first = np.uint64(g * size)
             cut(w, weight, row0, col0, rows)
             cut(q, inverse, row0, col0, rows)
-            project(moments[n, g], t, w)
+            project(all_moments, of, functions, start, n_functions, w)
             sx, sy = np.float32(0.0), np.float32(0.0)
             jxx, jxy, jyy = np.float32(0.0), np.float32(0.0), np.float32(0.0)
-            for k in range(size):
-                sx += w[k] * dx[k]
-                sy += w[k] * dy[k]
-                jxx += q[k] * dx[k] * dx[k]
-                jxy += q[k] * dx[k] * dy[k]
-                jyy += q[k] * dy[k] * dy[k]
+            for k in range(np.uint64(size)):
+                dx, dy = by_x[first + k], by_y[first + k]
+                sx += w[k] * dx
+                sy += w[k] * dy
+                jxx += q[k] * dx * dx
+                jxy += q[k] * dx * dy
+                jyy += q[k] * dy * dy
             place_score[n, g, 0], place_score[n, g, 1] = sx, sy
             place_info[n, g, 0], place_info[n, g, 1], place_info[n, g, 2] = jxx, jxy, jyy
-            for k in range(size):
-                product[k] = q[k] * dx[k]
-            project(cross[n, g, 0], t, product)
-            for k in range(size):
-                product[k] = q[k] * dy[k]
-            project(cross[n, g, 1], t, product)
+            for k in range(np.uint64(size)):
+                product[k] = q[k] * by_x[first + k]
+            project(all_cross, 3 * of, functions, start, n_functions, product)
+            for k in range(np.uint64(size)):
+                product[k] = q[k] * by_y[first + k]
+            project(all_cross, 3 * of + n_functions, functions, start, n_functions, product)
             cut(product, lam, row0, col0, rows)
             bx, by = np.float32(0.0), np.float32(0.0)
-            for k in range(size):
+            for k in range(np.uint64(size)):
                 product[k] *= q[k]
-                bx += product[k] * dx[k]
-                by += product[k] * dy[k]
-            project(cross[n, g, 2], t, product)
+                bx += product[k] * by_x[first + k]
+                by += product[k] * by_y[first + k]
+            project(all_cross, 3 * of + 2 * n_functions, functions, start, n_functions, product)
             place_info[n, g, 3], place_info[n, g, 4] = bx, by
             for b in range(n_functions):
-                for k in range(size):
-                    product[k] = q[k] * t[b, k]
-                project(gram[n, g, b, : b + 1], t, product)
+                one = np.uint64(start + b * size)
+                for k in range(np.uint64(size)):
+                    product[k] = q[k] * functions[one + k]
+                project(all_gram, (of + b) * n_functions, functions, start, b + 1, product)
                 for other in range(b):
                     gram[n, g, other, b] = gram[n, g, b, other]
 
@@ -260,21 +309,23 @@ def draw(
 ):  # pragma: no cover - compiled
     """Expected counts of patterns, into `out` (n, ny, nx) float32; the other arguments are those of `evaluate`."""
     n_frames, ny, nx = out.shape
-    size = templates.shape[4]
+    n_disks, n_functions, size = len(reflections), templates.shape[3], templates.shape[4]
     half, pad = len(rows) // 2, len(rows)
+    functions, block, fills = templates.reshape(-1), n_functions * size, coef.reshape(-1)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     value = np.empty(size, np.float32)
     by_x, by_y = np.empty(size, np.float32), np.empty(size, np.float32)
     for n in range(n_frames):
         cx, cy = centre[n, 0], centre[n, 1]
         lay_background(lam, table, cx - reference[0], cy - reference[1], amount[n], margin, pad)
-        for g in range(len(reflections)):
+        for g in range(n_disks):
             x = cx + transform[n, 0, 0] * reflections[g, 0] + transform[n, 0, 1] * reflections[g, 1]
             y = cy + transform[n, 1, 0] * reflections[g, 0] + transform[n, 1, 1] * reflections[g, 1]
             if on_detector(x, y, radius, ny, nx):
                 row0, col0, py, px, rx, ry = locate(x, y, half, pad)
-                combine(value, templates[py, px, 0], coef[n, g])
-                combine(by_x, templates[py, px, 1], coef[n, g])
-                combine(by_y, templates[py, px, 2], coef[n, g])
-                add(lam, value, by_x, by_y, row0, col0, rx, ry, rows)
+                start, of = (py * PHASES + px) * 3 * block, (n * n_disks + g) * n_functions
+                combine(value, 0, functions, start, size, fills, of, n_functions)
+                combine(by_x, 0, functions, start + block, size, fills, of, n_functions)
+                combine(by_y, 0, functions, start + 2 * block, size, fills, of, n_functions)
+                add(lam, value, by_x, by_y, 0, row0, col0, rx, ry, rows)
         out[n] = lam[pad : pad + ny, pad : pad + nx]

@@ -22,7 +22,7 @@ _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
 #: Frames whose floors are in memory at a time.
 _BLOCK = 64
 #: Parts of the information on map and beam that the disks hold which lead, and those which are read at all.
-_LEADING, _TELLING = 0.6, 0.99
+_LEADING, _TELLING = 0.5, 0.99
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def _score(sums, reflections, m, cx, cy, half):  # pragma: no cover - compiled
         if x < 0 or y < 0 or x >= nx - 2 * half or y >= ny - 2 * half:
             continue
         left, low = np.uint64(x), np.uint64(y)  # unsigned, as in `disk_kernels`
-        above, below = sums[low], sums[low + side]
-        total += np.sqrt(below[left + side] - above[left + side] - below[left] + above[left])
+        right, high = left + side, low + side
+        total += np.sqrt(sums[high, right] - sums[low, right] - sums[high, left] + sums[low, left])
     return total
 
 
@@ -83,13 +83,14 @@ def search(
     n_frames, ny, nx = frames.shape
     sums = np.zeros((ny + 1, nx + 1), np.int64)
     m, trial = np.empty(6), np.empty(6)
+    one = np.uint64(1)
     for n in range(n_frames):
-        for row in range(ny):
-            total, counts, usable = np.int64(0), frames[n, row], good[row]
-            above, out = sums[row, 1:], sums[row + 1, 1:]
-            for k in range(nx):
-                total += np.int64(counts[k]) * (usable[k] > 0)
-                out[k] = above[k] + total
+        frame = np.uint64(n)
+        for row in range(np.uint64(ny)):
+            total = np.int64(0)
+            for k in range(np.uint64(nx)):
+                total += np.int64(frames[frame, row, k]) * (good[row, k] > 0)
+                sums[row + one, k + one] = sums[row, k + one] + total
         best = -1e300
         for t in range(len(turns)):
             c, s = np.cos(turns[t]), np.sin(turns[t])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .disk_aperture import PHASES
 from .disk_kernels import INSIDE, add, combine, leave_out, locate, on_detector
 from .kernels import kernel
 
@@ -23,8 +24,8 @@ class Windows(NamedTuple):
     phase_x: np.ndarray  #: (g,)
     left_y: np.ndarray  #: (g,) what the phase leaves of the place [pixels]
     left_x: np.ndarray  #: (g,)
-    by_x: np.ndarray  #: (g, pixels) derivative of the image by the disk's place along x
-    by_y: np.ndarray  #: (g, pixels)
+    by_x: np.ndarray  #: (g pixels,) flat, derivative of the image by the disk's place along x
+    by_y: np.ndarray  #: (g pixels,)
 
 
 @kernel
@@ -38,8 +39,8 @@ def windows(n_disks, size):  # pragma: no cover - compiled
         np.empty(n_disks, np.int64),
         np.empty(n_disks),
         np.empty(n_disks),
-        np.empty((n_disks, size), np.float32),
-        np.empty((n_disks, size), np.float32),
+        np.empty(n_disks * size, np.float32),
+        np.empty(n_disks * size, np.float32),
     )
 
 
@@ -93,24 +94,25 @@ def lay_background_around(
         for row in range(max(top, pad), min(top + len(rows), pad + ny)):
             first = max(at.column[g] + rows[row - top, 0], pad)
             last = max(min(at.column[g] + rows[row - top, 1], pad + nx), first)
-            left, of = np.uint64(first), np.uint64(first + ix)
-            out, t = lam[row], table[row + iy]
+            to, of, left, right = np.uint64(row), np.uint64(row + iy), np.uint64(first), np.uint64(first + ix)
             for k in range(np.uint64(last - first)):
-                out[left + k] = b * t[of + k]
+                lam[to, left + k] = b * table[of, right + k]
 
 
 @kernel(fastmath=True)
-def add_disks(lam, at, disks, templates, rows, fills, codes, coef, value):  # pragma: no cover - compiled
+def add_disks(lam, at, disks, functions, rows, fills, codes, coef, value):  # pragma: no cover - compiled
     """Add the images of disks, of their fills (K + 1, g, b) by codes (K + 1,), and keep their slopes.
 
-    `coef` (g, b) and `value` (pixels,) are room.
+    `functions` are the aperture's templates, flat; so are `coef` (g b,) and `value` (pixels,), which are room.
     """
-    combine(coef.reshape(-1), fills.reshape(len(codes), -1), codes)
+    size, n_functions = len(value), len(coef) // len(at.seen)
+    block = n_functions * size
+    combine(coef, 0, fills.reshape(-1), 0, len(coef), codes, 0, len(codes))
     for g in disks:
         if not at.seen[g]:
             continue
-        functions = templates[at.phase_y[g], at.phase_x[g]]
-        combine(value, functions[0], coef[g])
-        combine(at.by_x[g], functions[1], coef[g])
-        combine(at.by_y[g], functions[2], coef[g])
-        add(lam, value, at.by_x[g], at.by_y[g], at.row[g], at.column[g], at.left_x[g], at.left_y[g], rows)
+        start, of = (at.phase_y[g] * PHASES + at.phase_x[g]) * 3 * block, g * n_functions
+        combine(value, 0, functions, start, size, coef, of, n_functions)
+        combine(at.by_x, g * size, functions, start + block, size, coef, of, n_functions)
+        combine(at.by_y, g * size, functions, start + 2 * block, size, coef, of, n_functions)
+        add(lam, value, at.by_x, at.by_y, g * size, at.row[g], at.column[g], at.left_x[g], at.left_y[g], rows)
