@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import itertools
@@ -16,6 +17,7 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.registry import cpu_target
 
 
 def kernel(function: Callable | None = None, **options: Any) -> Any:
@@ -41,11 +43,19 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
 
 def in_parts(n: int, do: Callable[[slice], object]) -> None:
     """Call `do` with parts of `n`, all processors at work; kernels do not hold the interpreter's lock."""
+    _load()
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = max(min(allowed, n), 1)
     edges = [n * i // count for i in range(count + 1)]
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(do, [slice(*edge) for edge in itertools.pairwise(edges)]))
+
+
+@functools.cache
+def _load() -> None:
+    """Let numba load what it does at its first compilation: two threads that do so at once can end with an error."""
+    cpu_target.typing_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
+    cpu_target.target_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Sources(CompileResultCacheImpl):

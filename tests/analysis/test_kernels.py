@@ -98,3 +98,22 @@ print(ProtocolV1().all_events(Messages.of([[b'{{"htype":"dseries_end-1.0","serie
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert said.stdout.strip() == "[End(series=3)]", said.stderr
+
+
+def test_threads_that_compile_at_once_find_all_loaded() -> None:
+    # What numba registers at its first compilation changed under the eyes of the other thread: RuntimeError.
+    caller = """
+from bluesky_edgestem.analysis.kernels import in_parts, kernel
+from numba.core.typing.typeof import typeof_impl
+
+@kernel
+def found(x):
+    return x + 1
+
+known = []
+in_parts(2, lambda part: known.append(len(typeof_impl.registry)))
+found(4)
+print(set(known) == {len(typeof_impl.registry)})
+"""
+    done = subprocess.run([sys.executable, "-c", caller], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
