@@ -12,7 +12,7 @@ Si-128         Si         128     64 × 64  as Si-256, on half as many pixels
 SrTiO3-128     SrTiO3     128     64 × 64
 background-0   Si         256     24 × 24  as Si-256, without a Lorentzian background
 background-70  Si         256     24 × 24  the same specimens, 70 % of the electrons in the Lorentzian
-grains-256     Si         256     24 × 24  8 grains at random rotations, each with a strain, thickness and tilt
+grains-256     Si         256     32 × 32  8 grains at random rotations, each with a strain, thickness and tilt
                                            of its own
 grains-128     Si         128     64 × 64  the same on half as many pixels
 multislice     Si         128     6 × 6    a few patterns by multislice of all strained atoms, see below
@@ -93,7 +93,7 @@ CASES = {
     "SrTiO3-128": Kind("SrTiO3", 128, side=64),
     "background-0": Kind("Si", 256, background=0.0),
     "background-70": Kind("Si", 256, background=0.7),
-    "grains-256": Kind("Si", 256, grains=8, salt=1),
+    "grains-256": Kind("Si", 256, grains=8, side=32, salt=1),
     "grains-128": Kind("Si", 128, grains=8, side=64, salt=1),
     "multislice": Kind("Si", 128, side=6, by_multislice=True, salt=2),
     "composed": Kind("Si", 128, side=6, by_multislice=True, salt=2),

@@ -239,11 +239,14 @@ def run_time(folder: Path, wanted: Sequence[str], rounds: int = 5, cores: int = 
     return out
 
 
-def main(parts: Sequence[str], description: str | None) -> None:
-    """Run cases, "pyxem", or "time", as a benchmark does: by its command line, with the figures as its last line."""
+def main(parts: Sequence[str], description: str | None, without: str | None = None) -> None:
+    """Run cases, "pyxem", or "time", as a benchmark does: by its command line, with the figures as its last line.
+
+    Whom it is `without`, "ours" or "peers", if nothing else is asked for.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, default=3, help="specimens of each case (default: %(default)s)")
-    parser.add_argument("--without", choices=["ours", "peers"], help="leave these out")
+    parser.add_argument("--without", choices=["ours", "peers"], default=without, help="leave these out")
     parser.add_argument(
         "--folder",
         type=Path,
