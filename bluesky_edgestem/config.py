@@ -111,6 +111,9 @@ class EnergeticsTable(_Table):
 
     scheduler: str = Field("local", description='"local", or the address of a Dask scheduler such as "tcp://host:8786"')
     workers: int = Field(2, ge=1, description="worker processes if local, one thread each")
+    method: Literal["standard", "draft"] = Field(
+        "standard", description='"draft" is many times as fast and of no accuracy: to try all the rest'
+    )
     cache: Path = Field(
         Path("~/.cache/bluesky_edgestem"), strict=False, description="folder of the energies known from earlier runs"
     )

@@ -178,6 +178,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     from .catalog.server import CatalogServer
     from .energetics.cache import EnergyCache
     from .energetics.cluster import DFTCluster
+    from .energetics.method import METHODS
     from .fpga import student
     from .fpga.shipped import folder_of
 
@@ -197,6 +198,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
             experiment.energetics.scheduler,
             workers=experiment.energetics.workers,
             cache=cache,
+            method=METHODS[experiment.energetics.method],
             given_up=given_up,
         )
         try:

@@ -1,8 +1,17 @@
 """An experiment file that is wrong is explained, with the right key where it is near."""
 
+from typing import get_args
+
 import pytest
 
-from bluesky_edgestem.config import ExperimentFileError, demo_experiment, load_experiment, parse_experiment
+from bluesky_edgestem.config import (
+    EnergeticsTable,
+    ExperimentFileError,
+    demo_experiment,
+    load_experiment,
+    parse_experiment,
+)
+from bluesky_edgestem.energetics.method import METHODS
 
 
 def test_the_shipped_experiment_is_valid_and_states_its_target():
@@ -53,3 +62,8 @@ def test_true_is_not_a_number_and_text_is_not_either():
     with pytest.raises(ExperimentFileError, match="batch is '3'"):
         parse_experiment("[loop]\nbatch = '3'")
     assert parse_experiment("[field]\nwidth_nm = 50").field.width_nm == 50.0
+
+
+def test_methods_are_those_that_there_are():
+    of = EnergeticsTable.model_fields["method"].annotation
+    assert list(get_args(of)) == list(METHODS)

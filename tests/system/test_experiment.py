@@ -27,6 +27,7 @@ max_positions = {positions}
 initial = {positions}
 [energetics]
 cache = "{folder}/cache"
+method = "draft"
 [catalog]
 folder = "{folder}/data"
 [metadata]
