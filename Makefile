@@ -24,13 +24,13 @@ lint: setup
 	.venv/bin/pyright
 
 # One thread a process: the tests run DFT and networks side by side, and threads that fight for two cores cost minutes.
-# Those of single units two files at a time; those against real processes, which take both cores, by themselves. Where
-# ARGS selects none of either, pytest ends with 5.
+# Those of single units two files at a time. Those against real processes wait for them more than they compute: two at a
+# time, neighbours together since they share what they start. Where ARGS selects none of either, pytest ends with 5.
 test: export OMP_NUM_THREADS = 1
 test: lint
 	@scripts/peers
 	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not system" $(ARGS) || [ $$? = 5 ]
-	.venv/bin/python -m pytest -m system $(ARGS) || [ $$? = 5 ]
+	.venv/bin/python -m pytest -n 2 --dist worksteal -m system $(ARGS) || [ $$? = 5 ]
 
 bench: setup
 	.venv/bin/python benchmarks/run.py $(ARGS)

@@ -1,5 +1,6 @@
-"""Students of random whole numbers, and builds of them: an inference board without training."""
+"""Students of random whole numbers, and builds of them: an inference board without training; and Ctrl-C as it is."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,14 @@ from bluesky_edgestem.fpga import golden
 from bluesky_edgestem.fpga import student as student_module
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.student import OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, Layer, Student
+
+
+@pytest.fixture(scope="session", autouse=True)
+def python_interrupts():
+    """Ctrl-C is what it is in a shell; a worker of pytest-xdist ignores it, and so would the processes it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def random_student(

@@ -55,15 +55,7 @@ def test_a_seed_that_is_none_starts_nothing(seed, capsys):
     assert f"'{seed}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err
 
 
-@pytest.fixture
-def python_interrupts():
-    """Ctrl-C raises KeyboardInterrupt, as where `edgestem` is started; a worker of pytest-xdist ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_lets_an_import_end_before_it_interrupts(tmp_path, monkeypatch, capsys, python_interrupts):
+def test_ctrl_c_lets_an_import_end_before_it_interrupts(tmp_path, monkeypatch, capsys):
     # Interrupted in the middle, an import can leave the lock of all imports taken, and other threads waiting for it.
     (tmp_path / "command_that_imports.py").write_text(
         "import time\n\n\ndef main(words):\n    import interrupted_import\n\n    time.sleep(30)\n"
