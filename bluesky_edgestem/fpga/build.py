@@ -45,7 +45,7 @@ class Plan:
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
     patterns: int = 30000
-    epochs: tuple[int, int] = (400, 150)
+    epochs: tuple[int, int] = (600, 200)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
@@ -310,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
     parser.add_argument("--patterns", type=_whole(500, 10**7), default=30000, help="patterns that the teacher reads")
     parser.add_argument(
-        "--epochs", type=_whole(1, 10**4), nargs=2, default=(400, 150), help="in floating point, and quantised"
+        "--epochs", type=_whole(1, 10**4), nargs=2, default=(600, 200), help="in floating point, and quantised"
     )
     parser.add_argument("--filters", type=_whole(1, 256), default=28, help="matched filters")
     parser.add_argument("--hidden", type=_whole(1, 1024), nargs="+", default=[160], help="sizes of hidden layers")

@@ -34,10 +34,10 @@ LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
 COUNTING = (0.2, 0.0021, 0.0009)
-ALWAYS = (0.0025, 0.0004, 0.0004)
-OF_SHEAR = 2.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
+ALWAYS = (0.0018, 0.0004, 0.0004)
+OF_SHEAR = 4.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
 #: How much rotation, centre, phase and the spread count beside strain.
-OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 10.0, 0.3
+OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 10.0, 0.9
 
 
 def targets(lessons: Lessons) -> np.ndarray:
@@ -195,7 +195,7 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (400, 150),
+    epochs: tuple[int, int] = (600, 200),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
