@@ -23,8 +23,8 @@ _MOST_BRIGHTNESS, _MOST_CODE = 0.1, 1.0
 #: Steps at most, in all and of the leading disks alone.
 _MOST_STEPS, _MOST_LEADING = 24, 10
 #: Gain in log-likelihood which a step promises that is the last of the leading disks, and what may be left after the
-#: last of all: a tenth of a standard deviation.
-_LED, _AT_REST = 4.0, 0.1
+#: last of all: of some twenty unknowns, each is then a seventh of a standard deviation off.
+_LED, _AT_REST = 8.0, 0.2
 #: By how much the gain is expected to fall from step to step, before two are known.
 _FALL = 0.2
 #: Moves that are remembered for what they did to the score.
