@@ -1,13 +1,14 @@
-"""Whether a pattern is what its crystal would show: what is left of it, in squares of a few pixels.
+"""Whether a pattern is what its crystal would show: what is left of it, in squares of about a disk's size.
 
 A lattice with the right disks leaves noise. Another crystal leaves disks that are brighter or darker than any thickness
 and mistilt makes them, disks where there should be none, or none where there should be some. The residual is Pearson's,
-summed over squares of `SIDE` pixels, within and between the disks alike::
+summed over squares within and between the disks alike::
 
     z² = (Σ n - λ)² / (Σ λ + (tolerance Σ λ_disks)²)
 
-The tolerance is what the table of disks may be wrong by. Without it the mean of z² is one for counts of the expected
-rates λ, and its variance ``2 + 1 / λ`` over the number of squares.
+Squares are `ACROSS` radii of a disk wide: a disk that is too bright or too dark is so as a whole, and of few electrons
+smaller squares would tell less. The tolerance is what the table of disks may be wrong by. Without it the mean of z² is
+one for counts of the expected rates λ, and its variance ``2 + 1 / λ`` over the number of squares.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from torch.nn import functional
 
 from .crystal_fit import Fitted
 
-#: Of a square [pixels]; a part of the disks' fill that may be wrong; standard deviations at which a pixel counts no
-#: more, for a hot one that was overlooked is no crystal's; counts that a square has to be expected to have.
-SIDE, TOLERANCE, LARGEST, LEAST = 5, 0.05, 6.0, 0.5
+#: Side of a square [radii of a disk], and the least [pixels]; a part of the disks' fill that may be wrong; standard
+#: deviations at which a pixel counts no more, for a hot one that was overlooked is no crystal's; counts that a square
+#: has to be expected to have.
+ACROSS, SMALLEST, TOLERANCE, LARGEST, LEAST = 1.5, 4, 0.05, 6.0, 0.5
 
 
-def misfit(counts: Tensor, seen: Tensor, fit: Fitted, tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
-    """How far patterns (b, n, n) are from what was fitted to them.
+def misfit(
+    counts: Tensor, seen: Tensor, fit: Fitted, radius: float, tolerance: float = TOLERANCE
+) -> tuple[Tensor, Tensor]:
+    """How far patterns (b, n, n) are from what was fitted to them, with disks of a radius [pixels].
 
     Returns
     -------
@@ -34,13 +38,14 @@ def misfit(counts: Tensor, seen: Tensor, fit: Fitted, tolerance: float = TOLERAN
         Standard deviation of that mean by counting alone.
     """
     b, n = counts.shape[:2]
+    side = max(round(ACROSS * radius), SMALLEST)
     expected = fit.expected.reshape(b, n, n)
     disks = (fit.state.disks[:, None] * fit.slopes[:, 9]).reshape(b, n, n)
     spread = LARGEST * (expected + 1).sqrt()
     left = torch.minimum(torch.maximum(counts - expected, -spread), spread)
 
     def squares(image: Tensor) -> Tensor:
-        return functional.avg_pool2d((image * seen)[:, None], SIDE).flatten(1) * SIDE**2
+        return functional.avg_pool2d((image * seen)[:, None], side).flatten(1) * side**2
 
     left, mean = squares(left), squares(expected)
     z2 = left**2 / (mean + (tolerance * squares(disks)) ** 2).clamp(min=1e-6)

@@ -50,7 +50,7 @@ def refined(
     slope[:, :4] = -thick[:, None] * torch.linalg.inv(affine).transpose(1, 2).reshape(-1, 4) / SCALE
     slope[:, 6] = thick / fit.state.layers.double()
     variance = torch.einsum("bi,bij,bj->b", slope, covariance[:, :7, :7], slope)
-    mean, sd = misfit(clean, seen, fit, tolerance)
+    mean, sd = misfit(clean, seen, fit, float(beams.radius[0]), tolerance)
 
     def array(values: Tensor) -> np.ndarray:
         return values.double().cpu().numpy()

@@ -125,7 +125,7 @@ def test_another_crystals_disks_on_the_same_lattice_do_not_fit(table, beams, tru
     expected = expected * 1e5 / expected.sum()
     strange = torch.poisson(expected.reshape(1, 128, 128), torch.Generator().manual_seed(2))
     seen = seen_pixels(strange)
-    mean, sd = misfit(strange, seen, fitted(table, strange, seen, beams, truth.lattice))
+    mean, sd = misfit(strange, seen, fitted(table, strange, seen, beams, truth.lattice), float(beams.radius[0]))
     assert suspicion({"misfit": mean.numpy(), "misfit_sd": sd.numpy()})[0] > 2
 
 
