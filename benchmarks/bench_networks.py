@@ -33,7 +33,7 @@ DOSES = {"1e4": 1e4, "1e5": 1e5}
 #: Of the crystals that are to be told apart.
 FOREIGN_DOSES = {"1e3": 1e3, "1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 SEEDS = range(1, 5)
-DRAWS = 4
+DRAWS = 8
 ROUNDS = 3
 #: Tables that were computed before.
 KEPT = Path("edgestem_data") / "network_cases"
@@ -164,18 +164,14 @@ if __name__ == "__main__":
         "energy_keV": ENERGY,
         "seeds": len(SEEDS),
         "cases of a seed": options.cases,
-        "cases of a seed at other energies": max(1, options.cases // 2),
         "draws": DRAWS,
     }
-    # Half as many at the other energies: the figures are of the same kind.
-    count = {energy: options.cases if energy == ENERGY else max(1, options.cases // 2) for energy in ENERGIES}
     for energy in ENERGIES:
         # The energy of most figures stands by itself.
         into = result if energy == ENERGY else result.setdefault(f"{energy:g} keV", {})
         for name in network.among:
-            every = [own[: count[energy]] for own in cases[name, energy]]
-            by_seed = [told(network, own, DRAWS, seed) for seed, own in zip(SEEDS, every, strict=True)]
-            information = [np.array([case.information for case in own]) for own in every]
+            by_seed = [told(network, own, DRAWS, seed) for seed, own in zip(SEEDS, cases[name, energy], strict=True)]
+            information = [np.array([case.information for case in own]) for own in cases[name, energy]]
             into[name] = {
                 label: summarise([one[label] for one in by_seed], information, dose) for label, dose in DOSES.items()
             }
