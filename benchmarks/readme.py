@@ -281,7 +281,7 @@ ROWS = (
             f"Time a pattern of {pixels} px, 2 cores (py4DSTEM, blobfinder)",
             f"≤ {asked} ms",
             "strain_time",
-            f"{{time[Si-{pixels}][ours]:.2f}} ms ({{time[Si-{pixels}][py4DSTEM]:.1f}},"
+            f"{{time[Si-{pixels}][ours]:.3f}} ms ({{time[Si-{pixels}][py4DSTEM]:.1f}},"
             f" {{time[Si-{pixels}][blobfinder]:.2f}} ms)",
         )
         for pixels, asked in ((128, 0.15), (256, 0.4))
