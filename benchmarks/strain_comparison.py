@@ -209,7 +209,7 @@ def run_case(name: str, seeds: Sequence[int], folder: Path, wanted: Sequence[str
     return out | {"training": training, "settings": settings}
 
 
-def run_time(folder: Path, wanted: Sequence[str], rounds: int = 5, cores: int = 2) -> dict:
+def run_time(folder: Path, wanted: Sequence[str], rounds: int = 25, cores: int = 2) -> dict:
     """Time a pattern [ms] of each, in turn, so that what else the machine does hits all alike; medians."""
     out: dict = {"cores": cores}
     for name in ("Si-128", "Si-256"):
