@@ -25,7 +25,7 @@ lint: setup
 
 # One thread a process: the tests run DFT and networks side by side, and threads that fight for two cores cost minutes.
 # Those of single units two files at a time. Those against real processes wait for them more than they compute: two at a
-# time, neighbours together since they share what they start. Where ARGS selects none of either, pytest ends with 5.
+# time, mostly neighbours together since they share what they start. Where ARGS selects none of either, pytest ends with 5.
 test: export OMP_NUM_THREADS = 1
 test: lint
 	@scripts/peers

@@ -94,6 +94,7 @@ def figures(record: RunRecord, score: Score | None = None) -> dict[str, tuple[fl
         "largest posterior sd": (MEV * float(last["max_sd"]), "meV"),
         "target sd": (MEV * float(last["target_sd"]), "meV"),
         "DFT energies": (int(converged.sum()), ""),
+        "their method": (", ".join(np.unique(record.energetics["method"].astype(str)).tolist()), ""),
         "of these known already": (int(record.energetics["cached"][converged].sum()), ""),
         "positions marked failed": (int((~converged).sum()), ""),
         "DFT time a calculation, median": (_median(record, converged), "s"),

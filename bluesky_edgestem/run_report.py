@@ -90,7 +90,8 @@ def command_line(*words: object) -> str:
 def score(record: RunRecord) -> Score:
     """Compare the energy map of a simulated run with the energies of the specimen's true structure.
 
-    The truth is the committed table of DFT energies over strain, at the true strain of each point of the map.
+    The truth is the committed table of DFT energies over strain, at the true strain of each point of the map: by the
+    standard method, whatever the run's is.
     """
     from .energetics.emulator import Emulator
     from .sim.specimen import Heterojunction

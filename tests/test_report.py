@@ -34,7 +34,10 @@ def record():
             "x": x, "y": y, "exx": np.zeros(N), "eyy": np.zeros(N), "exy": np.zeros(N), "rotation": np.zeros(N),
             "phase": np.array(["MoS2"] * N), **small,
         },
-        energetics={"energy": energy, "state": state, "cached": np.arange(N) % 2, "wall_s": np.arange(N) * 1.0},
+        energetics={
+            "energy": energy, "state": state, "cached": np.arange(N) % 2, "wall_s": np.arange(N) * 1.0,
+            "method": np.full(N, "PBE-350eV"),
+        },
         optimization={
             "time": np.array([1030.0, 1070.0, 1100.0]),
             "positions": np.array([4, 8, 12]),
@@ -69,6 +72,7 @@ def test_figures_are_the_numbers_of_the_run(record):
     assert found["positions of the Nyquist raster"] == (159**2, "")
     assert found["share of the Nyquist raster"][0] == pytest.approx(100 * 12 / 159**2)
     assert found["DFT energies"] == (11, "")
+    assert found["their method"] == ("PBE-350eV", "")
     assert found["positions marked failed"] == (1, "")
     assert found["duration"] == (100.0, "s")
     # Computed, not cached: 0, 2, 4, 6, 8, 10 s.

@@ -28,7 +28,9 @@ ACROSS, SMALLEST, TOLERANCE, LARGEST, LEAST = 1.5, 4, 0.05, 6.0, 0.5
 def misfit(
     counts: Tensor, seen: Tensor, fit: Fitted, radius: float, tolerance: float = TOLERANCE
 ) -> tuple[Tensor, Tensor]:
-    """How far patterns (b, n, n) are from what was fitted to them, with disks of a radius [pixels].
+    """How far patterns (b, n, n) are from what was fitted to them, with disks of a radius [pixels], the same for all.
+
+    What fills no whole square at right and bottom is left out.
 
     Returns
     -------

@@ -32,6 +32,8 @@ def refined(
 ) -> dict[str, np.ndarray]:
     """What the likelihood says of patterns (b, n, n) as counted, of the table's material, from a lattice on.
 
+    All are of the same optics.
+
     Returns
     -------
     dict

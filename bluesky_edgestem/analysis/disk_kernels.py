@@ -133,7 +133,7 @@ def add(lam, value, along_x, along_y, first, row0, col0, rx, ry, rows):  # pragm
 
 @kernel(fastmath=True)
 def cut(out, image, row0, col0, rows):  # pragma: no cover - compiled
-    """A window of an image, flat."""
+    """A window of an image, flat. What `out` has beyond it, where templates have zeros, stays, and has to be zero."""
     row, left0, at = np.uint64(row0), np.uint64(col0), np.uint64(0)
     for i in range(np.uint64(len(rows))):
         left, long = left0 + np.uint64(rows[i, 0]), np.uint64(rows[i, 1] - rows[i, 0])

@@ -17,6 +17,7 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 
@@ -43,7 +44,8 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
 
 def in_parts(n: int, do: Callable[[slice], object]) -> None:
     """Call `do` with parts of `n`, all processors at work; kernels do not hold the interpreter's lock."""
-    _load()
+    with global_compiler_lock:
+        _load()
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = max(min(allowed, n), 1)
     edges = [n * i // count for i in range(count + 1)]

@@ -22,7 +22,7 @@ from .window_likelihood import of_window
 class Room(NamedTuple):
     """Arrays that `add_information` works in."""
 
-    weight: np.ndarray  #: (pixels,) (n - λ)/v in a window, flat
+    weight: np.ndarray  #: (pixels,) (n - λ)/v in a window, flat; zero beyond it, as `disk_kernels.cut` leaves it
     inverse: np.ndarray  #: (pixels,) 1/v
     moments: np.ndarray  #: (g b,)
     by_code: np.ndarray  #: (K + 1,)

@@ -139,22 +139,24 @@ def test_disks_are_drawn_where_they_are(degree):
     assert max(worst) < 0.0025
 
 
+@pytest.mark.parametrize("phase", [0, 6])
 @pytest.mark.parametrize("spread", [0.2, 0.6])
-def test_slopes_are_those_of_disks_and_not_of_their_pixels(spread):
-    # Differences from pixel to pixel miss a seventh of them, in the dark foot of the edge most: the tenth that was
-    # missing of what patterns tell of strain.
-    aperture, phase = Aperture(6.0, spread, 0.0, 4), 6
+def test_slopes_are_those_of_disks_and_not_of_their_pixels(spread, phase):
+    # Differences from pixel to pixel miss a seventh of them, most in the dark foot of the edge, where each electron
+    # tells much: strain scattered by a tenth more.
+    aperture = Aperture(6.0, spread, 0.0, 4)
     fill = np.zeros(15)
     fill[:5] = (1.0, 0.3, -0.2, 0.1, 0.2)
     place, step = 12 + (phase + 0.5) / PHASES - 0.5, 0.025
-    moved = [fine_disk(aperture, fill, place + s, place) for s in (step, -step)]
-    true = (moved[0] - moved[1]) / (2 * step)
-    window = true[12 - aperture.half : 13 + aperture.half, 12 - aperture.half : 13 + aperture.half]
-    pixels = np.concatenate([line[slice(*row)] for line, row in zip(window, aperture.rows, strict=True)])
-    slopes = (fill @ aperture.templates[phase, phase, 1])[: len(pixels)]
-    assert np.linalg.norm(slopes - pixels) < 0.02 * np.linalg.norm(true)
-    # What is beyond the window is a hundredth of a per cent of a slope's square.
-    assert np.sum(true**2) - np.sum(pixels**2) < 1e-4 * np.sum(true**2)
+    for kind, (along_x, along_y) in ((1, (step, 0)), (2, (0, step))):
+        moved = [fine_disk(aperture, fill, place + s * along_x, place + s * along_y) for s in (1, -1)]
+        true = (moved[0] - moved[1]) / (2 * step)
+        window = true[12 - aperture.half : 13 + aperture.half, 12 - aperture.half : 13 + aperture.half]
+        pixels = np.concatenate([line[slice(*row)] for line, row in zip(window, aperture.rows, strict=True)])
+        slopes = (fill @ aperture.templates[phase, phase, kind])[: len(pixels)]
+        assert np.linalg.norm(slopes - pixels) < 0.02 * np.linalg.norm(true)
+        # What is beyond the window is a hundredth of a per cent of a slope's square.
+        assert np.sum(true**2) - np.sum(pixels**2) < 1e-4 * np.sum(true**2)
 
 
 def test_it_finds_the_detectors_point_spread(network):
@@ -176,7 +178,7 @@ def test_it_tells_blur_before_the_pixels_from_what_pixels_hand_on(network):
     drawn = other.draw(transform, other.beam + rng.normal(0, 0.5, (n, 2)), codes, np.full(n, 5e3))
     again = StrainAutoencoder.train(rng.poisson(np.maximum(drawn, 0)).astype(np.uint16), seed=3)
     assert again.base.aperture.shared < 0.3
-    # Four draws of the noise gave 0.005 to 0.013 more.
+    # It comes out too large: by 0.005 to 0.013 in four draws of the noise. 0.04 would show in strain.
     assert again.base.aperture.radius == pytest.approx(aperture.radius, abs=0.02)
 
 

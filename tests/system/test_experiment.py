@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from bluesky_edgestem.analysis.networks import SHIPPED
+from bluesky_edgestem.energetics.method import DRAFT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -63,6 +64,7 @@ def test_a_run_leaves_a_report_can_be_found_again_and_resumed(experiment, tmp_pa
     page = report.read_text()
     assert page.count("data:image/png;base64,") == 4
     assert "map RMSE against the true structure" in page
+    assert DRAFT.name in page
     # The line that is printed works as it stands, in this shell.
     line = re.search(r"^find it again: (.*)$", done.stdout, re.MULTILINE)
     again = subprocess.run(line[1], shell=True, capture_output=True, text=True, timeout=200)
