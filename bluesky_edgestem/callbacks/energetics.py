@@ -19,6 +19,11 @@ from .derived import DerivedStream, integer, number, text
 class Energies(Protocol):
     """What computes energies: density functional theory on a cluster, or an emulator of it."""
 
+    @property
+    def method_name(self) -> str:
+        """How: energies of different names have nothing to do with each other."""
+        ...
+
     def submit(self, formula: str, strain: Sequence[float]) -> Future[EnergyResult]:
         """Begin the energy of `formula` at `strain` (3,), relative to its own relaxed lattice, crystal axes."""
         ...

@@ -139,6 +139,11 @@ class DFTCluster:
             raise TimeoutError(f"no DFT worker at the Dask scheduler {address}: {error}; {where}") from None
         return client
 
+    @property
+    def method_name(self) -> str:
+        """Of the settings of the density functional theory."""
+        return self.method.name
+
     def submit(self, formula: str, strain: Sequence[float]) -> Future[EnergyResult]:
         """Begin one energy.
 

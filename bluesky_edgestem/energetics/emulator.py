@@ -37,8 +37,8 @@ class Emulator:
     def __init__(self, delay: float = 0.0) -> None:
         self.delay = delay
         self.submitted = self.completed = 0
-        #: Name of the DFT method that the table was made with.
-        self.method = f"emulator of {_table()['method']}"
+        #: That of the DFT method that the table was made with.
+        self.method_name = f"emulator of {_table()['method']}"
         self._closed = False
 
     def energy(self, formula: str, strain: np.ndarray) -> np.ndarray:
@@ -87,10 +87,12 @@ class Emulator:
             if np.abs(exact).max() > reach:
                 raise ValueError(f"strain {exact} is beyond ±{reach:.3f}, further than the table can be extrapolated")
         except ValueError as error:
-            return EnergyResult.failed(formula, strain, str(error), self.method)
+            return EnergyResult.failed(formula, strain, str(error), self.method_name)
         gxx, gyy, gxy = (float(g) for g in self.gradient(formula, np.array(exact)))
         energy = float(self.energy(formula, np.array(exact)))
-        return EnergyResult(formula, exact, energy, (gxx, gyy, gxy), "converged", "", False, self.delay, self.method)
+        return EnergyResult(
+            formula, exact, energy, (gxx, gyy, gxy), "converged", "", False, self.delay, self.method_name
+        )
 
     def _answer(self, future: Future[EnergyResult], result: EnergyResult) -> None:
         self.completed += 1

@@ -17,6 +17,7 @@ from ..callbacks.recommender import Optimizer, Recommender
 from ..devices.board import InferenceBoard
 from ..devices.microscope import Microscope
 from ..devices.statuses import NamedStatus
+from ..energetics.method import STANDARD
 from ..geometry import FieldOfView
 from .beam import check_resumable, checked_metadata, describe_beam, prepare_beam, set_dwell_time
 from .boards import boards_of, describe_boards, read_boards
@@ -87,7 +88,7 @@ def adaptive_map(
     optimizer : Optimizer, optional
         What chooses positions; `analysis.surrogate.EnergyMap` for `field_of_view` if left out.
     resume_from : iterable of (name, document), optional
-        Documents of an earlier run of the same field; its points count as measured.
+        Documents of an earlier run of the same field, beam and method of energies; its points count as measured.
     md : dict, optional
         Metadata for the run.
 
@@ -112,15 +113,18 @@ def adaptive_map(
     describing.check_optics(optics)
     boards = boards_of(describing)
     recommending = Recommender(optimizer)
+    given: Energies | str = energies or "local"
+    method = STANDARD.name if isinstance(given, str) else given.method_name
+    same = {**describe_beam(field, optics), "energy_method": method}
     earlier = ""
     for name, doc in resume_from:
         if name == "start":
-            check_resumable(doc, field, optics)
+            check_resumable(doc, same)
             earlier = doc["uid"]
         recommending(name, doc)
     metadata = {
         "plan_name": "adaptive_map",
-        **describe_beam(field, optics),
+        **same,
         **describe_boards(boards),
         "target_sd": target_sd,
         "batch": batch,
@@ -166,11 +170,11 @@ def adaptive_map(
 
     # Last of all that may be refused: whatever ends the plan from here on, a halt too, ends the workers.
     with contextlib.ExitStack() as ending:
-        if energies is None or isinstance(energies, str):
+        if isinstance(given, str):
             from ..energetics.cluster import DFTCluster
 
-            energies = ending.enter_context(DFTCluster(scheduler=energies or "local"))
-        energising = Energetics(energies)
+            given = ending.enter_context(DFTCluster(scheduler=given, method=STANDARD))
+        energising = Energetics(given)
         lost = ending.enter_context(microscope.watched())
         return (yield from bpp.subs_wrapper(measure(lost), [describing, energising, recommending]))
 

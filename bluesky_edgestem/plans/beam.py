@@ -94,7 +94,7 @@ def set_dwell_time(microscope: Microscope, dwell_time: float | None) -> MsgGener
 
 
 #: What callbacks and readers rely on, and metadata must not replace.
-RESERVED = ("uid", "time", "optics", "field_of_view", "target_sd", "budget", "resumes")
+RESERVED = ("uid", "time", "optics", "field_of_view", "target_sd", "budget", "energy_method", "resumes")
 
 
 def checked_metadata(md: dict[str, Any] | None) -> dict[str, Any]:
@@ -104,9 +104,8 @@ def checked_metadata(md: dict[str, Any] | None) -> dict[str, Any]:
     return dict(md or {})
 
 
-def check_resumable(earlier: dict[str, Any], field: FieldOfView, optics: Optics) -> None:
-    """Raise ValueError where the run whose start document is `earlier` was of another field or beam."""
-    now = describe_beam(field, optics)
+def check_resumable(earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ValueError where the run whose start document is `earlier` differs in a key of `now`."""
     for key, value in now.items():
         if earlier.get(key) != value:
             raise ValueError(

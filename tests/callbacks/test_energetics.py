@@ -15,6 +15,8 @@ from bluesky_edgestem.energetics import EnergyResult
 class Asked:
     """Energies that the test answers when and how it likes."""
 
+    method_name = "test"
+
     def __init__(self):
         self.calls = []
 

@@ -7,8 +7,10 @@ import psutil
 import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.energetics.method import DRAFT, STANDARD
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 from bluesky_edgestem.plans.adaptive import adaptive_map
+from bluesky_edgestem.plans.beam import describe_beam
 
 FIELD = FieldOfView.centred(100.0)
 MICROSCOPE = SimpleNamespace(
@@ -38,11 +40,19 @@ def children():
         ({"md": {"optics": 1}}, "metadata may not be called optics"),
         ({"descriptors": network("trained for another camera")}, "trained for another camera"),
         ({"resume_from": [("start", {"uid": "c0ffee00"})]}, "run c0ffee00 cannot be resumed here"),
+        (
+            {
+                "resume_from": [
+                    ("start", {"uid": "c0ffee00", **describe_beam(FIELD, Optics()), "energy_method": DRAFT.name})
+                ]
+            },
+            f"run c0ffee00 cannot be resumed here: its energy_method was {DRAFT.name}, now it is {STANDARD.name}",
+        ),
         ({"phases": "MoS2"}, r"phases is the text 'MoS2'; give a list of formulas, for example \['MoS2'\]"),
         ({"phases": []}, "phases is empty; name those that may occur, of MoS2, WS2"),
         ({"phases": ["WS2", "MoS2", "WS2"]}, "WS2 is in it twice; name each once"),
     ],
-    ids=["metadata", "optics", "earlier run", "a text", "no phase", "a phase twice"],
+    ids=["metadata", "optics", "earlier run", "other energies", "a text", "no phase", "a phase twice"],
 )
 def test_a_refused_loop_leaves_no_worker(settings, message):
     before = children()
@@ -56,7 +66,7 @@ def test_workers_end_with_the_plan_also_when_it_is_halted(monkeypatch):
     began, ended = [], []
 
     class Workers:
-        def __init__(self, scheduler):
+        def __init__(self, scheduler, method):
             began.append(scheduler)
 
         def __enter__(self):

@@ -23,11 +23,11 @@ def test_any_other_metadata_is_kept_as_it_is():
 
 def test_a_run_of_another_field_or_beam_is_not_resumed():
     earlier = {"uid": "c0ffee00", **describe_beam(FIELD, Optics())}
-    check_resumable(earlier, FIELD, Optics())
+    check_resumable(earlier, describe_beam(FIELD, Optics()))
     with pytest.raises(ValueError, match=r"run c0ffee00 cannot be resumed here: its optics was .*'energy_keV': 80"):
-        check_resumable(earlier, FIELD, Optics(energy_keV=200))
+        check_resumable(earlier, describe_beam(FIELD, Optics(energy_keV=200)))
     with pytest.raises(ValueError, match="its field_of_view was"):
-        check_resumable(earlier, FieldOfView.centred(50.0), Optics())
+        check_resumable(earlier, describe_beam(FieldOfView.centred(50.0), Optics()))
 
 
 @pytest.mark.parametrize("given", [{"x0": 0, "y0": 0}, (0, 0, 100), (0, 0, 1, 1, 1), 100.0, (0, 0, "wide", 1), None])

@@ -156,7 +156,7 @@ def loop_waiting(prefix, directory, positions):
                 1e-3,
                 initial=positions,
                 descriptors=SimpleNamespace(predict=predict, check_optics=lambda optics: None),
-                energies=SimpleNamespace(submit=submit),
+                energies=SimpleNamespace(submit=submit, method_name="none"),
             )
         )
     except Exception as error:
