@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from .student import Layer
 
 TABLE = 6  #: inputs of a look-up table
-NEW_LINE, INDENTED = "\n", "\n        "
+DELAY = 2  #: clocks from when a digit comes to when what it chose is added to the sum
+NEW_LINE, INDENTED = "\n", "\n      "
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class _Signal:
 
 
 class _Writer:
-    """Lines of a module, with a signal for each number."""
+    """Lines of a module, with a signal for each number, and what its registers take in each clock."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.clocked: list[str] = []
 
     def number(self, name: str, low: int, high: int, value: str = "") -> _Signal:
         """Declare one, of that value if it is no register.
@@ -85,19 +87,29 @@ class _Writer:
             self.lines.append(f"  assign {name}[{bit}] = {choice(tuple(total >> bit & 1 for total in sums))};")
         return signal
 
+    def register(self, signal: _Signal, name: str) -> _Signal:
+        """A signal's value of the clock before."""
+        later = self.number(name, signal.low, signal.high)
+        self.clocked.append(f"{later.name} <= {signal.name};")
+        return later
+
+    def in_pairs(self, name: str, terms: list[tuple[_Signal, int]]) -> list[tuple[_Signal, int]]:
+        """Signals, each shifted to the left, added in pairs; a last one without a partner as it is."""
+        pairs = []
+        for (one, by), (other, further) in zip(terms[::2], terms[1::2], strict=False):
+            shift = further - by
+            added = self.number(
+                f"{name}_{len(pairs)}", one.low + (other.low << shift), one.high + (other.high << shift),
+                f"{one.name} + ({other.name} <<< {shift})",
+            )  # fmt: skip
+            pairs.append((added, by))
+        return pairs + terms[2 * len(pairs) :]
+
     def total(self, name: str, terms: list[tuple[_Signal, int]]) -> _Signal:
         """Of signals, each shifted to the left, at least one of them by nothing; in pairs and pairs of pairs."""
         level = 0
         while len(terms) > 1:
-            pairs = []
-            for (one, by), (other, further) in zip(terms[::2], terms[1::2], strict=False):
-                shift = further - by
-                added = self.number(
-                    f"{name}_{level}_{len(pairs)}", one.low + (other.low << shift), one.high + (other.high << shift),
-                    f"{one.name} + ({other.name} <<< {shift})",
-                )  # fmt: skip
-                pairs.append((added, by))
-            terms = pairs + terms[2 * len(pairs) :]
+            terms = self.in_pairs(f"{name}_{level}", terms)
             level += 1
         return terms[0][0]
 
@@ -113,9 +125,9 @@ def luts(inputs: int, bits: int, together: int) -> float:
 def module(name: str, layer: Layer, fraction: int, digits: Digits, leaving: int, offset: int = 0) -> str:
     """The Verilog of a dense layer.
 
-    Its ports are ``clk``; ``en``; ``digits``, `together` of each input, the last in the lowest bit; ``accumulate``, in
-    the clock after each but the last of a frame's digits came, and ``finish``, in that after the last; and ``words``,
-    which are there from then on, and move up by `leaving` bits in each clock.
+    Its ports are ``clk``; ``digits``, `together` of each input, the last in the lowest bit; ``accumulate``,
+    `DELAY` clocks after each but the last of a frame's digits came, and ``finish``, as long after the last; and
+    ``words``, which are there from then on, and move up by `leaving` bits in each clock, or stay where it is 0.
 
     Parameters
     ----------
@@ -126,18 +138,21 @@ def module(name: str, layer: Layer, fraction: int, digits: Digits, leaving: int,
         Bits of its inputs behind the point.
     digits : Digits
     leaving : int
-        Digits a clock that the next layer takes, of words with as many zeros in front as fill its clocks.
+        Digits a clock that the next layer takes, of words with as many zeros in front as fill its clocks; 0 for none.
     offset : int
         What the inputs' digits stand for more than the inputs.
     """
     out, together = _Writer(), digits.together
     columns = layer.weights.shape[1]
     low_word, high_word = layer.range
-    container = Digits(layer.bits, leaving).clocks * leaving
+    container = Digits(layer.bits, leaving).clocks * leaving if leaving else layer.bits
     # A constant that is added in each clock counts `repeated` times; one that the sum begins with `first` times.
     first = 1 << digits.clocks * together
     repeated = sum(1 << clock * together for clock in range(digits.clocks))
-    every, cleared, added = [], [], []
+    # What a digit's wire and the tables behind it take of a clock is taken for two levels of additions.
+    levels = (-(-layer.weights.shape[0] // TABLE) * together - 1).bit_length()
+    soon = max(0, levels - 2) // 2
+    every, cleared, added = out.clocked, [], []
     for j, column in enumerate(layer.weights.T.tolist()):
         # Half a unit of what leaves, and then what is behind the point is dropped; and what no weight reaches before.
         drop, used = layer.dropped(fraction), [i for i, weight in enumerate(column) if weight]
@@ -153,19 +168,23 @@ def module(name: str, layer: Layer, fraction: int, digits: Digits, leaving: int,
             begin = (constant - steady * repeated) // first
             planes = []
             for plane in range(together):
-                tables = [
-                    out.table(
-                        f"t{j}_{plane}_{at}",
-                        [column[i] for i in used[at : at + TABLE]],
-                        [f"digits[{i * together + plane}]" for i in used[at : at + TABLE]],
-                        steady if plane == at == 0 else 0,
+                terms = [
+                    (
+                        out.table(
+                            f"t{j}_{plane}_{at}",
+                            [column[i] for i in used[at : at + TABLE]],
+                            [f"digits[{i * together + plane}]" for i in used[at : at + TABLE]],
+                            steady if plane == at == 0 else 0,
+                        ),
+                        0,
                     )
                     for at in range(0, len(used), TABLE)
                 ]
-                planes.append((out.total(f"p{j}_{plane}", [(table, 0) for table in tables]), plane))
-            found = out.total(f"found{j}", planes)
-            part = out.number(f"part{j}", found.low, found.high)
-            every.append(f"{part.name} <= {found.name};")
+                for level in range(soon):
+                    terms = out.in_pairs(f"s{j}_{plane}_{level}", terms)
+                terms = [(out.register(term, f"r{j}_{plane}_{at}"), by) for at, (term, by) in enumerate(terms)]
+                planes.append((out.total(f"p{j}_{plane}", terms), plane))
+            part = out.register(out.total(f"found{j}", planes), f"part{j}")
             ranges = [(begin, begin)]
             for _ in range(digits.clocks):
                 low, high = ranges[-1]
@@ -187,21 +206,19 @@ def module(name: str, layer: Layer, fraction: int, digits: Digits, leaving: int,
     return f"""
 module {name} (
     input logic clk,
-    input logic en,
     input logic accumulate,
     input logic finish,
     input logic [{layer.weights.shape[0] * together - 1}:0] digits,
     output logic [{columns * container - 1}:0] words
 );
 {NEW_LINE.join(out.lines)}
-  always_ff @(posedge clk)
-    if (en) begin
-      {INDENTED.join(every)}
-      if (accumulate) begin
-        {INDENTED.join(added)}
-      end else begin
-        {INDENTED.join(cleared)}
-      end
+  always_ff @(posedge clk) begin
+    {INDENTED.join(every)}
+    if (accumulate) begin
+      {INDENTED.join(added)}
+    end else begin
+      {INDENTED.join(cleared)}
     end
+  end
 endmodule
 """

@@ -1,7 +1,9 @@
 """The student as Verilog: its dense layers by `distributed`, around them the modules of ``rtl/``.
 
-From the divider on, a frame moves through registers that all step together, digit by digit: each frame is a token that
+From the divider on, one frame at a time moves through registers that step in every clock, digit by digit: a token
 counts the clocks since its division began, and tells each layer when to add its digits, and when they were the last.
+The next division begins once the result was taken. So nothing but what the pixels go through is ever held back, and
+no wire that does so has to reach the layers within a clock.
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-
-import numpy as np
 
 from . import distributed
 from .distributed import Digits
@@ -63,15 +63,14 @@ def write(student: Student, folder: Path, pixels_a_clock: int) -> Stream:
     for name in MODULES:
         (folder / name).write_text(files("bluesky_edgestem.fpga").joinpath("rtl", name).read_text())
     lanes = max(1, pixels_a_clock // frontend.bin)
-    weight_bits = int(np.ceil(np.log2(np.abs(student.columns).max() + 1))) + 1
-    (folder / "weights.hex").write_text(_memory(student, lanes, weight_bits))
+    (folder / "weights.hex").write_text(_memory(student, lanes))
     digits = _digits(student)
     for i, (layer, incoming) in enumerate(zip(student.layers, digits, strict=True)):
         fraction = student.quotient_bits if i == 0 else student.layers[i - 1].fraction
-        leaving = digits[i + 1].together if i + 1 < len(digits) else layer.bits
+        leaving = digits[i + 1].together if i + 1 < len(digits) else 0
         text = distributed.module(f"dense{i}", layer, fraction, incoming, leaving, 2**fraction if i == 0 else 0)
         (folder / f"dense{i}.sv").write_text("`timescale 1ns / 1ps\n" + text)
-    (folder / f"{TOP}.sv").write_text(_top(student, digits, pixels_a_clock, lanes, weight_bits))
+    (folder / f"{TOP}.sv").write_text(_top(student, digits, pixels_a_clock, lanes))
     return Stream(pixels_a_clock, frontend.pixel_bits, frontend.n_pixels)
 
 
@@ -83,18 +82,12 @@ def together(layer: int) -> int:
 def _digits(student: Student) -> list[Digits]:
     """What each layer reads: the first what the divider finds, with the sign."""
     hidden = [layer.bits for layer in student.layers[:-1]]
-    digits = [Digits(bits, together(i)) for i, bits in enumerate([student.quotient_bits + 1, *hidden])]
-    if max(each.clocks for each in digits) > digits[0].clocks:
-        raise ValueError(
-            f"activations of {max(hidden)} bits take longer to read than the divider takes for {digits[0].bits} "
-            "digits: a frame would run into the one before"
-        )
-    return digits
+    return [Digits(bits, together(i)) for i, bits in enumerate([student.quotient_bits + 1, *hidden])]
 
 
-def _memory(student: Student, lanes: int, weight_bits: int) -> str:
+def _memory(student: Student, lanes: int) -> str:
     """The filters' memory in hexadecimal, a line for each group of bins."""
-    columns = student.columns
+    columns, weight_bits = student.columns, student.filter_bits
     size = columns.shape[1]
     lines = []
     for group in range(CORE**2 // lanes):
@@ -111,7 +104,7 @@ def _memory(student: Student, lanes: int, weight_bits: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _top(student: Student, digits: list[Digits], pixels_a_clock: int, lanes: int, weight_bits: int) -> str:
+def _top(student: Student, digits: list[Digits], pixels_a_clock: int, lanes: int) -> str:
     frontend, size = student.frontend, student.filters.shape[1]
     sum_bits = student.largest_sum.bit_length()
     wide = sum_bits + max(student.scale, *student.gains)
@@ -131,19 +124,18 @@ def _top(student: Student, digits: list[Digits], pixels_a_clock: int, lanes: int
                 for k in reversed(range(rows))
             ]
         container = layer.bits if i == last else digits[i + 1].clocks * digits[i + 1].together
-        # Digits come in `began` clocks after the division began; in the clock after, what the tables give is added.
-        ended = began + incoming.clocks
-        during = " || ".join(f"token[{at - 1}]" for at in range(began + 1, ended)) or "1'b0"
+        # Digits come from `began` clocks after the division began, and are added a while later.
+        ended = began + incoming.clocks - 1 + distributed.DELAY
+        during = " || ".join(f"token[{at - 1}]" for at in range(began + distributed.DELAY, ended)) or "1'b0"
         stages += [
             f"  logic [{read - 1}:0] digits{i};",
             f"  assign digits{i} = {{{', '.join(feeding)}}};",
             f"  logic [{columns * container - 1}:0] words{i};",
-            f"  dense{i} layer{i} (.clk, .en(go), .accumulate({during}), .finish(token[{ended - 1}]),",
+            f"  dense{i} layer{i} (.clk, .accumulate({during}), .finish(token[{ended - 1}]),",
             f"      .digits(digits{i}), .words(words{i}));",
         ]
         began = ended + 1
     depth = began  # clocks after the one in which the division began, in which a result is there
-    dividing = digits[0].clocks - 1  # more clocks that the divider is busy
     gained = [
         f"  assign dividends[{k * (wide + 1)}+:{wide + 1}] = "
         f"{wide + 1}'($signed(filtered[{k * (sum_bits + 1)}+:{sum_bits + 1}])) << {gain};"
@@ -172,8 +164,9 @@ module {TOP} (
     output logic m_axis_tvalid,
     input logic m_axis_tready
 );
-  // Results that nobody takes hold everything back, as far as there is something to hold.
-  logic go, forward, filtered_done, divider_ready;
+  // A frame that is complete waits in the filters, and holds pixels back, until the result before it was taken.
+  logic busy, forward, filtered_done;
+  assign forward = !filtered_done || !busy;
   assign s_axis_tready = forward && !rst;
 
   logic [15:0] row, beat, index;
@@ -196,8 +189,9 @@ module {TOP} (
       .status(status0), .number(number0), .binned, .bins_valid, .index, .out_done(done1),
       .out_status(status1), .out_number(number1));
 
-  matched_filters #(.LANES({lanes}), .BIN_BITS({frontend.bin_bits}), .FILTERS({size + 1}), .WEIGHT_BITS({weight_bits}),
-      .ATTENUATION({ATTENUATION}), .GROUPS({CORE**2 // lanes}), .SUM_BITS({sum_bits}), .NEGATIVE({negative})) filters (
+  matched_filters #(.LANES({lanes}), .BIN_BITS({frontend.bin_bits}), .FILTERS({size + 1}),
+      .WEIGHT_BITS({student.filter_bits}), .ATTENUATION({ATTENUATION}), .GROUPS({CORE**2 // lanes}),
+      .SUM_BITS({sum_bits}), .NEGATIVE({negative})) filters (
       .clk, .rst, .en(forward), .binned, .valid(bins_valid), .index, .done(done1), .status(status1), .number(number1),
       .filtered, .out_done(filtered_done), .out_status(status2), .out_number(number2));
 
@@ -206,46 +200,38 @@ module {TOP} (
       : {wide}'(filtered[{size * (sum_bits + 1)}+:{sum_bits}]) << {student.scale};
 {new_line.join(gained)}
 
-  // A frame that is complete waits here until the divider is free.
-  logic [{depth - 1}:0] token;
-  assign divider_ready = go && token[{dividing - 1}:0] == 0;
-  assign forward = !filtered_done || divider_ready;
   logic start;
-  assign start = filtered_done && divider_ready;
+  assign start = filtered_done && !busy;
 
   logic [{size - 1}:0] quotients;
   divider #(.FILTERS({size}), .SUM_BITS({wide})) division (
-      .clk, .en(go), .start, .filtered(dividends), .normaliser, .digits(quotients));
+      .clk, .start, .filtered(dividends), .normaliser, .digits(quotients));
 
 {new_line.join(stages)}
 
-  // All move on together while the last result is taken, or there is none.
-  logic [1:0] status[{depth}];
-  logic [31:0] number[{depth}];
-  assign go = !token[{depth - 1}] || m_axis_tready;
+  logic [{depth - 2}:0] token;
+  logic [1:0] status;
+  logic [31:0] number;
   always_ff @(posedge clk) begin
     if (rst) begin
-      token <= 0;
-    end else if (go) begin
-      token <= {depth}'({{token, start}});
-      status[0] <= status2 != 0 ? status2 : normaliser == 0 ? 2'd3 : 2'd0;
-      number[0] <= number2;
-      for (int i = 1; i < {depth}; i++) begin
-        status[i] <= status[i-1];
-        number[i] <= number[i-1];
-      end
+      {{token, busy, m_axis_tvalid}} <= 0;
+    end else begin
+      token <= {depth - 1}'({{token, start}});
+      m_axis_tvalid <= token[{depth - 2}] || (m_axis_tvalid && !m_axis_tready);
+      busy <= start || (busy && !(m_axis_tvalid && m_axis_tready));
+    end
+    if (start) begin
+      status <= status2 != 0 ? status2 : normaliser == 0 ? 2'd3 : 2'd0;
+      number <= number2;
     end
   end
 
   // A frame that was not whole has no words.
-  logic [1:0] last_status;
-  assign last_status = status[{depth - 1}];
-  assign m_axis_tvalid = token[{depth - 1}];
   logic holds;
   rule #(.WORDS({len(OUTPUTS)}), .BITS({OUTPUT_BITS}), .LOG_SD({OUTPUTS.index("log_sd")})) edge_rule (
       .enabled(rule_enabled), .holds_inside(rule_inside), .selected(rule_selected), .low(rule_low), .high(rule_high),
-      .most_log_sd(rule_most_log_sd), .words(words{last}), .status(last_status), .holds);
-  assign m_axis_tdata = {{5'd0, holds, last_status, number[{depth - 1}],
-      last_status == 1 || last_status == 2 ? {words}'d0 : words{last}}};
+      .most_log_sd(rule_most_log_sd), .words(words{last}), .status, .holds);
+  assign m_axis_tdata = {{5'd0, holds, status, number,
+      status == 1 || status == 2 ? {words}'d0 : words{last}}};
 endmodule
 """

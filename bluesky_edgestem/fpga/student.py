@@ -15,6 +15,7 @@ beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import floor, log
@@ -119,6 +120,11 @@ class Student:
         return np.column_stack([self.filters, self.normaliser])
 
     @property
+    def filter_bits(self) -> int:
+        """Bits of the filters' largest weight, with the sign."""
+        return int(np.abs(self.columns).max()).bit_length() + 1
+
+    @property
     def weight_bits(self) -> list[np.ndarray]:
         """Bits of each neuron's largest weight, with the sign, in its own unit, (neurons,) int of each dense layer."""
         common = (np.bitwise_or.reduce(layer.weights, axis=0) for layer in self.layers)
@@ -133,10 +139,18 @@ class Student:
         """No filter's sum, nor the normaliser, can be larger than this."""
         return int(np.abs(self.columns).sum(0).max()) * (2**self.frontend.bin_bits - 1)
 
-    def outputs(self, frames: np.ndarray, shift: np.ndarray | int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Output words (n, 9) int64 and status (n,) int, as the board gives them, of frames (n, n_pixels, n_pixels)."""
+    def outputs(
+        self,
+        frames: np.ndarray,
+        shift: np.ndarray | int = 0,
+        dense: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Output words (n, 9) int64 and status (n,) int, as the board gives them, of frames (n, n_pixels, n_pixels).
+
+        `dense` is another form of the dense layers, if not `tail`.
+        """
         features, normaliser = self.features(self.frontend(frames, shift))
-        return self.tail(features), np.where(normaliser == 0, 3, 0)
+        return (dense or self.tail)(features), np.where(normaliser == 0, 3, 0)
 
     @property
     def prior_sd(self) -> float:

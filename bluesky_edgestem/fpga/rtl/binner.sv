@@ -1,6 +1,7 @@
 // Crops a frame and adds BIN x BIN pixels into one, on the fly; sums are divided by 2^shift, and saturate.
 //
-// LANES bins leave together, in reading order; `index` counts such groups from the frame's first.
+// LANES bins leave together, in reading order; `index` counts such groups from the frame's first, and is there a clock
+// before the group, for a memory to be read meanwhile.
 module binner #(
     parameter int PPC = 8,
     parameter int PIXEL_BITS = 8,
@@ -24,7 +25,7 @@ module binner #(
     input logic [31:0] number,
     output logic [LANES*BIN_BITS-1:0] binned,
     output logic bins_valid,
-    output logic [15:0] index,
+    output logic [15:0] index,  // of the group that leaves in the next clock, if one does
     output logic out_done,
     output logic [1:0] out_status,
     output logic [31:0] out_number
@@ -43,6 +44,9 @@ module binner #(
   assign kept = valid && row >= ROW && down < CORE * BIN && beat >= COLUMN / PPC && along < GROUPS * BEATS;
   assign complete = along % BEATS == BEATS - 1;
   assign leaves = kept && complete && down % BIN == BIN - 1;
+
+  logic [15:0] following;
+  assign index = down == BIN - 1 && group == 0 ? 0 : following;
 
   logic [SUM_BITS-1:0] partial[LANES];  // of the row's bins so far
   logic [SUM_BITS-1:0] above[LANES * GROUPS];  // of the rows before
@@ -66,7 +70,7 @@ module binner #(
       out_done <= 0;
     end else if (en) begin
       bins_valid <= leaves;
-      if (leaves) index <= down == BIN - 1 && group == 0 ? 0 : index + 1;
+      if (leaves) following <= index + 1;
       out_done <= done;
       out_status <= status;
       out_number <= number;

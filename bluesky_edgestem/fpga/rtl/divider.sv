@@ -8,7 +8,6 @@ module divider #(
     parameter int SUM_BITS = 20
 ) (
     input logic clk,
-    input logic en,
     input logic start,  // with the first digit
     input logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,  // when it starts
     input logic [SUM_BITS-1:0] normaliser,  // when it starts
@@ -23,22 +22,21 @@ module divider #(
     for (int k = 0; k < FILTERS; k++)
       next[k] = {rest[k], digits[k]} + ({2'b0, divisor} ^ {(SUM_BITS + 2) {digits[k]}});
 
-  always_ff @(posedge clk)
-    if (en) begin
+  always_ff @(posedge clk) begin
+    if (start) begin
+      divisor <= normaliser;
+      empty <= normaliser == 0;
+    end
+    for (int k = 0; k < FILTERS; k++) begin
       if (start) begin
-        divisor <= normaliser;
-        empty <= normaliser == 0;
-      end
-      for (int k = 0; k < FILTERS; k++) begin
-        if (start) begin
-          rest[k] <= filtered[k*(SUM_BITS+1)+:SUM_BITS+1];
-          digits[k] <= normaliser == 0 || !filtered[k*(SUM_BITS+1)+SUM_BITS];
-          beyond[k] <= 1'b0;
-        end else begin
-          rest[k] <= next[k][SUM_BITS:0];
-          digits[k] <= !empty && (beyond[k] ? digits[k] : !next[k][SUM_BITS+1]);
-          beyond[k] <= beyond[k] || next[k][SUM_BITS+1] != next[k][SUM_BITS];
-        end
+        rest[k] <= filtered[k*(SUM_BITS+1)+:SUM_BITS+1];
+        digits[k] <= normaliser == 0 || !filtered[k*(SUM_BITS+1)+SUM_BITS];
+        beyond[k] <= 1'b0;
+      end else begin
+        rest[k] <= next[k][SUM_BITS:0];
+        digits[k] <= !empty && (beyond[k] ? digits[k] : !next[k][SUM_BITS+1]);
+        beyond[k] <= beyond[k] || next[k][SUM_BITS+1] != next[k][SUM_BITS];
       end
     end
+  end
 endmodule

@@ -19,11 +19,11 @@ module matched_filters #(
     input logic en,
     input logic [LANES*(BIN_BITS+ATTENUATION)-1:0] binned,
     input logic valid,
-    input logic [15:0] index,
+    input logic [15:0] index,  // of the group of bins that comes in the next clock
     input logic done,
     input logic [1:0] status,
     input logic [31:0] number,
-    output logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,
+    output logic signed [FILTERS*(SUM_BITS+1)-1:0] filtered,  // with `out_done`, those of a frame
     output logic out_done,
     output logic [1:0] out_status,
     output logic [31:0] out_number
@@ -37,61 +37,63 @@ module matched_filters #(
   logic [LANES*LANE_BITS-1:0] weights[GROUPS];
   initial $readmemh(WEIGHTS, weights);
 
-  // First and second clock: the weights are read, and leave the memory's own register.
+  // While a group of bins leaves the binner, its weights are read.
   logic [LANES*LANE_BITS-1:0] read, word;
-  logic [LANES*WIDE-1:0] binned1, binned2;
-  logic valid1, first1, done1, valid2, first2, done2, valid3, first3, done3;
-  logic [1:0] status1, status2, status3;
-  logic [31:0] number1, number2, number3;
+  logic first, first1, valid1, done1, first2, done2;
+  logic [1:0] status1, status2;
+  logic [31:0] number1, number2;
   always_ff @(posedge clk)
     if (en) begin
       read <= weights[$clog2(GROUPS)'(index)];
       word <= read;
+      first <= index == 0;
     end
 
-  // Third clock: of the multiples of a bin, made once, each filter takes one or its complement, and adds up over the lanes.
-  // A complement is one less than the negative: sums begin with as much as that makes in a frame.
+  // First clock: multiples of a bin are made, once for all filters.
   localparam int MULTIPLES = 1 << (WEIGHT_BITS - 1);
   logic [BIN_BITS-1:0] weighed[LANES];
-  logic [TERM_BITS-2:0] multiple[LANES*MULTIPLES];
-  logic [LANES*TERM_BITS-1:0] terms[FILTERS];
-  logic signed [BEAT_BITS-1:0] total[FILTERS], beat_sum[FILTERS];
-  always_comb begin
+  logic [TERM_BITS-2:0] multiple[LANES*MULTIPLES], multiple1[LANES*MULTIPLES];
+  always_comb
     for (int lane = 0; lane < LANES; lane++) begin
       // What leaves the incident beam's bins cannot be too large; what leaves the others saturates.
-      weighed[lane] = !word[lane*LANE_BITS] ? binned2[lane*WIDE+ATTENUATION+:BIN_BITS]
-          : |binned2[lane*WIDE+BIN_BITS+:ATTENUATION] ? '1 : binned2[lane*WIDE+:BIN_BITS];
+      weighed[lane] = !read[lane*LANE_BITS] ? binned[lane*WIDE+ATTENUATION+:BIN_BITS]
+          : |binned[lane*WIDE+BIN_BITS+:ATTENUATION] ? '1 : binned[lane*WIDE+:BIN_BITS];
       multiple[lane*MULTIPLES] = '0;
       for (int m = 1; m < MULTIPLES; m++)  // without any product, for which synthesis would take multipliers
         multiple[lane*MULTIPLES+m] = multiple[lane*MULTIPLES+m-1] + (TERM_BITS - 1)'(weighed[lane]);
     end
+  always_ff @(posedge clk) if (en) for (int i = 0; i < LANES * MULTIPLES; i++) multiple1[i] <= multiple[i];
+
+  // Second clock: each filter takes one of them or its complement, and adds up over the lanes. A complement is one less
+  // than the negative: sums begin with as much as that makes in a frame.
+  logic [LANES*TERM_BITS-1:0] terms[FILTERS];
+  logic signed [BEAT_BITS-1:0] total[FILTERS], beat_sum[FILTERS];
+  always_comb
     for (int k = 0; k < FILTERS; k++)
       for (int lane = 0; lane < LANES; lane++)
         terms[k][lane*TERM_BITS+:TERM_BITS] =
-            {1'b0, multiple[lane*MULTIPLES+32'(word[lane*LANE_BITS+1+k*WEIGHT_BITS+:WEIGHT_BITS-1])]}
+            {1'b0, multiple1[lane*MULTIPLES+32'(word[lane*LANE_BITS+1+k*WEIGHT_BITS+:WEIGHT_BITS-1])]}
             ^ {TERM_BITS{word[lane*LANE_BITS+WEIGHT_BITS+k*WEIGHT_BITS]}};
-  end
   for (genvar k = 0; k < FILTERS; k++) begin : filter
     adder_tree #(.N(LANES), .BITS(TERM_BITS)) adding (.terms(terms[k]), .total(total[k]));
   end
-  always_ff @(posedge clk) if (en) for (int k = 0; k < FILTERS; k++) beat_sum[k] <= total[k];
+  always_ff @(posedge clk) if (en) for (int k = 0; k < FILTERS; k++) beat_sum[k] <= valid1 ? total[k] : '0;
 
-  // Fourth clock: the sums of lanes are added to those before.
+  // Third clock: the sums of lanes are added to those before; what leaves is the sum before it is kept.
+  logic [FILTERS*(SUM_BITS+1)-1:0] sums;
+  always_comb
+    for (int k = 0; k < FILTERS; k++)
+      filtered[k*(SUM_BITS+1)+:SUM_BITS+1] =
+          (first2 ? (SUM_BITS + 1)'(NEGATIVE[k*16+:16]) : sums[k*(SUM_BITS+1)+:SUM_BITS+1])
+          + (SUM_BITS + 1)'(beat_sum[k]);
+  assign {out_done, out_status, out_number} = {done2, status2, number2};
   always_ff @(posedge clk) begin
     if (rst) begin
-      {valid1, valid2, valid3, done1, done2, done3, out_done} <= 0;
+      {valid1, done1, first2, done2} <= 0;
     end else if (en) begin
-      binned1 <= binned;
-      binned2 <= binned1;
-      {valid1, first1, done1, status1, number1} <= {valid, index == 0, done, status, number};
-      {valid2, first2, done2, status2, number2} <= {valid1, first1, done1, status1, number1};
-      {valid3, first3, done3, status3, number3} <= {valid2, first2, done2, status2, number2};
-      {out_done, out_status, out_number} <= {done3, status3, number3};
-      if (valid3)
-        for (int k = 0; k < FILTERS; k++)
-          filtered[k*(SUM_BITS+1)+:SUM_BITS+1] <=
-              (first3 ? (SUM_BITS + 1)'(NEGATIVE[k*16+:16]) : filtered[k*(SUM_BITS+1)+:SUM_BITS+1])
-              + (SUM_BITS + 1)'(beat_sum[k]);
+      {valid1, first1, done1, status1, number1} <= {valid, first, done, status, number};
+      {first2, done2, status2, number2} <= {valid1 && first1, done1, status1, number1};
+      sums <= filtered;
     end
   end
 endmodule
