@@ -36,7 +36,8 @@ from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
 
 DOSES = {"1e4": 1e4, "1e5": 1e5}
 TRAINED_AT = 1e5
-DRAWS = 2
+DRAWS, TIMED = 2, 4
+"""Draws of a sample's noise whose readings are scored, and that are read at once, a small scan, to take the time."""
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".venv-py4dstem/bin/python"
 PY4DSTEM = {"peer": "py4DSTEM", "corrPower": 0.8, "upsample_factor": 16, "minRelativeIntensity": 0.01}
@@ -215,7 +216,7 @@ def run_time(folder: Path, wanted: Sequence[str], rounds: int = 25, cores: int =
     for name in ("Si-128", "Si-256"):
         scan = make(name, 1, folder)
         case = scan.sample()
-        frames = case.frames(TRAINED_AT, 1)
+        frames = np.concatenate([case.frames(TRAINED_AT, draw) for draw in range(TIMED)])
         times: dict[str, list[float]] = {}
         network = StrainAutoencoder.train(scan.frames(TRAINED_AT, 0), seed=1) if "ours" in wanted else None
         peers = Peers(case, frames, bright_reflections(case)) if "peers" in wanted else None
