@@ -1,8 +1,8 @@
 """Frames a second through the inference board's soft-IOC: detector, IOC and client in processes of their own.
 
-A simulated DECTRIS detector streams at a rate that is hard to reach; the board computes with the whole numbers of a
-network of the default size, whose weights are random: they do not change the time. Results that do not reach the client
-are counted.
+A simulated DECTRIS detector streams at a rate that is hard to reach; the board computes with the fixed-point numbers of
+a network of the default size, whose weights are random: they do not change the time. Results that do not reach the
+client are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from bluesky_edgestem.analysis.optics import Optics
-from bluesky_edgestem.fpga import golden, student
+from bluesky_edgestem.fpga import fixed_point, golden, student
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.golden import GoldenFrames
 from bluesky_edgestem.fpga.student import OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, Layer, Student
@@ -51,6 +51,7 @@ def write_build(folder: Path, n_pixels: int, bin_: int) -> None:
     )  # fmt: skip
     frames = rng.poisson(1.0, (10, n_pixels, n_pixels)).astype(np.uint16)
     made.save(folder / student.NAME)
+    fixed_point.DenseLayers.of(made).save(folder / fixed_point.NAME)
     GoldenFrames(made.hash, frames, *made.outputs(frames)).save(folder / golden.NAME)
 
 

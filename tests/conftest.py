@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
-from bluesky_edgestem.fpga import golden
+from bluesky_edgestem.fpga import fixed_point, golden
 from bluesky_edgestem.fpga import student as student_module
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.student import OUTPUT_BITS, OUTPUT_FRACTION, OUTPUTS, Layer, Student
@@ -74,6 +74,7 @@ def make_build():
         student = replace(random_student(frontend, seed=seed), card={"strain_sd": 1.0})
         frames = some_frames(frontend, 3)
         student.save(folder / student_module.NAME)
+        fixed_point.DenseLayers.of(student).save(folder / fixed_point.NAME)
         golden.GoldenFrames(student.hash, frames, *student.outputs(frames)).save(folder / golden.NAME)
         return student
 

@@ -13,14 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..analysis.optics import Optics
 from ..analysis.scattering import FIRST_ORDER
-from . import golden, report
+from . import fixed_point, golden, report
 from .frontend import CORE, Frontend
 from .rule import Rule
+from .shipped import folder_of
 from .student import NAME as STUDENT
 from .student import OUTPUT_FRACTION, Student
 from .teaching import Domain, Lessons
@@ -41,6 +43,7 @@ class Plan:
     frontend: Frontend
     folder: Path
     teacher: Path | None = None  #: weights of a descriptor network; those that ship if left out
+    student: Student | None = None  #: that was trained before; frames and optics are then its own
     target: str = "xcu250"
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
@@ -66,36 +69,36 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         The report, which is in ``report.json``, too.
     """
     from ..analysis.networks import DescriptorNetwork
-    from . import learning, precision, scoring, teaching
+    from . import precision, scoring, teaching
 
+    if plan.student is not None:
+        plan = dataclasses.replace(plan, frontend=plan.student.frontend, optics=plan.student.optics)
     plan.frontend.check_beats(plan.pixels_a_clock)
     teacher = DescriptorNetwork.pretrained(plan.teacher)
     teacher.check_optics(plan.optics)
     check_view(plan.frontend, plan.optics, plan.domain)
-    if plan.widths.weight_bits is None:
+    if plan.student is None and plan.widths.weight_bits is None:
         precision.check_budget(plan.widths)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    # Whatever ends this build, report and golden frames of the one before do not stay beside its files.
-    for name in (report.NAME, golden.NAME):
+    # Whatever ends this build, report, golden frames and dense layers of the one before do not stay beside its files.
+    for name in (report.NAME, golden.NAME, fixed_point.NAME):
         (plan.folder / name).unlink(missing_ok=True)
     began = time.monotonic()
 
     def stage(text: str) -> None:
         say(f"{time.monotonic() - began:6.0f} s  {text}")
 
-    stage(f"the teacher reads {plan.patterns} patterns")
+    # Kept back of the lessons, for what is said of the student; of one that was trained before, they are all it takes.
+    held = max(1, plan.patterns // 20)
+    patterns = plan.patterns if plan.student is None else held
+    stage(f"the teacher reads {patterns} patterns")
     lessons = teaching.lessons(
-        plan.frontend, plan.optics, plan.patterns, domain=plan.domain, teacher=plan.teacher, seed=plan.seed,
+        plan.frontend, plan.optics, patterns, domain=plan.domain, teacher=plan.teacher, seed=plan.seed,
         workers=plan.workers,
         progress=lambda done, wanted: stage(f"  {done} of {wanted}") if done % 5000 == 0 or done == wanted else None,
     )  # fmt: skip
-    held = max(1, len(lessons) // 20)
-    taught, kept = lessons[held:], lessons[:held]
-    student, model = learning.train(
-        taught, plan.frontend, plan.optics, teaching.PHASES, widths=plan.widths,
-        domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
-    )  # fmt: skip
-    student = scoring.calibrated(student, kept, plan.domain, plan.seed)
+    kept = lessons[:held]
+    student, model = _trained(plan, lessons[held:], kept, stage)
     student.save(plan.folder / STUDENT)
     stage(f"student {student.hash}: {plan.folder / STUDENT}")
 
@@ -110,7 +113,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         "target": plan.target, "clock_MHz": plan.clock_MHz,
         "frontend": asdict(plan.frontend), "optics": asdict(plan.optics), "domain": asdict(plan.domain),
         "network": {
-            "filters": student.filters.shape[1], "filter_bits": plan.widths.filter_bits,
+            "filters": student.filters.shape[1], "filter_bits": student.filter_bits,
             "layers": [layer.weights.shape[1] for layer in student.layers],
             "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
             "weight_bits": [float(f"{each.mean():.3g}") for each in student.weight_bits],
@@ -126,6 +129,21 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {plan.folder} must not be used")
     golden.GoldenFrames(student.hash, *agreed).save(plan.folder / golden.NAME)
     return out
+
+
+def _trained(plan: Plan, taught: Lessons, kept: Lessons, stage: Callable[[str], None]) -> tuple[Student, Any]:
+    """The plan's student, or one that is trained on `taught` and calibrated on `kept`, and its QKeras model."""
+    if plan.student is not None:
+        from .quantised import model_of
+
+        return plan.student, model_of(plan.student)
+    from . import learning, scoring, teaching
+
+    student, model = learning.train(
+        taught, plan.frontend, plan.optics, teaching.PHASES, widths=plan.widths,
+        domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
+    )  # fmt: skip
+    return scoring.calibrated(student, kept, plan.domain, plan.seed), model
 
 
 def check_view(frontend: Frontend, optics: Optics, domain: Domain) -> None:
@@ -156,7 +174,7 @@ def verify(
     RuntimeError
         A form of the student cannot be compiled or run.
     """
-    from . import area, fixed_point, hls, latency, logic
+    from . import area, hls, latency, logic
     from .verification import Mismatches, golden_frames, in_portions
     from .verilated import Simulation, ToolMissing, tool
 
@@ -204,8 +222,9 @@ def verify(
     verilog = plan.folder / "rtl"
     shutil.rmtree(verilog, ignore_errors=True)
     stream = logic.write(student, verilog, plan.pixels_a_clock)
-    layers = fixed_point.dense_layers(student)
-    compare("alkaid", fixed_point.tail(layers, student, student.features(bins)[0]))
+    dense = fixed_point.DenseLayers.of(student)
+    compare("alkaid", dense(student.features(bins)[0]))
+    dense.save(plan.folder / fixed_point.NAME)
 
     def simulate() -> None:
         simulation = Simulation(verilog, stream)
@@ -297,6 +316,10 @@ def _parser() -> argparse.ArgumentParser:
         "--teacher", default="descriptors-MoS2",
         help=f"{' or '.join(SHIPPED_TEACHERS)}, the network that ships and reads both, or weights of your own",
     )  # fmt: skip
+    parser.add_argument(
+        "--student", default=None, metavar="BUILD",
+        help="folder of another build, or shipped: its student, with its frames and optics, instead of training one",
+    )  # fmt: skip
     parser.add_argument("--target", choices=sorted(TARGETS), default="xcu250", help="device that cells are counted for")
     parser.add_argument("--clock", type=_clock, default="100MHz", help="clock that HLS aims at and the latency is of")
     parser.add_argument("--out", type=Path, default=Path("build/board"), help="folder to write")
@@ -356,10 +379,11 @@ def plan_of(arguments: Sequence[str]) -> Plan:
             raise ValueError(
                 f"teacher {options.teacher!r}: neither {' nor '.join(SHIPPED_TEACHERS)}, which ship, nor a weights file"
             )
+    student = Student.load(folder_of(options.student) / STUDENT) if options.student else None
     return Plan(
         Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame),
         Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits),
-        options.out, teacher, options.target, options.clock, options.pixels_a_clock, options.patterns,
+        options.out, teacher, student, options.target, options.clock, options.pixels_a_clock, options.patterns,
         tuple(options.epochs),
         Widths(
             options.filters, tuple(options.hidden), options.filter_bits, activation_bits=tuple(options.activation_bits),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.weights_file import WeightsFile
+from .fixed_point import DenseLayers
 from .packed_arrays import pack, unpack
 from .student import Student
 
@@ -40,11 +41,16 @@ class GoldenFrames:
         facts, arrays = unpack(FILE.read(Path(path)))
         return cls(facts["student"], **arrays)
 
-    def complaint(self, student: Student) -> str:
-        """Why a board with this student must not be used; "" where it gives each word as it should."""
+    def complaint(self, student: Student, dense: DenseLayers | None = None) -> str:
+        """Why a board with this student must not be used; "" where it gives each word as it should.
+
+        `dense` is what it has for the student's own dense layers.
+        """
         if student.hash != self.student:
             return f"the golden frames are those of student {self.student}, loaded is {student.hash}"
-        words, status = student.outputs(self.frames)
+        if dense is not None and dense.student != self.student:
+            return f"the dense layers are those of student {dense.student}, loaded is {student.hash}"
+        words, status = student.outputs(self.frames, dense=dense)
         wrong = (words != self.words).any(1) | (status != self.status)
         if not wrong.any():
             return ""

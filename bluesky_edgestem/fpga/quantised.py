@@ -19,6 +19,7 @@ from .reproducible import keras, qkeras, tf
 from .student import OUTPUT_BITS, OUTPUT_FRACTION, Layer, Student
 from .widths import Widths
 
+BIAS = 6  #: bits of biases before the point, without the sign
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 
 
@@ -127,7 +128,7 @@ def settled(model: keras.Model, widths: Widths, weight_bits: list[np.ndarray], b
         behind = max(reads + finest, leaving + 1) + 1
         return qkeras.QDense(
             layer.units, kernel_quantizer=qkeras.quantized_bits(1 + before + finest, before, symmetric=1, alpha=1),
-            bias_quantizer=qkeras.quantized_bits(behind + 7, 6, alpha=1), name=layer.name,
+            bias_quantizer=qkeras.quantized_bits(behind + BIAS + 1, BIAS, alpha=1), name=layer.name,
         )  # fmt: skip
 
     out = keras.models.clone_model(model, clone_function=of_board)
@@ -150,6 +151,39 @@ def settled(model: keras.Model, widths: Widths, weight_bits: list[np.ndarray], b
         layer.set_weights([new, (whole | 1) * unit])
         before = f"relu{i}"
     return out
+
+
+def model_of(student: Student) -> keras.Model:
+    """The QKeras model whose whole numbers a student is: of `student_of`, the inverse."""
+    unit = 2.0 ** (1 - student.filter_bits)
+    first = keras.Input((CORE**2,), name="bins")
+    x = qkeras.QDense(
+        student.columns.shape[1], use_bias=False, name="filters",
+        kernel_quantizer=qkeras.quantized_bits(student.filter_bits, 0, symmetric=1, alpha=1),
+    )(first)  # fmt: skip
+    x = Divide(student.gains, student.scale, student.quotient_bits, unit, name="features")(x)
+    weights: dict[str, list[np.ndarray]] = {"filters": [student.columns * unit]}
+    fraction = student.quotient_bits
+    for i, layer in enumerate(student.layers):
+        finest, behind = layer.weight_fraction, fraction + layer.weight_fraction + 1
+        before = max(0, int(np.abs(layer.weights).max()).bit_length() - finest)
+        x = qkeras.QDense(
+            layer.weights.shape[1],
+            kernel_quantizer=qkeras.quantized_bits(1 + before + finest, before, symmetric=1, alpha=1),
+            bias_quantizer=qkeras.quantized_bits(behind + BIAS + 1, BIAS, alpha=1), name=f"dense{i}",
+        )(x)  # fmt: skip
+        if layer.signed:
+            words = qkeras.quantized_bits(layer.bits, layer.bits - layer.fraction - 1, alpha=1)
+            x = qkeras.QActivation(words, name="words")(x)
+        else:
+            relu = qkeras.quantized_relu(layer.bits, layer.bits - layer.fraction)
+            x = qkeras.QActivation(relu, name=f"relu{i}")(x)
+        weights[f"dense{i}"] = [layer.weights * 2.0**-finest, layer.bias * 2.0**-behind]
+        fraction = layer.fraction
+    model = keras.Model(first, x)
+    for name, values in weights.items():
+        model.get_layer(name).set_weights(values)
+    return model
 
 
 def _unit(quantiser: qkeras.quantized_bits) -> float:

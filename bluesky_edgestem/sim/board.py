@@ -1,8 +1,8 @@
 """The inside of the simulated inference board: the detector's stream in, a result for each frame out.
 
-It computes with the whole numbers of a build, `fpga.student.Student`, with which all other forms of that build were
-found to agree bit for bit: what it gives for a frame is what the Verilog gives. How long it takes says nothing of the
-hardware.
+It computes with the fixed-point numbers of a build: filters as `fpga.student.Student` has them in whole numbers, dense
+layers by alkaid. All forms of that build were found to agree bit for bit: what it gives for a frame is what the Verilog
+gives. How long it takes says nothing of the hardware.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..fpga import golden, results, student
+from ..fpga import fixed_point, golden, results, student
+from ..fpga.fixed_point import DenseLayers
 from ..fpga.golden import GoldenFrames
 from ..fpga.rule import Rule
 from ..fpga.student import Student
@@ -39,6 +40,7 @@ class Model:
 
     folder: Path
     student: Student
+    dense: DenseLayers
 
     @classmethod
     def load(cls, folder: Path) -> Model:
@@ -47,14 +49,25 @@ class Model:
         Raises
         ------
         ValueError
-            Its student cannot be read; the message says why, and what to do.
+            Its student or the dense layers cannot be read; the message says why, and what to do.
         """
-        return cls(Path(folder), Student.load(Path(folder) / student.NAME))
+        folder = Path(folder)
+        return cls(folder, Student.load(folder / student.NAME), DenseLayers.load(folder / fixed_point.NAME))
+
+    def outputs(self, images: np.ndarray, electrons: float) -> tuple[np.ndarray, np.ndarray]:
+        """Output words (n, 9) and status (n,) of frames that are expected to have so many electrons."""
+        side = self.student.frontend.n_pixels
+        if images.shape[1:] == (side, side):
+            shift = self.student.frontend.shift_for(electrons, self.student.brightest)
+            return self.student.outputs(images, shift, self.dense)
+        # As the Verilog has it: a result without words, whose status says that the frame ended early or late.
+        words = np.zeros((len(images), len(self.student.layers[-1].bias)), np.int64)
+        return words, np.full(len(images), 1 if np.prod(images.shape[1:]) < side**2 else 2)
 
     def test(self) -> str:
         """Run the golden frames: why the board must not be used; "" where all bits are right."""
         try:
-            return GoldenFrames.load(self.folder / golden.NAME).complaint(self.student)
+            return GoldenFrames.load(self.folder / golden.NAME).complaint(self.student, self.dense)
         except ValueError as error:
             return str(error)
 
@@ -166,7 +179,7 @@ class Board:
             except ProtocolError as error:
                 reasons.append(str(error))
         good = np.array([not reason for reason in reasons])
-        words, status = self._words(student, images if good.all() else images[good], electrons)
+        words, status = self.model.outputs(images if good.all() else images[good], electrons)
         rule, numbers = self.rule, frames.numbers[good]
         if rule is not None and self.ask is not None:
             # First of all: the coils may be about to end the flight.
@@ -181,16 +194,6 @@ class Board:
         self.latest = np.concatenate([self.latest, rows])[-KEPT:]
         counts.results_out += len(rows)
         return reasons
-
-    @staticmethod
-    def _words(student: Student, images: np.ndarray, electrons: float) -> tuple[np.ndarray, np.ndarray]:
-        """Output words (n, 9) and status (n,)."""
-        side = student.frontend.n_pixels
-        if images.shape[1:] == (side, side):
-            return student.outputs(images, student.frontend.shift_for(electrons, student.brightest))
-        # As the Verilog has it: a result without words, whose status says that the frame ended early or late.
-        words = np.zeros((len(images), len(student.layers[-1].bias)), np.int64)
-        return words, np.full(len(images), 1 if np.prod(images.shape[1:]) < side**2 else 2)
 
     def _follow(self, receiver: Receiver) -> None:
         try:

