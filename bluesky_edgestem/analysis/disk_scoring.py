@@ -14,6 +14,7 @@ import numpy as np
 from . import disk_kernels
 from .base_pattern import MARGIN, BasePattern
 from .kernels import in_parts
+from .map_information import packed
 
 #: Disks move by no more than this in one step [pixels].
 _FARTHEST = 1.5
@@ -204,7 +205,7 @@ class KnownInformation:
     """Fisher information of the mean pattern of one electron, in each of t rotations."""
 
     fills: np.ndarray  #: (t, K + 1, g, b) float32
-    disks: np.ndarray  #: (t, g, 7 + K + 1, 7 + K + 1), what each disk holds of map, beam, background and codes
+    disks: np.ndarray  #: (t, g, m) what each disk holds of map, beam, background and codes, `map_information.packed`
     place: np.ndarray  #: (t, g) of x and y together
     level: np.ndarray  #: (t, g) of the disk's first function
     background: np.ndarray  #: (t,)
@@ -243,7 +244,7 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     order = np.argsort(-shares, axis=1, kind="stable")
     held = np.cumsum(np.take_along_axis(shares, order, 1), axis=1)
     return KnownInformation(
-        fills, disks,
+        fills, packed(disks),
         (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
         scores.back_info * electrons, order, 1 + (held < _LEADING).sum(1), 1 + (held < _TELLING).sum(1),
     )  # fmt: skip

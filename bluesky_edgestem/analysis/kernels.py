@@ -70,9 +70,17 @@ class _Sources(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """A cache whose disk may be full."""
+    """A cache whose disk may be full, and whose files may be of classes that are no more, or cut short."""
 
     _impl_class = _Sources
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):

@@ -4,7 +4,9 @@ The score is that of the frame itself. The information is that of the mean patte
 disk and scaled to the frame: that of a disk's place by what the disk's own edges say now, that of fills by what its
 pixels count.
 
-In this order stand the map's four entries row by row, the beam's x and y, the background's share, and the codes.
+In this order stand the map's four entries row by row, the beam's x and y, the background's share, and the codes. A
+disk's information is packed: what is of map and beam alone, what is between those and the rest, and what is of the
+rest. Each part is stretched by one number, and so added as fast as it can be read.
 """
 
 from __future__ import annotations
@@ -26,7 +28,33 @@ class Room(NamedTuple):
     inverse: np.ndarray  #: (pixels,) 1/v
     moments: np.ndarray  #: (g b,)
     by_code: np.ndarray  #: (K + 1,)
-    stretch: np.ndarray  #: (7 + K + 1,)
+    information: np.ndarray  #: (m,), packed
+
+
+#: Numbers of map and beam.
+_MAP = 6
+#: Parts are filled up with zeros to multiples of this: of what is left over from whole vectors, each number takes as
+#: long as a vector.
+_TOGETHER = 64
+
+
+@kernel
+def _parts(count):  # pragma: no cover - compiled
+    """Where the second and the third part begin, and the end, of `count` numbers beside map and beam."""
+    first = (_MAP * (_MAP + 1) // 2 + _TOGETHER - 1) // _TOGETHER * _TOGETHER
+    second = first + (_MAP * count + _TOGETHER - 1) // _TOGETHER * _TOGETHER
+    return first, second, second + (count * (count + 1) // 2 + _TOGETHER - 1) // _TOGETHER * _TOGETHER
+
+
+def packed(information: np.ndarray) -> np.ndarray:
+    """The lower triangle of symmetric matrices (..., 7 + K + 1, 7 + K + 1), as `add_information` takes it, float32."""
+    size = information.shape[-1]
+    first, second, end = _parts(size - _MAP)
+    out = np.zeros((*information.shape[:-2], end), np.float32)
+    row, column = np.tril_indices(size)
+    for start, of in ((0, row < _MAP), (first, (row >= _MAP) & (column < _MAP)), (second, column >= _MAP)):
+        out[..., start : start + of.sum()] = information[..., row[of], column[of]]
+    return out
 
 
 @kernel
@@ -37,7 +65,7 @@ def room(n_disks, size, n_functions, n_codes):  # pragma: no cover - compiled
         np.zeros(size, np.float32),
         np.empty(n_disks * n_functions, np.float32),
         np.empty(n_codes, np.float32),
-        np.empty(7 + n_codes),
+        np.empty(_parts(1 + n_codes)[2], np.float32),
     )
 
 
@@ -49,7 +77,7 @@ def add_information(
     """Add what disks say to `score` (7 + K + 1,) and to the lower triangle of `matrix` (7 + K + 1, 7 + K + 1).
 
     `weight` and `inverse` are padded images of (n - λ)/v and 1/v; `functions` the templates, flat; `fills`, `known`,
-    `place_known` and `level_known` are one rotation's, as of `affine_encoder.encode`.
+    `place_known` and `level_known` are one rotation's, as of `affine_encoder.encode`, `known` packed.
 
     Returns
     -------
@@ -58,9 +86,11 @@ def add_information(
     int
         How many numbers that sums over.
     """
-    total, count = np.uint64(len(score)), len(fills)
+    count = len(fills)
     size, n_functions = len(room.weight), len(room.moments) // len(at.seen)
-    stretch = room.stretch
+    information = room.information
+    first, second, end = _parts(1 + count)
+    information[:] = 0
     room.moments[:] = 0
     away, freedom = 0.0, 0
     for g in disks:
@@ -81,18 +111,32 @@ def add_information(
         score[3] += sy * gy
         score[4] += sx
         score[5] += sy
-        xx, xy, yy = p * p * dose * known[g, 4, 4], p * p * dose * known[g, 5, 4], p * p * dose * known[g, 5, 5]
+        pp, pf, ff = np.float32(p * p * dose), np.float32(p * f * dose), np.float32(f * f * dose)
+        disk = np.uint64(g)
+        # Where (4, 4), (5, 4) and (5, 5) are, of the beam's place.
+        xx, xy, yy = pp * known[disk, 14], pp * known[disk, 19], pp * known[disk, 20]
         det = xx * yy - xy * xy
         if det > 0:
             away += (sx * sx * yy - 2 * sx * sy * xy + sy * sy * xx) / det
             freedom += 2
-        stretch[:6] = p
-        stretch[6:] = f
-        disk = np.uint64(g)
-        for i in range(total):
-            by = stretch[i] * dose
-            for k in range(i + np.uint64(1)):
-                matrix[i, k] += by * stretch[k] * known[disk, i, k]
+        for k in range(np.uint64(first)):
+            information[k] += pp * known[disk, k]
+        for k in range(np.uint64(first), np.uint64(second)):
+            information[k] += pf * known[disk, k]
+        for k in range(np.uint64(second), np.uint64(end)):
+            information[k] += ff * known[disk, k]
+    at_map, at_between, at_rest = 0, first, second
+    for i in range(len(score)):
+        for k in range(i + 1):
+            if i < _MAP:
+                matrix[i, k] += information[at_map]
+                at_map += 1
+            elif k < _MAP:
+                matrix[i, k] += information[at_between]
+                at_between += 1
+            else:
+                matrix[i, k] += information[at_rest]
+                at_rest += 1
     project(room.by_code, 0, fills.reshape(-1), 0, count, room.moments)
     for k in range(count):
         score[7 + k] += room.by_code[k] * dose

@@ -66,6 +66,42 @@ def test_what_was_compiled_is_kept_until_something_changes_that_it_was_compiled_
     assert found(tmp_path, divisor=4, added=5, called=7) == "13 kept"
 
 
+TAKES_A_PAIR = """
+from typing import NamedTuple
+from bluesky_edgestem.analysis.kernels import kernel
+{pair}
+
+@kernel
+def added(pair):
+    return pair.a + pair.b
+
+print(added(Pair(1, 2)), "kept" if sum(added.stats.cache_hits.values()) else "compiled")
+"""
+PAIR = """
+class Pair(NamedTuple):
+    a: int
+    b: int
+"""
+
+
+def test_what_was_compiled_of_a_class_that_is_no_more_is_compiled_anew(tmp_path: Path) -> None:
+    def said(pair: str) -> str:
+        (tmp_path / "takes_a_pair.py").write_text(TAKES_A_PAIR.format(pair=pair))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+        environment.pop("NUMBA_CACHE_DIR", None)
+        command = [sys.executable, "-c", "import takes_a_pair"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    (tmp_path / "shapes.py").write_text("from typing import NamedTuple\n" + PAIR)
+    lines = len(PAIR.splitlines())  # the kernel stays in its line, by which its file is found
+    assert said("from shapes import Pair" + "\n" * (lines - 1)) == "3 compiled"
+    (tmp_path / "shapes.py").unlink()
+    assert said(PAIR.rstrip("\n")) == "3 compiled"
+    assert said(PAIR.rstrip("\n")) == "3 kept"
+
+
 NOWHERE = """
 import tempfile
 def refused(*args, **kwargs):
