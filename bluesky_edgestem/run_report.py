@@ -47,9 +47,10 @@ def report(client: Container, uid: str, folder: Path) -> None:
         The report cannot be written.
     """
     try:
-        record = RunRecord.read(client[uid])
+        run = client[uid]
     except (KeyError, ValueError):
         raise ValueError(f"no run {uid!r} in this catalog; `edgestem catalog search` lists those there are") from None
+    record = RunRecord.read(run)
     uid, plan = record.start["uid"], record.start.get("plan_name", "a plan")
     if not record.optimization:
         raise NothingToReport(

@@ -44,8 +44,7 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
 
 def in_parts(n: int, do: Callable[[slice], object]) -> None:
     """Call `do` with parts of `n`, all processors at work; kernels do not hold the interpreter's lock."""
-    with global_compiler_lock:
-        _load()
+    load()
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = max(min(allowed, n), 1)
     edges = [n * i // count for i in range(count + 1)]
@@ -54,10 +53,14 @@ def in_parts(n: int, do: Callable[[slice], object]) -> None:
 
 
 @functools.cache
-def _load() -> None:
-    """Let numba load what it does at its first compilation: two threads that do so at once can end with an error."""
-    cpu_target.typing_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
-    cpu_target.target_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
+def load() -> None:
+    """Let numba load what it does at its first compilation: two threads that do so at once can end with an error.
+
+    To be called before kernels are, by threads.
+    """
+    with global_compiler_lock:
+        cpu_target.typing_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
+        cpu_target.target_context.refresh()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Sources(CompileResultCacheImpl):

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from .bit_planes import Words, fits
-from .kernels import kernel
+from .kernels import kernel, load
 from .sparse_masks import SparseMasks
 
 PIXEL_TYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
@@ -128,6 +128,8 @@ class Reducer:
             raise ValueError(f"reducing frames takes at least 1 thread, got {threads}")
         self.masks = SparseMasks.of(shape, masks or {})
         self.shape, self.threads = self.masks.shape, threads
+        if threads > 1:
+            load()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reduce") if threads > 1 else None
         self._own = threading.local()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from ..analysis import kernels
 from . import blobs
 from .frames import Frames
 from .gate import Decoder, Gate, Reduce, Refusal
@@ -94,6 +95,8 @@ class Receiver:
             raise ValueError(f"protocol is {protocol!r}; allowed is {' | '.join(PROTOCOLS)}")
         if workers < 1:
             raise ValueError(f"workers is {workers}; a stream needs at least 1")
+        if workers > 1:
+            kernels.load()
         if reduce is not None:
             blobs.load()
         self._decoder = PROTOCOLS[protocol]()
