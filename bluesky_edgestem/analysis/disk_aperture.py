@@ -16,10 +16,9 @@ from functools import cached_property
 
 import numpy as np
 
-#: Tabulated places of a disk's centre along each side of a pixel; what is between them is first order.
+#: Tabulated places of a disk's centre along each side of a pixel, for each of which disks are drawn with a sample; what
+#: is between them is first order.
 PHASES = 8
-#: Samples along each side of a pixel that disks are drawn with: one for each phase.
-_FINE = PHASES
 #: Pixels that a processor takes at once, or some do in turns: of so many or a multiple no odd ones are left.
 _AT_ONCE = 32
 #: How many pixels away electrons are handed on to, and the greatest variance that this can have [pixels²].
@@ -72,31 +71,31 @@ class Aperture:
         between = min(self.shared * self.spread**2, _MOST_SHARED)
         before = float(np.sqrt(self.spread**2 - between))
         reach, width = self.half + 1 + _NEIGHBOURS, 2 * self.half + 1
-        axis = (np.arange((2 * reach + 1) * _FINE) + 1) / _FINE - reach - 0.5
+        axis = (np.arange((2 * reach + 1) * PHASES) + 1) / PHASES - reach - 0.5
         x, y = np.meshgrid(axis, axis)
-        disk = np.clip(0.5 + (self.radius - np.hypot(x, y)) * _FINE, 0.0, 1.0)
+        disk = np.clip(0.5 + (self.radius - np.hypot(x, y)) * PHASES, 0.0, 1.0)
         images = np.polynomial.polynomial.polyval2d(
             y / self.radius, x / self.radius, np.moveaxis(orthonormal(self.degree), 0, -1)
         )
         images *= disk
         for side in (1, 2):
             if before > 0:
-                images = gaussian_filter1d(images, before * _FINE, axis=side, mode="constant")
-            # A box of _FINE samples is even: filtered sample k stands for the place half a sample before k, where a
+                images = gaussian_filter1d(images, before * PHASES, axis=side, mode="constant")
+            # A box of PHASES samples is even: filtered sample k stands for the place half a sample before k, where a
             # phase has its centre.
-            images = uniform_filter1d(images, _FINE, axis=side, mode="constant")
+            images = uniform_filter1d(images, PHASES, axis=side, mode="constant")
         weights = _handed_on(between)
         for side in (1, 2):
-            images = np.sum([w * np.roll(images, _FINE * k, axis=side) for k, w in weights.items()], axis=0)
+            images = np.sum([w * np.roll(images, PHASES * k, axis=side) for k, w in weights.items()], axis=0)
 
         # What grows along an axis grows less with the disk's place.
-        changes = [_FINE / 12 * (8 * _difference(images, side, 1) - _difference(images, side, 2)) for side in (2, 1)]
+        changes = [PHASES / 12 * (8 * _difference(images, side, 1) - _difference(images, side, 2)) for side in (2, 1)]
         images = np.stack([images, *changes])
         inside = np.concatenate([width * i + np.arange(*row) for i, row in enumerate(self.rows)])
 
         def picked(phase: int) -> slice:
-            first = (reach + 1 - self.half) * _FINE - 1 - phase
-            return slice(first, first + (width - 1) * _FINE + 1, _FINE)
+            first = (reach + 1 - self.half) * PHASES - 1 - phase
+            return slice(first, first + (width - 1) * PHASES + 1, PHASES)
 
         parts = [images[:, :, picked(i)] for i in range(PHASES)]
         windows = [[part[..., picked(j)].reshape(*images.shape[:2], -1) for j in range(PHASES)] for part in parts]
