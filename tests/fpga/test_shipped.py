@@ -1,5 +1,8 @@
 """The build that ships with the package."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from bluesky_edgestem.fpga import fixed_point, golden, report, shipped, student
@@ -27,6 +30,12 @@ def test_report_and_card_are_of_this_student(made, capsys):
     assert made.hash in (shipped.FOLDER / "board.md").read_text()
     assert report.main([]) == 0
     assert f"student {made.hash}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("benchmark", ["board", "board_clock"])
+def test_figures_that_are_quoted_are_of_this_student(made, benchmark):
+    results = Path(__file__).parents[2] / "benchmarks/results.json"
+    assert json.loads(results.read_text())[benchmark]["result"]["hash"] == made.hash
 
 
 def test_its_name_is_told_from_a_folder(tmp_path, monkeypatch):
