@@ -440,7 +440,7 @@ ROWS = (
         "{cpu[teacher_us]:,.0f} and {cpu[student_us]:,.0f} µs; {cpu[fixed_point_frames_per_s]:,} frames/s",
     ),
     Row(
-        "Frames/s through the board's soft-IOC to its client, fixed-point model, 48 px (96, 192 px) frames; results lost",
+        "Frames/s through the board's soft-IOC to its client, fixed point, 48 px (96, 192 px) frames; results lost",
         "≥ 5,000 (48 px)",
         "board_ioc",
         "{48 px[frames_per_s]:,} ({96 px[frames_per_s]:,}, {192 px[frames_per_s]:,});"
