@@ -119,7 +119,8 @@ def adaptive_map(
     earlier = ""
     for name, doc in resume_from:
         if name == "start":
-            check_resumable(doc, same)
+            # Runs of before a run said it were by the standard method.
+            check_resumable({"energy_method": STANDARD.name, **doc}, same)
             earlier = doc["uid"]
         recommending(name, doc)
     metadata = {

@@ -62,6 +62,22 @@ def test_a_refused_loop_leaves_no_worker(settings, message):
     assert children() <= before
 
 
+def test_a_run_from_before_methods_were_told_is_taken_for_one_by_the_standard():
+    start = {"uid": "c0ffee00", **describe_beam(FIELD, Optics())}
+    plan = adaptive_map(
+        MICROSCOPE,
+        FIELD,
+        0.01,
+        descriptors=network(),
+        optimizer=OPTIMIZER,
+        resume_from=[("start", start)],
+        md={"uid": 1},
+    )
+    # It comes as far as what is refused next.
+    with pytest.raises(ValueError, match="metadata may not be called uid"):
+        next(plan)
+
+
 def test_workers_end_with_the_plan_also_when_it_is_halted(monkeypatch):
     began, ended = [], []
 
