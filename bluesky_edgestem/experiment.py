@@ -181,6 +181,7 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     from .energetics.method import METHODS
     from .fpga import student
     from .fpga.shipped import folder_of
+    from .sim.board import Model
 
     weights = experiment.network.weights
     cache = experiment.energetics.cache.expanduser()
@@ -188,7 +189,11 @@ def _start(experiment: Experiment, folders: dict[str, Path], stack: contextlib.E
     network = pretrained(weights)
     EnergyCache(cache).close()
     if experiment.microscope.board is not None:
-        student.Student.load(folder_of(experiment.microscope.board) / student.NAME)
+        board = folder_of(experiment.microscope.board)
+        if experiment.microscope.simulated:
+            Model.load(board)
+        else:
+            student.Student.load(board / student.NAME)
 
     server, given_up = CatalogServer(folders["catalog"], frames=[folders["frames"]]), threading.Event()
     with ThreadPoolExecutor(2) as pool:

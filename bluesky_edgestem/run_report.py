@@ -42,7 +42,7 @@ def report(client: Container, uid: str, folder: Path) -> None:
     NothingToReport
         The run ended before its first batch was complete, or is of a plan that makes no map.
     ValueError
-        There is no such run.
+        There is no such run, or it cannot be read.
     OSError
         The report cannot be written.
     """
@@ -50,7 +50,10 @@ def report(client: Container, uid: str, folder: Path) -> None:
         run = client[uid]
     except (KeyError, ValueError):
         raise ValueError(f"no run {uid!r} in this catalog; `edgestem catalog search` lists those there are") from None
-    record = RunRecord.read(run)
+    try:
+        record = RunRecord.read(run)
+    except KeyError as missing:
+        raise ValueError(f"run {uid!r} is in the catalog, but cannot be read: {missing} is missing") from None
     uid, plan = record.start["uid"], record.start.get("plan_name", "a plan")
     if not record.optimization:
         raise NothingToReport(

@@ -31,6 +31,11 @@ from .widths import Widths
 #: Names of Xilinx boards' devices that may be asked for.
 TARGETS = {"xcu250": "xcu250-figd2104-2L-e", "xcu55c": "xcu55c-fsvh2892-2L-e", "xczu9eg": "xczu9eg-ffvb1156-2-e"}
 SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
+#: Options that a student settles.
+OF_STUDENT = (
+    "frame", "bin", "pixel_bits", "bin_bits", "energy_keV", "semiangle_mrad", "view_mrad", "filters", "hidden",
+    "filter_bits", "activation_bits", "luts", "weight_bits", "fan_in", "epochs",
+)  # fmt: skip
 GOLDEN = 60  #: frames that a board is tested with before it is used, about
 DOSES = {"1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 
@@ -88,15 +93,15 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     def stage(text: str) -> None:
         say(f"{time.monotonic() - began:6.0f} s  {text}")
 
-    # Kept back of the lessons, for what is said of the student; of one that was trained before, they are all it takes.
-    held = max(1, plan.patterns // 20)
-    patterns = plan.patterns if plan.student is None else held
+    # A twentieth is kept back, for what is said of the student; of one that was trained before, that is all it takes.
+    patterns = plan.patterns if plan.student is None else max(1, plan.patterns // 20)
     stage(f"the teacher reads {patterns} patterns")
     lessons = teaching.lessons(
         plan.frontend, plan.optics, patterns, domain=plan.domain, teacher=plan.teacher, seed=plan.seed,
         workers=plan.workers,
         progress=lambda done, wanted: stage(f"  {done} of {wanted}") if done % 5000 == 0 or done == wanted else None,
     )  # fmt: skip
+    held = max(1, len(lessons) // 20) if plan.student is None else len(lessons)
     kept = lessons[:held]
     student, model = _trained(plan, lessons[held:], kept, stage)
     student.save(plan.folder / STUDENT)
@@ -371,7 +376,8 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     ValueError
         If something is not allowed; the message says what is.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     teacher = None
     if options.teacher not in SHIPPED_TEACHERS:
         teacher = Path(options.teacher)
@@ -379,7 +385,13 @@ def plan_of(arguments: Sequence[str]) -> Plan:
             raise ValueError(
                 f"teacher {options.teacher!r}: neither {' nor '.join(SHIPPED_TEACHERS)}, which ship, nor a weights file"
             )
-    student = Student.load(folder_of(options.student) / STUDENT) if options.student else None
+    student = None
+    if options.student:
+        own = [name for name in OF_STUDENT if getattr(options, name) != parser.get_default(name)]
+        if own:
+            told = ", ".join("--" + name.replace("_", "-") for name in own)
+            raise ValueError(f"with --student, what {told} says is the student's own: leave it out")
+        student = Student.load(folder_of(options.student) / STUDENT)
     return Plan(
         Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame),
         Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits),

@@ -13,14 +13,16 @@ import numpy as np
 
 from ..analysis.weights_file import WeightsFile
 from .packed_arrays import pack, unpack
-from .student import Layer, Student
+from .student import OUTPUTS, Layer, Student
 
 if TYPE_CHECKING:
     from alkaid.types import CombLogic
 
 NAME = "dense.alkaid"
 #: Of the file in the folder of a build.
-FILE = WeightsFile(b"EDGESTEM-ALKAID", 1, "board's dense layers", "build the board anew with `edgestem fpga build`")
+FILE = WeightsFile(
+    b"EDGESTEM-ALKAID", 1, "board's dense layers", "`edgestem fpga build --student` makes it, without training"
+)
 
 
 def combinational(layer: Layer, low: np.ndarray, high: np.ndarray, fraction: int) -> CombLogic:
@@ -68,6 +70,8 @@ class DenseLayers:
         """Words (n, 9) int64 of features (n, filters) int64."""
         from alkaid._binary import alir_interp_run
 
+        if not len(features):
+            return np.zeros((0, len(OUTPUTS)), np.int64)
         values = np.asarray(features, float) / 2.0**self.fraction
         # Not by `CombLogic.predict`, which makes its program anew in each call: that takes thirty times as long.
         for program in self.programs:
@@ -86,14 +90,14 @@ class DenseLayers:
         Raises
         ------
         ValueError
-            If the file is missing, cut short or altered, which the message says; or alkaid, which reads it, is missing.
+            If alkaid, which reads it, cannot be used here; or the file is missing, cut short or altered.
         """
-        facts, arrays = unpack(FILE.read(Path(path)))
         try:
             import alkaid._binary  # noqa: F401
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise ValueError(
-                f"a board computes with alkaid, which cannot be used here ({error}): install it with "
+                f"the simulated board computes with alkaid, which cannot be used here ({error}): install it with "
                 "`pip install 'bluesky-edgestem[fpga]'`"
             ) from None
+        facts, arrays = unpack(FILE.read(Path(path)))
         return cls(programs=tuple(array.tobytes() for array in arrays.values()), **facts)

@@ -113,7 +113,7 @@ def adaptive_map(
     describing.check_optics(optics)
     boards = boards_of(describing)
     recommending = Recommender(optimizer)
-    given: Energies | str = energies or "local"
+    given: Energies | str = "local" if energies is None else energies
     method = STANDARD.name if isinstance(given, str) else given.method_name
     same = {**describe_beam(field, optics), "energy_method": method}
     earlier = ""
@@ -174,7 +174,7 @@ def adaptive_map(
         if isinstance(given, str):
             from ..energetics.cluster import DFTCluster
 
-            given = ending.enter_context(DFTCluster(scheduler=given, method=STANDARD))
+            given = ending.enter_context(DFTCluster(scheduler=given or "local", method=STANDARD))
         energising = Energetics(given)
         lost = ending.enter_context(microscope.watched())
         return (yield from bpp.subs_wrapper(measure(lost), [describing, energising, recommending]))

@@ -104,6 +104,7 @@ def test_a_report_without_some_steps_says_which(built):
         (["--frame", "100", "--bin", "4"], "sees 192 pixels"),
         (["--weight-bits", "5"], "1 hidden layers need 2 weight_bits"),
         (["--view-mrad", "200"], "first-order reflections"),
+        (["--student", "shipped", "--frame", "96", "--luts", "9000"], "what --frame, --luts says is the student's own"),
         (["--luts", "5000"], "with 4 bits a weight, 5000 are allowed"),
         (["--frame", "128"], "the network sees 24 to each side: choose a larger bin"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_frames_that_never_came_and_damaged_ones_are_counted(tap, board, make_fr
     assert board.latest[:, 1].tolist() == [0, 1, 4, 5, 7, 8, 9]
 
 
+def test_a_damaged_frame_that_comes_alone_is_refused_and_the_next_is_read(tap, board, make_frames):
+    frame = make_frames(FRONTEND, 1)[0]
+    stream = TappedSeries(tap, 1, shape=frame.shape, bits=16, triggers=2, each=1, exposure=1e-3)
+    chunk = compress(frame)
+    tap.send(Messages.of([MessagesV1().frame(1, 0, [chunk._replace(data=chunk.data[:-20])], 0.0, 1e-3)]))
+    stream.sent += 1
+    until(lambda: board.counts.refused == 1)
+    stream.frame(frame)
+    stream.end()
+    until(lambda: board.counts.results_out == 1)
+    assert board.latest[:, 1].tolist() == [1] and board.failure == ""
+
+
+def test_no_frames_have_no_words(board):
+    words, status = board.model.outputs(np.zeros((0, 48, 48), np.uint16), 1e5)
+    assert words.shape == (0, 9) and status.shape == (0,)
+
+
+def test_without_alkaid_it_says_what_to_install(tmp_path, make_build, monkeypatch):
+    make_build(tmp_path, FRONTEND)
+    monkeypatch.setitem(sys.modules, "alkaid._binary", None)
+    with pytest.raises(ValueError, match=r"computes with alkaid.*pip install 'bluesky-edgestem\[fpga\]'"):
+        Model.load(tmp_path)
+
+
 def test_to_run_again_begins_anew(tap, board, make_frames):
     series(tap, make_frames(FRONTEND, 2))
     until(lambda: board.counts.results_out == 10)
@@ -135,10 +161,10 @@ def test_dense_layers_that_are_of_another_build_altered_or_missing_are_told(tmp_
     data = bytearray((tmp_path / fixed_point.NAME).read_bytes())
     data[-5] ^= 1
     (tmp_path / fixed_point.NAME).write_bytes(data)
-    with pytest.raises(ValueError, match=r"dense.alkaid: cut short or altered .*build the board anew"):
+    with pytest.raises(ValueError, match=r"dense.alkaid: cut short or altered .*fpga build --student"):
         Model.load(tmp_path)
     (tmp_path / fixed_point.NAME).unlink()
-    with pytest.raises(ValueError, match=r"dense.alkaid: No such file.*build the board anew"):
+    with pytest.raises(ValueError, match=r"dense.alkaid: No such file.*fpga build --student"):
         Model.load(tmp_path)
 
 
