@@ -31,8 +31,9 @@ from .pixel_defects import good_pixels
 _FRAMES, _BLOCK = 4096, 16
 #: Least number of frames with electrons to learn from.
 _LEAST = 32
-#: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found.
-_NO_LATTICE = 10.0
+#: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found, if they
+#: leave the map as uncertain as this: with many electrons, what they are drawn with tells, too.
+_NO_LATTICE, _UNSURE = 10.0, 0.002
 #: Standard deviation of the map's entries where nothing is known.
 _UNKNOWN = 1.0
 
@@ -294,7 +295,7 @@ class StrainAutoencoder:
         allowed = 1.3 + max(usual - 1, 0.05) * 3 * np.maximum(dose / learned, 1)
         flag(misfit > allowed, lambda i: f"not a pattern of this scan: {misfit[i]:.1f} times its noise is unexplained")
         flag(
-            disagreement > _NO_LATTICE,
+            (disagreement > _NO_LATTICE) & (sd > _UNSURE),
             lambda i: f"disks on no lattice: they are {np.sqrt(disagreement[i]):.1f} times as far from one as usual",
         )
         flag(sd > 0.05, lambda i: f"too few electrons to find the lattice: {dose[i]:.0f} in the frame")
