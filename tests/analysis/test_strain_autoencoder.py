@@ -353,6 +353,16 @@ def test_disks_that_agree_on_no_lattice_make_it_less_sure(network, held_out):
     assert all("disks on no lattice" in why or "not a pattern of this scan" in why for why in readings.flagged)
 
 
+@pytest.mark.parametrize(("sd", "told"), [(0.0005, ""), (0.004, "disks on no lattice: they are 4.5 times")])
+def test_disks_that_disagree_are_on_no_lattice_if_they_leave_the_map_unsure(network, sd, told):
+    transform, centre = np.eye(2)[None], network.base.beam[None]
+    (flag,) = network._flags(
+        network.base, np.array([1e5]), np.array([10], np.uint16), transform, centre, sd**2 * np.eye(6)[None],
+        np.array([1.0]), np.array([20.0]),
+    )  # fmt: skip
+    assert flag.startswith(told) and bool(flag) == bool(told)
+
+
 def test_weights_read_back_read_the_same(network, held_out, tmp_path):
     counts = np.random.default_rng(8).poisson(1e4 * held_out[0][:4]).astype(np.uint16)
     network.save(tmp_path / "weights.strain")
