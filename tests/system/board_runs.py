@@ -45,7 +45,7 @@ def told(scope, plan, watch=None):
 
 
 def raster(prefix, directory, nx, ny, board_pid=0, kill_at=None, signal_sent=signal.SIGKILL, load=None, dwell=1e-2):
-    """A raster read by the board, which gets a signal at `kill_at` frames in the file.
+    """A raster read by the board, which gets a signal at `kill_at` frames in the file, once it has told of them.
 
     It may go on some time after the fallback has taken over.
     """
@@ -65,6 +65,7 @@ def raster(prefix, directory, nx, ny, board_pid=0, kill_at=None, signal_sent=sig
 
     def watch(engine, name, doc):
         if name == "stream_datum" and kill_at is not None and doc["indices"]["stop"] >= kill_at and not sent:
+            scope.board.results(range(kill_at))  # on a busy machine its monitor comes after the file's
             os.kill(board_pid, signal_sent)
             sent.append(signal_sent)
 
