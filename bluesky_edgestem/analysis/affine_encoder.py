@@ -29,6 +29,9 @@ _LED, _AT_REST = 8.0, 0.2
 _FALL = 0.2
 #: Moves that are remembered for what they did to the score.
 _MEMORY = 5
+#: Fills follow the map's rotation where it has changed by more than this [rad]: what fills are wrong by moves the map's
+#: rotation by up to a fifth of it.
+_TURNED = 3e-4
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 _FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
@@ -40,6 +43,20 @@ def _copy(out, image):  # pragma: no cover - compiled
     for row in range(np.uint64(out.shape[0])):
         for k in range(np.uint64(out.shape[1])):
             out[row, k] = image[row, k]
+
+
+@kernel
+def _beyond(transform, angle):  # pragma: no cover - compiled
+    """By how much the rotation of a map (2, 2) is beyond an angle [rad]."""
+    by = np.arctan2(transform[1, 0] - transform[0, 1], transform[0, 0] + transform[1, 1]) - angle
+    return by - 2 * np.pi * np.rint(by / (2 * np.pi))
+
+
+@kernel(fastmath=True)
+def _turn(out, fills, slopes, by):  # pragma: no cover - compiled
+    """``out[:] = fills + by * slopes``."""
+    for k in range(np.uint64(len(out))):
+        out[k] = fills[k] + by * slopes[k]
 
 
 @kernel(fastmath=True)
@@ -71,7 +88,9 @@ def encode(
     rows,
     radius,
     reflections,
-    fills,
+    angle,
+    turned_fills,
+    slopes,
     known,
     place_known,
     level_known,
@@ -97,7 +116,7 @@ def encode(
     First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
     that tell something of it. Pixels of the others do not count, nor do those of a disk that the edge cuts deep.
 
-    `fills` (t, K + 1, g, b); `known` (t, g, m), packed, the information of map, beam, background and codes in the mean
+    `turned_fills` (t, K + 1, g, b) are those at `angle` (t,), `slopes` what they change by; `known` (t, g, m), packed, the information of map, beam, background and codes in the mean
     pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it, `back_known` (t,),
     the background; `order` (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many of them tell most,
     and what there is; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
@@ -107,9 +126,10 @@ def encode(
     noise explains; `doses` (n,), the electrons on good pixels; and `brightest` (n,), the most in one pixel of all.
     """
     n_frames, ny, nx = frames.shape
-    n_disks, n_functions, count = len(reflections), templates.shape[3], fills.shape[1]
+    n_disks, n_functions, count = len(reflections), templates.shape[3], turned_fills.shape[1]
     size = templates.shape[4]
     half, pad, total = len(rows) // 2, len(rows), 7 + count
+    fills = np.empty(turned_fills.shape[1:], np.float32)
     functions = templates.reshape(-1)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
@@ -136,17 +156,21 @@ def encode(
         background[n] = share
         solvable, remembered, comparable = True, 0, False
         led, masked, before = False, False, np.inf
-        away, freedom = 0.0, 0
+        away, freedom, turned = 0.0, 0, np.inf
         for turn in range(_MOST_STEPS):
             disks = order[t, : telling[t] if led else leading[t]]
             place(at, disks, masked, reflections, transform[n], centre[n], radius, half, pad, ny, nx)
+            beyond = _beyond(transform[n], angle[t])
+            if abs(beyond - turned) > _TURNED:
+                _turn(fills.reshape(-1), turned_fills[t].reshape(-1), slopes[t].reshape(-1), np.float32(beyond))
+                turned = beyond
             shift_x, shift_y = centre[n, 0] - beam[0], centre[n, 1] - beam[1]
             if led:
                 if not masked:
                     _copy(counting, usable)
                     at.seen[order[t, telling[t] :]] = False
                     mask(
-                        counting, at, order[t], fills[t, 0, :, 0], reflections, transform[n], centre[n], radius, half,
+                        counting, at, order[t], fills[0, :, 0], reflections, transform[n], centre[n], radius, half,
                         pad, ny, nx,
                     )  # fmt: skip
                     masked = True
@@ -155,7 +179,7 @@ def encode(
                 lay_background_around(lam, at, disks, table, shift_x, shift_y, share * dose, rows, margin, pad)
             for k in range(count):
                 relative[k] = codes[n, k] * dose
-            add_disks(lam, at, disks, functions, rows, fills[t], relative, coef, value)
+            add_disks(lam, at, disks, functions, rows, fills, relative, coef, value)
             least = np.float32(_FLOORS[min(turn, len(_FLOORS) - 1)] * dose / (ny * nx))
             matrix[:] = 0
             score[:] = 0
@@ -171,7 +195,7 @@ def encode(
                         weigh(weight, inverse, counts, lam, usable, least, at.row[g], at.column[g], rows)
             away, freedom = add_information(
                 matrix, score, space, at, disks, weight, inverse, dose, functions,
-                fills[t], known[t], place_known[t], level_known[t], reflections, rows,
+                fills, known[t], place_known[t], level_known[t], reflections, rows,
             )  # fmt: skip
             if led:
                 matrix[6, 6] += 1 / (spread * share + 1 / dose) ** 2

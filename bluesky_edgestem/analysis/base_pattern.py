@@ -19,8 +19,6 @@ from .disk_aperture import Aperture, turning
 
 #: Pixels around the frame for which the background is known, for beams that are not where they mostly are.
 MARGIN = 32
-#: Rotations of a fill are rounded to this [rad]: a hundredth of a pixel at a disk's edge.
-TURN = 0.01
 
 
 def rotation_of(transform: np.ndarray) -> np.ndarray:
@@ -76,19 +74,14 @@ class BasePattern:
     def background_table(self) -> np.ndarray:
         return self.background.table(self.shape, self.beam)
 
-    def turned(self, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fills in each rotation there is, (t, K + 1, g, b) float32, and which each map (n, 2, 2) needs, (n,)."""
-        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
-        turns = np.array([turning(self.aperture.degree, step * TURN) for step in steps])
-        return np.einsum("tab,kgb->tkga", turns, self.fills).astype(np.float32), which
+    def turns(self, transform: np.ndarray) -> np.ndarray:
+        """Matrices (n, b, b) from fills in the crystal's axes to those in the detector's, of maps (n, 2, 2)."""
+        return turning(self.aperture.degree, rotation_of(transform))
 
     def coefficients(self, transform: np.ndarray, codes: np.ndarray) -> np.ndarray:
         """Fills (n, g, b) [counts] of patterns with maps (n, 2, 2) and codes (n, K + 1)."""
-        fills, which = self.turned(transform)
-        out = np.empty((len(codes), *fills.shape[2:]), np.float32)
-        for t in range(len(fills)):
-            out[which == t] = np.einsum("nk,kgb->ngb", codes[which == t], fills[t])
-        return out
+        own = np.tensordot(codes, self.fills, 1).astype(np.float32)
+        return own @ self.turns(transform).transpose(0, 2, 1).astype(np.float32)
 
     def draw(self, transform: np.ndarray, centre: np.ndarray, codes: np.ndarray, background: np.ndarray) -> np.ndarray:
         """Expected counts (n, ny, nx) float32 of maps (n, 2, 2), beams (n, 2), codes (n, K + 1), background (n,)."""

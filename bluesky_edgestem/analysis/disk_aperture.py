@@ -139,14 +139,14 @@ def orthonormal(degree: int) -> np.ndarray:
     return out
 
 
-def turning(degree: int, angle: float) -> np.ndarray:
-    """Matrix (b, b) that turns a fill counter-clockwise by an angle [rad]: new coefficients are ``turning @ old``."""
+def turning(degree: int, angle: np.ndarray) -> np.ndarray:
+    """Matrices (n, b, b) that turn fills counter-clockwise by angles (n,) [rad]: new ones are ``turning @ old``."""
     functions = orthonormal(degree)
     # As many points of the disk as settle the polynomials, evaluated before and after.
     radii = np.sqrt((np.arange(degree + 1) + 0.5) / (degree + 1))
     around = np.arange(2 * degree + 1) * 2 * np.pi / (2 * degree + 1)
     x, y = (np.outer(radii, f(around)).ravel() for f in (np.cos, np.sin))
-    c, s = np.cos(angle), np.sin(angle)
+    c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
     before = np.polynomial.polynomial.polyval2d(y, x, np.moveaxis(functions, 0, -1))
     after = np.polynomial.polynomial.polyval2d(c * y - s * x, c * x + s * y, np.moveaxis(functions, 0, -1))
-    return np.linalg.lstsq(before.T, after.T, rcond=None)[0]
+    return np.linalg.pinv(before.T) @ np.moveaxis(after, 0, -1)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import disk_kernels
-from .base_pattern import MARGIN, BasePattern
+from .base_pattern import MARGIN, BasePattern, rotation_of
+from .disk_aperture import turning
 from .kernels import in_parts
 from .map_information import packed
 
@@ -24,6 +25,8 @@ _FLOOR_LOCAL, _FLOOR = 0.3, 0.01
 _BLOCK = 64
 #: Parts of the information on map and beam that the disks hold which lead, and those which are read at all.
 _LEADING, _TELLING = 0.5, 0.99
+#: Angle [rad] over which fills are taken to change in proportion, for their slopes.
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Scores:
     back_info: np.ndarray
     misfit: np.ndarray  #: (n,) Pearson's statistic over the number of pixels that count
     seen: np.ndarray
+
+    def turn_back(self, turns: np.ndarray) -> None:
+        """Have it in the crystal's axes; `turns` (n, b, b) are `BasePattern.turns`."""
+        for n, turn in enumerate(turns.astype(np.float32)):
+            self.moments[n] = self.moments[n] @ turn
+            self.gram[n] = turn.T @ self.gram[n] @ turn
+            self.cross[n] = self.cross[n] @ turn
 
 
 def floors(frames: np.ndarray) -> np.ndarray:
@@ -165,8 +175,8 @@ def coded_step(
     -------
     Estimates, codes (n, K + 1), covariance (n, 7 + K + 1, 7 + K + 1) of map, beam, background and codes, Scores
     """
-    fills, which = base.turned(at.transform)
     scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
+    scores.turn_back(base.turns(at.transform))
     n, count = codes.shape
     information, score = np.zeros((n, 7 + count, 7 + count)), np.zeros((n, 7 + count))
     places = design(base.reflections)
@@ -175,14 +185,13 @@ def coded_step(
     information[:, 6, 6] = scores.back_info
     score[:, :6] = _of_map(places, scores.place_score[..., None])[..., 0]
     score[:, 6] = scores.back_score
-    for t in range(len(fills)):
-        mine, flat = which == t, fills[t].reshape(count, -1)
-        each = np.ascontiguousarray(fills[t].transpose(1, 2, 0))
-        information[mine, 7:, 7:] = flat @ (scores.gram[mine] @ each).reshape(-1, len(flat.T), count)
-        by_fill = scores.cross[mine] @ each
-        information[mine, :6, 7:] = _of_map(places, by_fill[:, :, :2])
-        information[mine, 6, 7:] = by_fill[:, :, 2].sum(1)
-        score[mine, 7:] = scores.moments[mine].reshape(-1, len(flat.T)).astype(float) @ flat.T
+    flat = base.fills.reshape(count, -1)
+    each = base.fills.transpose(1, 2, 0).astype(np.float32)
+    information[:, 7:, 7:] = flat.astype(np.float32) @ (scores.gram @ each).reshape(n, -1, count)
+    by_fill = scores.cross @ each
+    information[:, :6, 7:] = _of_map(places, by_fill[:, :, :2])
+    information[:, 6, 7:] = by_fill[:, :, 2].sum(1)
+    score[:, 7:] = scores.moments.reshape(n, -1).astype(float) @ flat.T
     lower = np.tril_indices(7 + count, -1)
     information[:, lower[0], lower[1]] = information[:, lower[1], lower[0]]
     # Beforehand codes are of order one, and the background as in other patterns.
@@ -204,7 +213,9 @@ def coded_step(
 class KnownInformation:
     """Fisher information of the mean pattern of one electron, in each of t rotations."""
 
-    fills: np.ndarray  #: (t, K + 1, g, b) float32
+    angle: np.ndarray  #: (t,) [rad]
+    fills: np.ndarray  #: (t, K + 1, g, b) float32, in the detector's axes
+    slopes: np.ndarray  #: (t, K + 1, g, b) float32, by which they change with the angle [1/rad]
     disks: np.ndarray  #: (t, g, m) what each disk holds of map, beam, background and codes, `map_information.packed`
     place: np.ndarray  #: (t, g) of x and y together
     level: np.ndarray  #: (t, g) of the disk's first function
@@ -214,28 +225,32 @@ class KnownInformation:
     telling: np.ndarray  #: (t,) how many hold `_TELLING` of it
 
 
+def _turned(turns: np.ndarray, fills: np.ndarray) -> np.ndarray:
+    """Fills (K + 1, g, b) by each of matrices (t, b, b): (t, K + 1, g, b) float32."""
+    return (fills @ turns.transpose(0, 2, 1)[:, None]).astype(np.float32)
+
+
 def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation:
     """What the encoder needs to know of patterns in rotations (t, 2, 2), all different."""
-    fills, which = base.turned(turned)
-    fills = fills[which]
     electrons = 1e6
     count = len(base.fills)
-    mean = np.zeros((len(fills), count))
+    mean = np.zeros((len(turned), count))
     mean[:, 0] = electrons
-    beam = np.broadcast_to(base.beam, (len(fills), 2)).copy()
-    background = np.full(len(fills), base.background.share * electrons)
+    beam = np.broadcast_to(base.beam, (len(turned), 2)).copy()
+    background = np.full(len(turned), base.background.share * electrons)
     drawn = np.clip(np.rint(base.draw(turned, beam, mean, background)), 0, 65535).astype(np.uint16)
-    at = Estimates(turned, beam, background, np.full(len(fills), electrons))
+    at = Estimates(turned, beam, background, np.full(len(turned), electrons))
     scores = evaluate(base, drawn, at, base.coefficients(turned, mean))
-    a = fills.astype(float)
+    scores.turn_back(base.turns(turned))
+    a = base.fills
     places = design(base.reflections)
     by_place = places.transpose(0, 2, 1)
     disks = np.zeros((*scores.place_score.shape[:2], 7 + count, 7 + count))
     disks[:, :, :6, :6] = by_place @ (place_information(scores) / electrons) @ places
     disks[:, :, :6, 6] = (by_place @ scores.place_info[..., 3:5, None])[..., 0]
-    disks[:, :, :6, 7:] = by_place @ np.einsum("tgib,tkgb->tgik", scores.cross[:, :, :2], a)
-    disks[:, :, 6, 7:] = np.einsum("tgb,tkgb->tgk", scores.cross[:, :, 2], a) * electrons
-    disks[:, :, 7:, 7:] = np.einsum("tkga,tgab,tlgb->tgkl", a, scores.gram, a, optimize=True) * electrons
+    disks[:, :, :6, 7:] = by_place @ np.einsum("tgib,kgb->tgik", scores.cross[:, :, :2], a)
+    disks[:, :, 6, 7:] = np.einsum("tgb,kgb->tgk", scores.cross[:, :, 2], a) * electrons
+    disks[:, :, 7:, 7:] = np.einsum("kga,tgab,lgb->tgkl", a, scores.gram, a, optimize=True) * electrons
     lower = np.tril_indices(7 + count, -1)
     disks[:, :, lower[0], lower[1]] = disks[:, :, lower[1], lower[0]]
     # Of the information on map and beam, the mean over the six.
@@ -243,8 +258,10 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     shares = (each / each.sum(1, keepdims=True)).mean(2)
     order = np.argsort(-shares, axis=1, kind="stable")
     held = np.cumsum(np.take_along_axis(shares, order, 1), axis=1)
+    angle = rotation_of(turned)
+    back, ahead = (turning(base.aperture.degree, angle + side) for side in (-_NEAR, _NEAR))
     return KnownInformation(
-        fills, packed(disks),
+        angle, _turned(base.turns(turned), a), _turned((ahead - back) / (2 * _NEAR), a), packed(disks),
         (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
         scores.back_info * electrons, order, 1 + (held < _LEADING).sum(1), 1 + (held < _TELLING).sum(1),
     )  # fmt: skip

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .base_pattern import TURN, BasePattern, rotation_of
-from .disk_aperture import turning
+from .base_pattern import BasePattern
 from .disk_scoring import Estimates, Scores, design, evaluate, place_information
 
 #: Principal components this much above the edge of noise are kept as modes, and how many at most.
@@ -16,19 +15,12 @@ _ABOVE_NOISE, _MOST_MODES = 1.6, 24
 _FARTHEST_CODE = 5.0
 
 
-def _turns(base: BasePattern, at: Estimates) -> np.ndarray:
-    """Matrices (n, b, b) from fills of the crystal to fills on the detector."""
-    steps, which = np.unique(np.rint(rotation_of(at.transform) / TURN).astype(int), return_inverse=True)
-    return np.array([turning(base.aperture.degree, TURN * step) for step in steps])[which]
-
-
 def modes_of(base: BasePattern, at: Estimates, fills: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
     """Mean and modes (K + 1, g, b) of free fills (n, g, b), and codes (n, K + 1) [electrons]."""
-    turns = _turns(base, at)
-    own = np.einsum("nba,ngb->nga", turns, fills)
-    gram = np.zeros(scores.gram.shape[1:])
-    for n in range(len(at)):
-        gram += turns[n].T @ (scores.gram[n].astype(float) * at.dose[n] ** 2) @ turns[n]
+    turns = base.turns(at.transform)
+    own = fills @ turns
+    scores.turn_back(turns)
+    gram = np.tensordot(at.dose**2, scores.gram, 1)
     weight = np.maximum(scores.seen.sum(0), 1)[:, None, None]
     seen = scores.seen[..., None]
     mean = (own * seen).sum(0) / weight[..., 0]
@@ -52,8 +44,9 @@ def improved(
     Fills can take up most of what a deformation common to all maps does, and modes of one that goes with their codes;
     in turns neither would move. They are found together.
     """
-    scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
-    turns, m = _turns(base, at), at.transform
+    m = at.transform
+    scores = evaluate(base, frames, at, base.coefficients(m, codes))
+    scores.turn_back(base.turns(m))
     count, disks, functions = base.fills.shape
     known = covariance[:, 7:, 7:]
     relative = np.clip(codes / codes[:, :1], -_FARTHEST_CODE, _FARTHEST_CODE)
@@ -63,12 +56,12 @@ def improved(
     right = np.empty((disks, count, functions))
     cross = np.empty((disks, 2 * count, count * functions))
     for g in range(disks):
-        gram = turns.transpose(0, 2, 1) @ scores.gram[:, g].astype(float) @ turns
+        gram = scores.gram[:, g].astype(float)
         blocks = (second.T @ gram.reshape(len(at), -1)).reshape(count, count, functions, functions)
         normal[g] = blocks.transpose(0, 2, 1, 3).reshape(count * functions, -1)
-        right[g] = codes.T @ (scores.moments[:, g, None].astype(float) @ turns)[:, 0]
+        right[g] = codes.T @ scores.moments[:, g].astype(float)
         right[g] -= np.tensordot(known @ base.fills[:, g], gram, ((0, 2), (0, 2)))
-        by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float) @ turns
+        by_place = m.transpose(0, 2, 1) @ scores.cross[:, g, :2].astype(float)
         blocks = (products.T @ by_place.reshape(len(at), -1)).reshape(count, count, 2, functions)
         cross[g] = blocks.transpose(0, 2, 1, 3).reshape(2 * count, -1)
     # Fills are no wilder than disks are bright: where few frames, or few electrons, do not tell.

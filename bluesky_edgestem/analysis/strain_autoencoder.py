@@ -18,7 +18,7 @@ import numpy as np
 from . import strain_weights
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, TURN, Background, BasePattern, rotation_of
+from .base_pattern import MARGIN, Background, BasePattern, rotation_of
 from .base_pattern_learning import Learned, learn, search
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
@@ -34,6 +34,8 @@ _LEAST = 32
 #: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found, if they
 #: leave the map as uncertain as this: with many electrons, what they are drawn with tells, too.
 _NO_LATTICE, _UNSURE = 10.0, 0.002
+#: Steps of rotation [rad] for which the mean pattern's information is known.
+_TURN = 0.01
 #: Standard deviation of the map's entries where nothing is known.
 _UNKNOWN = 1.0
 
@@ -228,10 +230,10 @@ class StrainAutoencoder:
 
     def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
         """What the encoder needs for maps (n, 2, 2), and which rotation each has, (n,); kept for the next frames."""
-        steps, which = np.unique(np.rint(rotation_of(transform) / TURN).astype(int), return_inverse=True)
+        steps, which = np.unique(np.rint(rotation_of(transform) / _TURN).astype(int), return_inverse=True)
         new = np.array([s for s in steps if s not in self._information])
         if len(new):
-            c, s = np.cos(new * TURN), np.sin(new * TURN)
+            c, s = np.cos(new * _TURN), np.sin(new * _TURN)
             turned = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
             known = known_information(base, turned)
             for i, step in enumerate(new):
@@ -259,8 +261,8 @@ class StrainAutoencoder:
         def encode_part(p: slice) -> None:
             encode(
                 frames[p], base.good, base.background_table, MARGIN, base.beam, base.aperture.templates,
-                base.aperture.rows, base.aperture.radius, base.reflections, known.fills, known.disks, known.place,
-                known.level, known.background, known.order, known.leading, known.telling, which[p],
+                base.aperture.rows, base.aperture.radius, base.reflections, known.angle, known.fills, known.slopes, known.disks,
+                known.place, known.level, known.background, known.order, known.leading, known.telling, which[p],
                 base.background.share, base.background.spread, transform[p], centre[p], codes[p], background[p],
                 covariance[p], misfit[p], scatter[p], dose[p], brightest[p],
             )  # fmt: skip
