@@ -116,11 +116,11 @@ def encode(
     First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
     that tell something of it. Pixels of the others do not count, nor do those of a disk that the edge cuts deep.
 
-    `turned_fills` (t, K + 1, g, b) are those at `angle` (t,), `slopes` what they change by; `known` (t, g, m), packed, the information of map, beam, background and codes in the mean
-    pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it, `back_known` (t,),
-    the background; `order` (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many of them tell most,
-    and what there is; `which` (n,) of the t rotations. `share` and `spread` are the background's, of
-    the electrons.
+    `turned_fills` (t, K + 1, g, b) are those at `angle` (t,), `slopes` what they change by; `known` (t, g, m), packed,
+    the information of map, beam, background and codes in the mean pattern of one electron; `place_known`,
+    `level_known` (t, g), what place and level have of it, `back_known` (t,), the background; `order` (t, g) of the
+    disks by what they tell, `leading`, `telling` (t,) how many of them tell most, and what there is; `which` (n,) of
+    the t rotations. `share` and `spread` are the background's, of the electrons.
     Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,),
     `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
     noise explains; `doses` (n,), the electrons on good pixels; and `brightest` (n,), the most in one pixel of all.

@@ -261,10 +261,10 @@ class StrainAutoencoder:
         def encode_part(p: slice) -> None:
             encode(
                 frames[p], base.good, base.background_table, MARGIN, base.beam, base.aperture.templates,
-                base.aperture.rows, base.aperture.radius, base.reflections, known.angle, known.fills, known.slopes, known.disks,
-                known.place, known.level, known.background, known.order, known.leading, known.telling, which[p],
-                base.background.share, base.background.spread, transform[p], centre[p], codes[p], background[p],
-                covariance[p], misfit[p], scatter[p], dose[p], brightest[p],
+                base.aperture.rows, base.aperture.radius, base.reflections, known.angle, known.fills, known.slopes,
+                known.disks, known.place, known.level, known.background, known.order, known.leading, known.telling,
+                which[p], base.background.share, base.background.spread, transform[p], centre[p], codes[p],
+                background[p], covariance[p], misfit[p], scatter[p], dose[p], brightest[p],
             )  # fmt: skip
 
         in_parts(n, encode_part)
