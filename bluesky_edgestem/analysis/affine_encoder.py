@@ -31,7 +31,7 @@ _FALL = 0.2
 _MEMORY = 5
 #: Fills follow the map's rotation where it has changed by more than this [rad]: what fills are wrong by moves the map's
 #: rotation by up to a fifth of it.
-_TURNED = 3e-4
+_TURNED = 5e-4
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 _FLOORS = np.array([1.0, 0.2, 0.05], np.float32)

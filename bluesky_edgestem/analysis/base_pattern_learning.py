@@ -17,6 +17,7 @@ from . import lattice_search
 from .aperture_learning import first_aperture, refined_aperture
 from .background_learning import learned_background
 from .base_pattern import Background, BasePattern
+from .code_regression import informed
 from .disk_aperture import Aperture
 from .disk_scoring import Estimates, coded_step, free_step
 from .fill_learning import improved, modes_of, standardised
@@ -118,6 +119,7 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
         before = at
         for _ in range(2):
             at, codes, covariance, scores = coded_step(base, frames, at, codes)
+        codes, covariance = informed(codes, covariance)
         base, at = improved(base, frames, at, codes, covariance)
         base, codes = standardised(base, codes)
         change = (at.transform - before.transform).reshape(-1, 4)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from .base_pattern import BasePattern
+from .code_regression import LEADING, surface
 from .disk_scoring import Estimates, Scores, design, evaluate, place_information
 
 #: Principal components this much above the edge of noise are kept as modes, and how many at most.
-_ABOVE_NOISE, _MOST_MODES = 1.6, 24
+_ABOVE_NOISE, _MOST_MODES = 1.8, 24
 #: Codes, which are of order one, move maps as if they were no farther than this from zero.
 _FARTHEST_CODE = 5.0
 
@@ -28,12 +29,23 @@ def modes_of(base: BasePattern, at: Estimates, fills: np.ndarray, scores: Scores
     values = np.maximum(values, 1e-6 * values.max(1, keepdims=True) + 1e-30)
     whiten, colour = np.sqrt(values)[..., None] * axes.transpose(0, 2, 1), axes / np.sqrt(values)[:, None, :]
     white = np.einsum("gab,ngb->nga", whiten, (own - mean) * seen).reshape(len(at), -1)
-    u, s, v = np.linalg.svd(white, full_matrices=False)
-    edge = np.sqrt(white.shape[0]) + np.sqrt(white.shape[1])
-    k = min(int((s > _ABOVE_NOISE * edge).sum()), _MOST_MODES)
-    modes = np.einsum("gab,kgb->kga", colour, (v[:k] * s[:k, None]).reshape(k, *mean.shape)) / np.sqrt(len(at))
-    codes = np.concatenate([np.ones((len(at), 1)), u[:, :k] * np.sqrt(len(at))], 1) * at.dose[:, None]
+    leading = _principal(white)[0][:, :LEADING] * np.sqrt(len(at))
+    basis = surface(leading, np.ones(len(at)))
+    along = basis.T @ white
+    _, s, v = _principal(white - basis @ along)
+    _, s, v = _principal(np.concatenate([along, s[:, None] * v]))
+    codes = white @ v[:_MOST_MODES].T
+    sd = np.sqrt((codes**2).mean(0))
+    modes = np.einsum("gab,kgb->kga", colour, (sd[:, None] * v[:_MOST_MODES]).reshape(len(sd), *mean.shape))
+    codes = np.concatenate([np.ones((len(at), 1)), codes / sd], 1) * at.dose[:, None]
     return np.concatenate([mean[None], modes]), codes
+
+
+def _principal(white: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Singular vectors and values u (n, k), s (k,), v (k, m) of rows that have noise of variance 1, those above it."""
+    u, s, v = np.linalg.svd(white, full_matrices=False)
+    k = int((s > _ABOVE_NOISE * (np.sqrt(white.shape[0]) + np.sqrt(white.shape[1]))).sum())
+    return u[:, :k], s[:k], v[:k]
 
 
 def improved(
