@@ -29,7 +29,7 @@ FRONTEND = Frontend(48, pixel_bits=16)
 OPTICS = Optics(80.0, 2.0, 64 / 48, 48)
 DOMAIN = teaching.Domain()
 #: Learning rates that are tried. Those of AdaHessian are larger: its steps are in units of inverse curvature.
-RATES = {"Adam": (1e-3, 3e-3, 1e-2, 3e-2), "AdaHessian": (3e-2, 1e-1, 3e-1, 1.0)}
+RATES = {"Adam": (1e-3, 3e-3, 1e-2, 3e-2), "AdaHessian": (1.0, 3.0, 10.0, 30.0)}
 SEEDS = 3
 KEPT = 1000
 
