@@ -32,6 +32,8 @@ _MEMORY = 5
 #: Fills follow the map's rotation where it has changed by more than this [rad]: what fills are wrong by moves the map's
 #: rotation by up to a fifth of it.
 _TURNED = 5e-4
+#: An angle that no map's is near. Not infinity, which compiled code may suppose not to occur.
+_FAR_OFF = 1e3
 #: Least variance of a pixel in each step, over the frame's mean: at first, when disks may be a pixel off, edges where
 #: little is expected must not decide.
 _FLOORS = np.array([1.0, 0.2, 0.05], np.float32)
@@ -116,11 +118,11 @@ def encode(
     First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
     that tell something of it. Pixels of the others do not count, nor do those of a disk that the edge cuts deep.
 
-    `turned_fills` (t, K + 1, g, b) are those at `angle` (t,), `slopes` what they change by; `known` (t, g, m), packed,
-    the information of map, beam, background and codes in the mean pattern of one electron; `place_known`,
-    `level_known` (t, g), what place and level have of it, `back_known` (t,), the background; `order` (t, g) of the
-    disks by what they tell, `leading`, `telling` (t,) how many of them tell most, and what there is; `which` (n,) of
-    the t rotations. `share` and `spread` are the background's, of the electrons.
+    `turned_fills` (t, K + 1, g, b) are those at `angle` (t,) [rad], `slopes`, as many, what they change by [1/rad];
+    `known` (t, g, m), packed, the information of map, beam, background and codes in the mean pattern of one electron;
+    `place_known`, `level_known` (t, g), what place and level have of it, `back_known` (t,), the background; `order`
+    (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many of them tell most, and what there is;
+    `which` (n,) of the t rotations. `share` and `spread` are the background's, of the electrons.
     Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,),
     `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
     noise explains; `doses` (n,), the electrons on good pixels; and `brightest` (n,), the most in one pixel of all.
@@ -156,7 +158,7 @@ def encode(
         background[n] = share
         solvable, remembered, comparable = True, 0, False
         led, masked, before = False, False, np.inf
-        away, freedom, turned = 0.0, 0, np.inf
+        away, freedom, turned = 0.0, 0, _FAR_OFF
         for turn in range(_MOST_STEPS):
             disks = order[t, : telling[t] if led else leading[t]]
             place(at, disks, masked, reflections, transform[n], centre[n], radius, half, pad, ny, nx)

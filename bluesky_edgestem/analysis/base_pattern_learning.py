@@ -3,7 +3,8 @@
 First every disk of every frame has a fill of its own, so that only edges tell where it is; from these places follow the
 aperture, the background, and the few modes that fills vary along (principal components, weighted by information; those
 above the edge of noise, Marchenko and Pastur 1967). Then encoder and decoder are improved in turns: maps and codes by
-Fisher scoring with the fills known, fills by the expected likelihood over the codes (EM).
+Fisher scoring with the fills known, faint codes by what the strong ones say of them, fills by the expected likelihood
+over the codes (EM).
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
         before = at
         for _ in range(2):
             at, codes, covariance, scores = coded_step(base, frames, at, codes)
-        codes, covariance = informed(codes, covariance)
-        base, at = improved(base, frames, at, codes, covariance)
+        step, covariance = informed(codes, covariance)
+        base, at = improved(base, frames, at.moved(step), codes + step[:, 7:], covariance)
         base, codes = standardised(base, codes)
         change = (at.transform - before.transform).reshape(-1, 4)
         restless = float(np.sqrt((change**2 / np.einsum("nii->ni", covariance[:, :4, :4])).mean()))

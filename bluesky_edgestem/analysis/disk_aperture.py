@@ -12,7 +12,7 @@ the wrong one the radius comes out 0.04 pixels wrong, and strain with it (`apert
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -140,13 +140,28 @@ def orthonormal(degree: int) -> np.ndarray:
 
 
 def turning(degree: int, angle: np.ndarray) -> np.ndarray:
-    """Matrices (n, b, b) that turn fills counter-clockwise by angles (n,) [rad]: new ones are ``turning @ old``."""
+    """Matrices (n, b, b) that turn fills counter-clockwise by angles (n,) [rad]: new ones are ``turning @ old``.
+
+    As functions of the angle they are trigonometric polynomials of the fills' degree, known by 2 degree + 1 of them.
+    """
+    off = angle[:, None] - _angles(degree)
+    weight = 1 + 2 * sum((np.cos(m * off) for m in range(1, degree + 1)), np.zeros_like(off))
+    return np.tensordot(weight / (2 * degree + 1), _turnings(degree), 1)
+
+
+def _angles(degree: int) -> np.ndarray:
+    return np.arange(2 * degree + 1) * 2 * np.pi / (2 * degree + 1)
+
+
+@cache
+def _turnings(degree: int) -> np.ndarray:
+    """`turning` by each of `_angles`."""
     functions = orthonormal(degree)
     # As many points of the disk as settle the polynomials, evaluated before and after.
     radii = np.sqrt((np.arange(degree + 1) + 0.5) / (degree + 1))
-    around = np.arange(2 * degree + 1) * 2 * np.pi / (2 * degree + 1)
+    around = _angles(degree)
     x, y = (np.outer(radii, f(around)).ravel() for f in (np.cos, np.sin))
-    c, s = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    c, s = np.cos(around)[:, None], np.sin(around)[:, None]
     before = np.polynomial.polynomial.polyval2d(y, x, np.moveaxis(functions, 0, -1))
     after = np.polynomial.polynomial.polyval2d(c * y - s * x, c * x + s * y, np.moveaxis(functions, 0, -1))
     return np.linalg.pinv(before.T) @ np.moveaxis(after, 0, -1)

@@ -44,10 +44,17 @@ class Estimates:
     def part(self, which) -> Estimates:
         return Estimates(self.transform[which], self.centre[which], self.background[which], self.dose[which])
 
+    def moved(self, step: np.ndarray) -> Estimates:
+        """By steps (n, 7 or more) of map, beam and background, which does not become negative."""
+        return Estimates(
+            self.transform + step[:, :4].reshape(-1, 2, 2), self.centre + step[:, 4:6],
+            np.maximum(self.background + step[:, 6], 0), self.dose,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Scores:
-    """What `disk_kernels.evaluate` says."""
+    """What `disk_kernels.evaluate` says, of fills in the detector's axes if nothing else is said."""
 
     moments: np.ndarray
     gram: np.ndarray
@@ -59,12 +66,12 @@ class Scores:
     misfit: np.ndarray  #: (n,) Pearson's statistic over the number of pixels that count
     seen: np.ndarray
 
-    def turn_back(self, turns: np.ndarray) -> None:
-        """Have it in the crystal's axes; `turns` (n, b, b) are `BasePattern.turns`."""
-        for n, turn in enumerate(turns.astype(np.float32)):
-            self.moments[n] = self.moments[n] @ turn
-            self.gram[n] = turn.T @ self.gram[n] @ turn
-            self.cross[n] = self.cross[n] @ turn
+    def of_crystal(self, turns: np.ndarray) -> Scores:
+        """The same of fills in the crystal's axes; `turns` (n, b, b) are `BasePattern.turns`."""
+        turns, gram = turns.astype(np.float32), np.empty_like(self.gram)
+        for n, turn in enumerate(turns):
+            gram[n] = turn.T @ self.gram[n] @ turn
+        return replace(self, moments=self.moments @ turns, gram=gram, cross=self.cross @ turns[:, None])
 
 
 def floors(frames: np.ndarray) -> np.ndarray:
@@ -173,10 +180,10 @@ def coded_step(
 
     Returns
     -------
-    Estimates, codes (n, K + 1), covariance (n, 7 + K + 1, 7 + K + 1) of map, beam, background and codes, Scores
+    Estimates, codes (n, K + 1), covariance (n, 7 + K + 1, 7 + K + 1) of map, beam, background and codes, Scores of
+    fills in the crystal's axes
     """
-    scores = evaluate(base, frames, at, base.coefficients(at.transform, codes))
-    scores.turn_back(base.turns(at.transform))
+    scores = evaluate(base, frames, at, base.coefficients(at.transform, codes)).of_crystal(base.turns(at.transform))
     n, count = codes.shape
     information, score = np.zeros((n, 7 + count, 7 + count)), np.zeros((n, 7 + count))
     places = design(base.reflections)
@@ -240,8 +247,7 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     background = np.full(len(turned), base.background.share * electrons)
     drawn = np.clip(np.rint(base.draw(turned, beam, mean, background)), 0, 65535).astype(np.uint16)
     at = Estimates(turned, beam, background, np.full(len(turned), electrons))
-    scores = evaluate(base, drawn, at, base.coefficients(turned, mean))
-    scores.turn_back(base.turns(turned))
+    scores = evaluate(base, drawn, at, base.coefficients(turned, mean)).of_crystal(base.turns(turned))
     a = base.fills
     places = design(base.reflections)
     by_place = places.transpose(0, 2, 1)

@@ -10,7 +10,8 @@ from .base_pattern import BasePattern
 from .code_regression import LEADING, surface
 from .disk_scoring import Estimates, Scores, design, evaluate, place_information
 
-#: Principal components this much above the edge of noise are kept as modes, and how many at most.
+#: Principal components this much above the edge of noise are kept as modes, and how many at most: each takes time in
+#: reading, and what fainter ones move strain by is little.
 _ABOVE_NOISE, _MOST_MODES = 1.8, 24
 #: Codes, which are of order one, move maps as if they were no farther than this from zero.
 _FARTHEST_CODE = 5.0
@@ -20,8 +21,7 @@ def modes_of(base: BasePattern, at: Estimates, fills: np.ndarray, scores: Scores
     """Mean and modes (K + 1, g, b) of free fills (n, g, b), and codes (n, K + 1) [electrons]."""
     turns = base.turns(at.transform)
     own = fills @ turns
-    scores.turn_back(turns)
-    gram = np.tensordot(at.dose**2, scores.gram, 1)
+    gram = np.tensordot(at.dose**2, scores.of_crystal(turns).gram, 1)
     weight = np.maximum(scores.seen.sum(0), 1)[:, None, None]
     seen = scores.seen[..., None]
     mean = (own * seen).sum(0) / weight[..., 0]
@@ -57,8 +57,7 @@ def improved(
     in turns neither would move. They are found together.
     """
     m = at.transform
-    scores = evaluate(base, frames, at, base.coefficients(m, codes))
-    scores.turn_back(base.turns(m))
+    scores = evaluate(base, frames, at, base.coefficients(m, codes)).of_crystal(base.turns(m))
     count, disks, functions = base.fills.shape
     known = covariance[:, 7:, 7:]
     relative = np.clip(codes / codes[:, :1], -_FARTHEST_CODE, _FARTHEST_CODE)

@@ -76,8 +76,9 @@ def add_information(
 ):  # fmt: skip  # pragma: no cover - compiled
     """Add what disks say to `score` (7 + K + 1,) and to the lower triangle of `matrix` (7 + K + 1, 7 + K + 1).
 
-    `weight` and `inverse` are padded images of (n - λ)/v and 1/v; `functions` the templates, flat; `fills`, `known`,
-    `place_known` and `level_known` are one rotation's, as of `affine_encoder.encode`, `known` packed.
+    `weight` and `inverse` are padded images of (n - λ)/v and 1/v; `functions` the templates, flat; `fills`
+    (K + 1, g, b) are the frame's, of one electron, in the detector's axes; `known`, `place_known` and `level_known` one
+    rotation's, as of `affine_encoder.encode`, `known` packed.
 
     Returns
     -------
