@@ -31,6 +31,14 @@ class Row:
 
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
 FOREIGN = ("Au", "NaCl", "GaAs", "Ge", "BaTiO3", "MgO")
+
+
+def by_specimen(pixels: int, strain: str, rotation: str) -> str:
+    """Figures of strain, of rotation in brackets, of the specimens of `pixels` at each dose."""
+    each = [f"{m}-{pixels}[ours][{dose}]" for m in ("Si", "SrTiO3") for dose in ("1e4", "1e5")]
+    return ", ".join(f"{{{of}{strain}}} ({{{of}{rotation}}})" for of in each)
+
+
 ROWS = (
     Row(
         "Closed loop on three specimens, real DFT: share of the Nyquist raster's positions, most",
@@ -223,12 +231,7 @@ ROWS = (
             f"the same over the Cramér–Rao bound, worst component (rotation), {pixels} px: Si, SrTiO3, at 1e4 and 1e5",
             "≤ 1.3",
             "strain",
-            ", ".join(
-                f"{{{material}-{pixels}[ours][{dose}][ratio_worst]:.2f}}"
-                f" ({{{material}-{pixels}[ours][{dose}][ratio][rotation]:.2f}})"
-                for material in ("Si", "SrTiO3")
-                for dose in ("1e4", "1e5")
-            ),
+            by_specimen(pixels, "[ratio_worst]:.2f", "[ratio][rotation]:.2f"),
         )
         for pixels in (256, 128)
     ),
@@ -262,12 +265,7 @@ ROWS = (
             f"95 % intervals of strain (of rotation) cover, {pixels} px: Si, SrTiO3, at 1e4 and 1e5",
             "92–98 %",
             "strain",
-            ", ".join(
-                f"{{{material}-{pixels}[ours][{dose}][coverage]:.1%}}"
-                f" ({{{material}-{pixels}[ours][{dose}][rotation_coverage]:.1%}})"
-                for material in ("Si", "SrTiO3")
-                for dose in ("1e4", "1e5")
-            ),
+            by_specimen(pixels, "[coverage]:.1%", "[rotation_coverage]:.1%"),
         )
         for pixels in (256, 128)
     ),

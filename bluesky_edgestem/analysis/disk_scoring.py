@@ -120,13 +120,10 @@ def _solved(information: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.
     return (covariance @ score[..., None])[..., 0], covariance
 
 
-def _moved(at: Estimates, step: np.ndarray, places: np.ndarray) -> tuple[Estimates, np.ndarray]:
-    """Estimates moved by a step (n, 6), and how much of it was taken, (n,)."""
-    far = np.abs(np.einsum("gia,na->ngi", places, step)).max((1, 2))
-    part = np.minimum(1, _FARTHEST / np.maximum(far, 1e-12))
-    step = step * part[:, None]
-    moved = replace(at, transform=at.transform + step[:, :4].reshape(-1, 2, 2), centre=at.centre + step[:, 4:])
-    return moved, part
+def _limited(step: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Steps (n, 6 or more) of map, beam and what follows, as far as disks may move."""
+    far = np.abs(np.einsum("gia,na->ngi", places, step[:, :6])).max((1, 2))
+    return step * np.minimum(1, _FARTHEST / np.maximum(far, 1e-12))[:, None]
 
 
 def place_information(scores: Scores) -> np.ndarray:
@@ -167,9 +164,10 @@ def free_step(
     push = scores.place_score - (cross @ both[..., 2:])[..., 0]
     information = _of_map(places, left @ places)
     step, covariance = _solved(information, _of_map(places, push[..., None])[..., 0])
-    moved, part = _moved(at, step, places)
-    shift = np.einsum("gia,na->ngi", places, step * part[:, None])
+    step = _limited(step, places)
+    shift = np.einsum("gia,na->ngi", places, step)
     change = both[..., 2] - np.einsum("ngbi,ngi->ngb", both[..., :2], shift)
+    moved = at.moved(np.pad(step, ((0, 0), (0, 1))))
     return moved, fills + np.where(scores.seen[..., None], change, 0), covariance, scores
 
 
@@ -210,10 +208,8 @@ def coded_step(
     score[:, 8:] -= known[:, 8:] * codes[:, 1:]
     information += known[:, :, None] * np.eye(7 + count)
     step, covariance = _solved(information, score)
-    moved, part = _moved(at, step[:, :6], places)
-    step = step * part[:, None]
-    moved = replace(moved, background=np.maximum(at.background + step[:, 6], 0))
-    return moved, codes + step[:, 7:], covariance, scores
+    step = _limited(step, places)
+    return at.moved(step), codes + step[:, 7:], covariance, scores
 
 
 @dataclass(frozen=True)
@@ -247,7 +243,8 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     background = np.full(len(turned), base.background.share * electrons)
     drawn = np.clip(np.rint(base.draw(turned, beam, mean, background)), 0, 65535).astype(np.uint16)
     at = Estimates(turned, beam, background, np.full(len(turned), electrons))
-    scores = evaluate(base, drawn, at, base.coefficients(turned, mean)).of_crystal(base.turns(turned))
+    turns = base.turns(turned)
+    scores = evaluate(base, drawn, at, base.coefficients(turned, mean)).of_crystal(turns)
     a = base.fills
     places = design(base.reflections)
     by_place = places.transpose(0, 2, 1)
@@ -267,7 +264,7 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     angle = rotation_of(turned)
     back, ahead = (turning(base.aperture.degree, angle + side) for side in (-_NEAR, _NEAR))
     return KnownInformation(
-        angle, _turned(base.turns(turned), a), _turned((ahead - back) / (2 * _NEAR), a), packed(disks),
+        angle, _turned(turns, a), _turned((ahead - back) / (2 * _NEAR), a), packed(disks),
         (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
         scores.back_info * electrons, order, 1 + (held < _LEADING).sum(1), 1 + (held < _TELLING).sum(1),
     )  # fmt: skip
