@@ -38,6 +38,7 @@ k-points would be 2 meV off at ±3, ±3, 0. One calculation takes 2.1 s (median,
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,27 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 _BOHR, _HARTREE = 0.529177210903, 27.211386245988
+
+
+_loading = threading.Lock()
+
+
+def load_gpaw() -> None:
+    """Import what a calculation needs; returns when it is there, also where another thread has begun.
+
+    Threads that import GPAW at once wait for each other in a circle, which Python ends by handing out what is half
+    imported.
+
+    Raises
+    ------
+    ImportError
+        If GPAW is not installed.
+    """
+    with _loading:
+        import ase.build  # noqa: F401
+        import gpaw.calculator
+        import gpaw.new.ase_interface
+        import gpaw.new.pw.builder  # noqa: F401
 
 
 def strained_atoms(
@@ -133,6 +155,7 @@ class MonolayerDFT:
 
     def __init__(self, formula: str, method: DFTMethod = STANDARD, cell: RelaxedCell | None = None) -> None:
         monolayer(formula)
+        load_gpaw()
         self.formula, self.method = formula, method
         self.cell = relaxed_cell(formula, method) if cell is None else cell
         self._calculator: Any = None

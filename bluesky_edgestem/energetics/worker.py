@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 
-from .dft import MonolayerDFT
+from .dft import MonolayerDFT, load_gpaw
 from .method import DFTMethod
 from .result import EnergyResult
 
@@ -61,10 +61,7 @@ async def _work(address: str) -> None:
 def _warm_up() -> None:
     # Without GPAW each calculation fails with the reason, which is where it is read.
     with contextlib.suppress(ImportError):
-        import ase.build  # noqa: F401
-        import gpaw.calculator
-        import gpaw.new.ase_interface
-        import gpaw.new.pw.builder  # noqa: F401
+        load_gpaw()
 
 
 def _end_with_input() -> None:

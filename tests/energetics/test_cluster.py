@@ -115,8 +115,8 @@ def test_killed_worker_is_replaced_and_its_task_tried_once_more(folder):
         assert result.state == "failed" and "worker process died" in result.reason
         # The third worker is there, and takes the next.
         following = cluster.submit("MoS2", (0.02, 0.0, 0.0))
-        until(lambda: busy(cluster))
-        assert not following.done()
+        until(lambda: busy(cluster) or following.done())
+        assert not following.done(), following.result(0).reason
         (pid,) = cluster.worker_pids
     assert "closed before" in following.result(0).reason
     until(lambda: not alive(pid), 5)
