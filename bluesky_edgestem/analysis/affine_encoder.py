@@ -55,10 +55,17 @@ def _beyond(transform, angle):  # pragma: no cover - compiled
 
 
 @kernel(fastmath=True)
-def _turn(out, fills, slopes, by):  # pragma: no cover - compiled
-    """``out[:] = fills + by * slopes``."""
-    for k in range(np.uint64(len(out))):
-        out[k] = fills[k] + by * slopes[k]
+def _turn(out, fills, slopes, by, count, whole, part):  # pragma: no cover - compiled
+    """Fills turned by so much more, ``fills + by * slopes``: of `count` rows of `whole` numbers the first `part`.
+
+    All are flat; `out` has those alone.
+    """
+    n, skipped, to, of = np.uint64(part), np.uint64(whole), np.uint64(0), np.uint64(0)
+    for _ in range(count):
+        for k in range(n):
+            out[to + k] = fills[of + k] + by * slopes[of + k]
+        to += n
+        of += skipped
 
 
 @kernel(fastmath=True)
@@ -118,11 +125,11 @@ def encode(
     First by the disks that tell most of the map, alone, with the background that patterns have on average; then by all
     that tell something of it. Pixels of the others do not count, nor do those of a disk that the edge cuts deep.
 
-    `turned_fills` (t, K + 1, g, b) are those at `angle` (t,) [rad], `slopes`, as many, what they change by [1/rad];
-    `known` (t, g, m), packed, the information of map, beam, background and codes in the mean pattern of one electron;
-    `place_known`, `level_known` (t, g), what place and level have of it, `back_known` (t,), the background; `order`
-    (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many of them tell most, and what there is;
-    `which` (n,) of the t rotations. `share` and `spread` are the background's, of the electrons.
+    `turned_fills` (t, K + 1, g, b), in the order of `order`, are those at `angle` (t,) [rad], `slopes`, as many, what
+    they change by [1/rad]; `known` (t, g, m), packed, the information of map, beam, background and codes in the mean
+    pattern of one electron; `place_known`, `level_known` (t, g), what place and level have of it, `back_known` (t,),
+    the background; `order` (t, g) of the disks by what they tell, `leading`, `telling` (t,) how many of them tell most,
+    and what there is; `which` (n,) of the t rotations. `share` and `spread` are the background's, of the electrons.
     Filled are `codes` (n, K + 1) and `background` (n,) of one electron, `covariance` (n, 6, 6), `misfit` (n,),
     `scatter` (n,): by how much single disks would rather lie elsewhere than on the lattice, squared, over what counting
     noise explains; `doses` (n,), the electrons on good pixels; and `brightest` (n,), the most in one pixel of all.
@@ -131,7 +138,7 @@ def encode(
     n_disks, n_functions, count = len(reflections), templates.shape[3], turned_fills.shape[1]
     size = templates.shape[4]
     half, pad, total = len(rows) // 2, len(rows), 7 + count
-    fills = np.empty(turned_fills.shape[1:], np.float32)
+    fills = np.empty(count * n_disks * n_functions, np.float32)
     functions = templates.reshape(-1)
     lam = np.zeros((ny + 2 * pad, nx + 2 * pad), np.float32)
     weight, inverse = np.zeros_like(lam), np.zeros_like(lam)
@@ -161,10 +168,14 @@ def encode(
         away, freedom, turned = 0.0, 0, _FAR_OFF
         for turn in range(_MOST_STEPS):
             disks = order[t, : telling[t] if led else leading[t]]
+            held = len(disks) * n_functions
             place(at, disks, masked, reflections, transform[n], centre[n], radius, half, pad, ny, nx)
             beyond = _beyond(transform[n], angle[t])
             if abs(beyond - turned) > _TURNED:
-                _turn(fills.reshape(-1), turned_fills[t].reshape(-1), slopes[t].reshape(-1), np.float32(beyond))
+                _turn(
+                    fills, turned_fills[t].reshape(-1), slopes[t].reshape(-1), np.float32(beyond), count,
+                    n_disks * n_functions, held,
+                )  # fmt: skip
                 turned = beyond
             shift_x, shift_y = centre[n, 0] - beam[0], centre[n, 1] - beam[1]
             if led:
@@ -172,8 +183,8 @@ def encode(
                     _copy(counting, usable)
                     at.seen[order[t, telling[t] :]] = False
                     mask(
-                        counting, at, order[t], fills[0, :, 0], reflections, transform[n], centre[n], radius, half,
-                        pad, ny, nx,
+                        counting, at, order[t], turned_fills[t, 0, :, 0], reflections, transform[n], centre[n], radius,
+                        half, pad, ny, nx,
                     )  # fmt: skip
                     masked = True
                 lay_background(lam, table, shift_x, shift_y, background[n] * dose, margin, pad)
@@ -235,7 +246,7 @@ def encode(
                     break
                 before = gain
             elif turn >= len(_FLOORS) - 1 and (gain < _LED or turn >= _MOST_LEADING - 1):
-                led, before, remembered, comparable = True, gain / _FALL, 0, False
+                led, turned, before, remembered, comparable = True, _FAR_OFF, gain / _FALL, 0, False
         if solvable:
             for i in range(6):
                 left[:] = 0

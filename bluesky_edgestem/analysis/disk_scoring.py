@@ -217,7 +217,7 @@ class KnownInformation:
     """Fisher information of the mean pattern of one electron, in each of t rotations."""
 
     angle: np.ndarray  #: (t,) [rad]
-    fills: np.ndarray  #: (t, K + 1, g, b) float32, in the detector's axes
+    fills: np.ndarray  #: (t, K + 1, g, b) float32, in the detector's axes, in the disks' `order`
     slopes: np.ndarray  #: (t, K + 1, g, b) float32, by which they change with the angle [1/rad]
     disks: np.ndarray  #: (t, g, m) what each disk holds of map, beam, background and codes, `map_information.packed`
     place: np.ndarray  #: (t, g) of x and y together
@@ -228,9 +228,10 @@ class KnownInformation:
     telling: np.ndarray  #: (t,) how many hold `_TELLING` of it
 
 
-def _turned(turns: np.ndarray, fills: np.ndarray) -> np.ndarray:
-    """Fills (K + 1, g, b) by each of matrices (t, b, b): (t, K + 1, g, b) float32."""
-    return (fills @ turns.transpose(0, 2, 1)[:, None]).astype(np.float32)
+def _turned(turns: np.ndarray, fills: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Fills (K + 1, g, b) by each of matrices (t, b, b), disks in an order (t, g): (t, K + 1, g, b) float32."""
+    turned = (fills @ turns.transpose(0, 2, 1)[:, None]).astype(np.float32)
+    return np.take_along_axis(turned, order[:, None, :, None], 2)
 
 
 def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation:
@@ -264,7 +265,7 @@ def known_information(base: BasePattern, turned: np.ndarray) -> KnownInformation
     angle = rotation_of(turned)
     back, ahead = (turning(base.aperture.degree, angle + side) for side in (-_NEAR, _NEAR))
     return KnownInformation(
-        angle, _turned(turns, a), _turned((ahead - back) / (2 * _NEAR), a), packed(disks),
+        angle, _turned(turns, a, order), _turned((ahead - back) / (2 * _NEAR), a, order), packed(disks),
         (scores.place_info[..., 0] + scores.place_info[..., 2]) / electrons, scores.gram[:, :, 0, 0] * electrons,
         scores.back_info * electrons, order, 1 + (held < _LEADING).sum(1), 1 + (held < _TELLING).sum(1),
     )  # fmt: skip

@@ -26,7 +26,7 @@ class Room(NamedTuple):
 
     weight: np.ndarray  #: (pixels,) (n - λ)/v in a window, flat; zero beyond it, as `disk_kernels.cut` leaves it
     inverse: np.ndarray  #: (pixels,) 1/v
-    moments: np.ndarray  #: (g b,)
+    moments: np.ndarray  #: (g b,), of the disks in question first
     by_code: np.ndarray  #: (K + 1,)
     information: np.ndarray  #: (m,), packed
 
@@ -77,8 +77,8 @@ def add_information(
     """Add what disks say to `score` (7 + K + 1,) and to the lower triangle of `matrix` (7 + K + 1, 7 + K + 1).
 
     `weight` and `inverse` are padded images of (n - λ)/v and 1/v; `functions` the templates, flat; `fills`
-    (K + 1, g, b) are the frame's, of one electron, in the detector's axes; `known`, `place_known` and `level_known` one
-    rotation's, as of `affine_encoder.encode`, `known` packed.
+    (K + 1, disks, b) are the frame's, flat, of one electron, in the detector's axes; `known`, `place_known` and
+    `level_known` one rotation's, as of `affine_encoder.encode`, `known` packed.
 
     Returns
     -------
@@ -87,21 +87,22 @@ def add_information(
     int
         How many numbers that sums over.
     """
-    count = len(fills)
+    count = len(room.by_code)
     size, n_functions = len(room.weight), len(room.moments) // len(at.seen)
     information = room.information
     first, second, end = _parts(1 + count)
     information[:] = 0
-    room.moments[:] = 0
+    moments = room.moments[: len(disks) * n_functions]
+    moments[:] = 0
     away, freedom = 0.0, 0
-    for g in disks:
+    for i, g in enumerate(disks):
         if not at.seen[g]:
             continue
         start = (at.phase_y[g] * PHASES + at.phase_x[g]) * 3 * n_functions * size
         cut(room.weight, weight, at.row[g], at.column[g], rows)
         cut(room.inverse, inverse, at.row[g], at.column[g], rows)
         sx, sy, place, level = of_window(room.weight, room.inverse, at.by_x, at.by_y, g * size, functions, start)
-        project(room.moments, g * n_functions, functions, start, n_functions, room.weight)
+        project(moments, i * n_functions, functions, start, n_functions, room.weight)
         # The mean pattern's information, stretched to what this frame's disk has.
         p = np.sqrt(place / (dose * place_known[g])) if place_known[g] > 0 else 0.0
         f = np.sqrt(level * dose / level_known[g]) if level_known[g] > 0 else 0.0
@@ -138,7 +139,7 @@ def add_information(
             else:
                 matrix[i, k] += information[at_rest]
                 at_rest += 1
-    project(room.by_code, 0, fills.reshape(-1), 0, count, room.moments)
+    project(room.by_code, 0, fills, 0, count, moments)
     for k in range(count):
         score[7 + k] += room.by_code[k] * dose
     return away, freedom

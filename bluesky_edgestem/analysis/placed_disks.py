@@ -66,15 +66,15 @@ def mask(
 ):  # pragma: no cover - compiled
     """Let the pixels of those of some disks that do not count not count either.
 
-    Of one that the frame's edge cuts, or whose `level` (g,) was not learned and is 0, as far as its blur reaches, for
-    it can be bright. Any other does not count because it is dim, and its blur is dimmer still: it takes no more than a
-    pixel of what is around it, where the edges of others may be.
+    Of one that the frame's edge cuts, or whose `level`, in the order of `disks`, was not learned and is 0, as far as
+    its blur reaches, for it can be bright. Any other does not count because it is dim, and its blur is dimmer still: it
+    takes no more than a pixel of what is around it, where the edges of others may be.
     """
-    for g in disks:
+    for i, g in enumerate(disks):
         x = centre[0] + transform[0, 0] * reflections[g, 0] + transform[0, 1] * reflections[g, 1]
         y = centre[1] + transform[1, 0] * reflections[g, 0] + transform[1, 1] * reflections[g, 1]
         if not at.seen[g] and on_detector(x, y, half, ny, nx):
-            dim = level[g] != 0 and on_detector(x, y, -INSIDE * radius, ny, nx)
+            dim = level[i] != 0 and on_detector(x, y, -INSIDE * radius, ny, nx)
             leave_out(counting, x + pad, y + pad, radius + 1.0 if dim else half)
 
 
@@ -101,17 +101,18 @@ def lay_background_around(
 
 @kernel(fastmath=True)
 def add_disks(lam, at, disks, functions, rows, fills, codes, coef, value):  # pragma: no cover - compiled
-    """Add the images of disks, of their fills (K + 1, g, b) by codes (K + 1,), and keep their slopes.
+    """Add the images of disks, of their fills (K + 1, disks, b) by codes (K + 1,), and keep their slopes.
 
-    `functions` are the aperture's templates, flat; so are `coef` (g b,) and `value` (pixels,), which are room.
+    `fills` are flat, and so are `functions`, the aperture's templates, and `coef` (g b,) and `value` (pixels,), which
+    are room.
     """
     size, n_functions = len(value), len(coef) // len(at.seen)
     block = n_functions * size
-    combine(coef, 0, fills.reshape(-1), 0, len(coef), codes, 0, len(codes))
-    for g in disks:
+    combine(coef, 0, fills, 0, len(disks) * n_functions, codes, 0, len(codes))
+    for i, g in enumerate(disks):
         if not at.seen[g]:
             continue
-        start, of = (at.phase_y[g] * PHASES + at.phase_x[g]) * 3 * block, g * n_functions
+        start, of = (at.phase_y[g] * PHASES + at.phase_x[g]) * 3 * block, i * n_functions
         combine(value, 0, functions, start, size, coef, of, n_functions)
         combine(at.by_x, g * size, functions, start + block, size, coef, of, n_functions)
         combine(at.by_y, g * size, functions, start + 2 * block, size, coef, of, n_functions)
