@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from . import disk_kernels
+from . import disk_kernels, lattice_search
 from .disk_aperture import Aperture, turning
 
 #: Pixels around the frame for which the background is known, for beams that are not where they mostly are.
@@ -97,3 +97,15 @@ class BasePattern:
             self.reflections, fills.astype(np.float32), transform, centre, background, self.beam,
         )  # fmt: skip
         return out
+
+
+def search(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (n, 2, 2) and beams (n, 2) of frames, to about a pixel."""
+    radius, (a, _) = base.aperture.radius, np.linalg.norm(base.vectors, axis=1)
+    reach = min(base.shape) / 2
+    inner = base.reflections[np.linalg.norm(base.reflections, axis=1) < reach - 1.2 * radius - a / 3]
+    turns = lattice_search.angles(lattice_search.symmetry(base.vectors), radius, reach)
+    transform, centre = np.empty((len(frames), 2, 2)), np.empty((len(frames), 2))
+    half, wide = max(round(0.6 * radius), 1), max(round(0.9 * radius), 2)
+    lattice_search.search(frames, base.good, inner, turns, base.beam, half, wide, a, reach, transform, centre)
+    return transform, centre

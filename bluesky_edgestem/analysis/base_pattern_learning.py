@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import lattice_search
 from .aperture_learning import first_aperture, refined_aperture
 from .background_learning import learned_background
-from .base_pattern import Background, BasePattern
+from .base_pattern import Background, BasePattern, search
 from .code_regression import informed
 from .disk_aperture import Aperture
 from .disk_scoring import Estimates, coded_step, free_step
@@ -60,18 +59,6 @@ def _sites(lattice: FoundLattice, shape: tuple[int, int]) -> np.ndarray:
     length = np.linalg.norm(index @ lattice.vectors, axis=1)
     reach = np.hypot(*shape) / 2 + lattice.radius
     return index[np.argsort(length, kind="stable")][: int((length < reach).sum())]
-
-
-def search(base: BasePattern, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (n, 2, 2) and beams (n, 2) of frames, to about a pixel."""
-    radius, (a, _) = base.aperture.radius, np.linalg.norm(base.vectors, axis=1)
-    reach = min(base.shape) / 2
-    inner = base.reflections[np.linalg.norm(base.reflections, axis=1) < reach - 1.2 * radius - a / 3]
-    turns = lattice_search.angles(lattice_search.symmetry(base.vectors), radius, reach)
-    transform, centre = np.empty((len(frames), 2, 2)), np.empty((len(frames), 2))
-    half, wide = max(round(0.6 * radius), 1), max(round(0.9 * radius), 2)
-    lattice_search.search(frames, base.good, inner, turns, base.beam, half, wide, a, reach, transform, centre)
-    return transform, centre
 
 
 def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress: Callable[[str], None]) -> Learned:

@@ -31,6 +31,8 @@ MONOLAYERS = {
     "WS2": Monolayer("WS2", "W", "S", a=3.153, thickness=3.14),
 }
 REFERENCE = MONOLAYERS["MoS2"]
+#: |exx| and |eyy|, and |exy|, relative to it that the network of monolayers is trained for.
+STRAIN_RANGE = (0.045, 0.045, 0.035)
 
 
 def monolayer(formula: str) -> Monolayer:

@@ -18,6 +18,7 @@ import numpy as np
 from . import disk_tables
 from .disk_tables import DiskTable
 from .materials import material
+from .resumable_file import resumable
 
 FORMAT = 1
 ARRAYS = ("intensity", "diffuse", "by_strain")
@@ -167,11 +168,8 @@ def generate(
     ValueError
         If the file holds a table of the same material and energy with other parameters, or is of another format.
     """
-    import h5py
-
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "a") as file:
+    with resumable(path) as file:
         if file.attrs.get("format", FORMAT) != FORMAT:
             raise ValueError(
                 f"{path} is of format {file.attrs['format']}, this version writes {FORMAT}: use another file"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import crystals, weights_file
+from .counts import as_counts
 from .descriptor import FeatureDescriptors
 from .disk_likelihood import around, disk_maps, windows
 from .lattice_inference import (
@@ -222,7 +223,7 @@ class DescriptorNetwork(nn.Module):
         Raises
         ------
         TypeError
-            If frames are not unsigned integers.
+            If frames are not numbers.
         ValueError
             If frames have another size than the optics say, or the optics are none the network can read.
         """
@@ -234,11 +235,13 @@ class DescriptorNetwork(nn.Module):
                 np.zeros((0, len(crystals.MONOLAYERS))), np.zeros(0, str),
             )  # fmt: skip
         setting = self.setting(optics)
+        frames, broken = as_counts(frames)
         full = np.iinfo(frames.dtype).max
         parts = []
-        for some in np.array_split(frames, -(-len(frames) // BATCH)):
+        batches = -(-len(frames) // BATCH)
+        for some, bad in zip(np.array_split(frames, batches), np.array_split(broken, batches), strict=True):
             counts = torch.from_numpy(some.astype(np.float32))
-            parts.append(described(self(counts, setting), counts, (some == full).any(axis=(1, 2))))
+            parts.append(described(self(counts, setting), counts, (some == full).any(axis=(1, 2)), bad))
         strain, covariance, rotation, rotation_sd, probability, flagged = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )

@@ -22,6 +22,7 @@ from .diffraction import counted
 from .disk_tables import DiskTable
 from .pattern_draws import DTYPE, draw, expected
 from .pixel_defects import PixelDefects
+from .resumable_file import resumable
 
 FORMAT = 1
 PER_BLOCK = 500
@@ -117,14 +118,11 @@ def generate(
     ValueError
         If the file holds patterns of another seed, size, library or format.
     """
-    import h5py
-
     path, library = Path(path), Path(library).absolute()
     tables = disk_library.contents(library)
     stated = {"format": FORMAT, "seed": seed, "n_pixels": n_pixels, "per_block": per_block, "library": str(tables)}
     wanted = -(-patterns // per_block)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "a") as file:
+    with resumable(path) as file:
         if different := [f"{k} {file.attrs[k]}, wanted {v}" for k, v in stated.items() if file.attrs.get(k, v) != v]:
             raise ValueError(f"{path} holds other patterns ({'; '.join(different)}): choose another file, or those")
         file.attrs.update(stated)

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from . import crystals
+from .counts import NO_COUNTS, check_numbers
 from .optics import Optics
 from .scattering import FIRST_ORDER
 
 #: Log-likelihood of a lattice, against none at all, below which the search may have found noise.
 NOT_FOUND = 12.0
+#: Readings that are surely beyond this many times the strain that was trained for are not trusted.
+_BEYOND = 1.1
 #: Standard deviations of what is known beforehand: strain, and rotation modulo 60° [rad].
 PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3))
 
@@ -35,8 +38,7 @@ class Reading:
 def checked(frames: np.ndarray, optics: Optics) -> np.ndarray:
     """Frames, if the network can read them; otherwise an error that says why not."""
     frames = np.asarray(frames)
-    if not np.issubdtype(frames.dtype, np.unsignedinteger):
-        raise TypeError(f"frames are {frames.dtype}; the network reads counted electrons: unsigned integers")
+    check_numbers(frames.dtype)
     n = optics.n_pixels
     if frames.ndim != 3 or frames.shape[1:] != (n, n):
         raise ValueError(f"frames have shape {frames.shape}; these optics (n_pixels = {n}) need (any, {n}, {n})")
@@ -64,8 +66,8 @@ def check_optics(optics: Optics) -> None:
         )
 
 
-def described(reading: Reading, counts: Tensor, saturated: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Columns of `FeatureDescriptors` from a reading, with flags."""
+def described(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Columns of `FeatureDescriptors` from a reading, with flags; `broken` (b,) are frames that hold no counts."""
     dose = counts.sum((1, 2)).numpy()
     bright, bright_sd = reading.brightness.numpy(), reading.brightness_sd.numpy()
     diffuse, allowed = reading.background.numpy(), reading.background_expected.numpy()
@@ -76,6 +78,7 @@ def described(reading: Reading, counts: Tensor, saturated: np.ndarray) -> tuple[
         for i in np.flatnonzero(where & (flagged == "")):
             flagged[i] = reason(i)
 
+    flag(broken, lambda i: NO_COUNTS)
     flag(dose == 0, lambda i: "no electrons: the frame is empty")
     flag(saturated, lambda i: "saturated: a pixel reached the largest value of its type")
     weak = reading.log_likelihood.numpy() < NOT_FOUND
@@ -91,9 +94,17 @@ def described(reading: Reading, counts: Tensor, saturated: np.ndarray) -> tuple[
             f"{100 * diffuse[i]:.1f} % of the electrons are between the disks; the optics say {100 * allowed[i]:.1f} %"
         ),
     )
-    known = flagged == ""
     unknowns = reading.unknowns.double().numpy()
     covariance = reading.covariance.double().numpy()
+    beyond = np.abs(unknowns[:, :3]) - 3 * np.sqrt(np.einsum("nii->ni", covariance[:, :3, :3]))
+    flag(
+        (beyond > _BEYOND * np.array(crystals.STRAIN_RANGE)).any(1),
+        lambda i: (
+            f"strained by {100 * np.abs(unknowns[i, :3]).max():.1f} %, more than was trained for: the calibration is "
+            "wrong (energy_keV, pixel_mrad), or it is no phase that is known"
+        ),
+    )
+    known = flagged == ""
     probability = torch.softmax(reading.phase_logits.double(), 1).numpy()
     beforehand = np.diag([PRIOR_SD[0] ** 2] * 3)
     strain = np.where(known[:, None], unknowns[:, :3], 0.0)

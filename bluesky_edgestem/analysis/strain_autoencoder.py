@@ -11,21 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import strain_weights
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, Background, BasePattern, rotation_of
-from .base_pattern_learning import Learned, learn, search
+from .base_pattern import MARGIN, Background, BasePattern, rotation_of, search
+from .counts import NO_COUNTS, as_counts, check_numbers
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
 from .kernels import in_parts
-from .lattice_discovery import find_lattice
 from .one_thread import one_thread
-from .pixel_defects import good_pixels
+
+if TYPE_CHECKING:
+    from .base_pattern_learning import Learned
 
 #: Frames that are learned from, in blocks of neighbours. What few of them do not tell of the fills is a bias of all.
 _FRAMES, _BLOCK = 4096, 16
@@ -41,11 +42,7 @@ _UNKNOWN = 1.0
 
 
 def _checked(frames: Any) -> None:
-    if not np.issubdtype(frames.dtype, np.unsignedinteger):
-        raise TypeError(
-            f"frames are {frames.dtype}; the strain autoencoder reads counted electrons: unsigned integers (round and "
-            "cast them if they are counts)"
-        )
+    check_numbers(frames.dtype)
     if len(frames.shape) != 3 or min(frames.shape[1:]) < 32:
         raise ValueError(f"frames have shape {tuple(frames.shape)}; needed is (n, ny, nx), ny and nx 32 or more")
 
@@ -93,7 +90,7 @@ class StrainAutoencoder:
 
         Parameters
         ----------
-        frames : (n, ny, nx), unsigned integers
+        frames : (n, ny, nx), integers or floating point
             Electrons counted, in the order of the scan; an array, or what can be sliced like one (an HDF5 dataset).
         seed : int
             Settles which frames are drawn: the same seed gives the same weights on the same machine.
@@ -108,20 +105,25 @@ class StrainAutoencoder:
         Raises
         ------
         TypeError
-            If frames are not unsigned integers.
+            If frames are not numbers.
         ValueError
             If frames have no three dimensions or fewer than 32 pixels along a side.
         """
         _checked(frames)
+        # Here, so that what reads with weights needs nothing of what makes them.
+        from .base_pattern_learning import learn
+        from .lattice_discovery import find_lattice
+        from .pixel_defects import good_pixels
+
         tell = progress or (lambda line: None)
         network = cls()
         rng = np.random.default_rng(seed)
-        drawn = _drawn(frames, rng)
+        drawn, broken = as_counts(_drawn(frames, rng))
         full = np.iinfo(drawn.dtype).max
-        usable = (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
+        usable = ~broken & (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
         drawn = drawn[usable]
         if len(drawn) < _LEAST:
-            network.why = f"{len(drawn)} frames hold electrons and are not saturated; {_LEAST} or more are needed"
+            network.why = f"{len(drawn)} frames hold electrons counted, and no saturated pixel; {_LEAST} are needed"
             return network
         good = good_pixels(drawn)
         lattice = find_lattice(drawn * good)
@@ -186,7 +188,7 @@ class StrainAutoencoder:
 
         Parameters
         ----------
-        frames : array (n, ny, nx), unsigned integers
+        frames : array (n, ny, nx), integers or floating point
             Electrons counted.
 
         Returns
@@ -197,7 +199,7 @@ class StrainAutoencoder:
         Raises
         ------
         TypeError
-            If frames are not unsigned integers.
+            If frames are not numbers.
         ValueError
             If frames are of another size than those learned from, or nothing was learned.
         """
@@ -213,12 +215,14 @@ class StrainAutoencoder:
             return AffineReadings(
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
+        frames, broken = as_counts(frames)
         with one_thread():
             transform, centre, covariance, misfit, scatter, dose, brightest = self._encoded(base, frames)
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
         flagged = self._flags(base, dose, brightest, transform, centre, covariance, misfit, disagreement)
+        flagged[broken] = NO_COUNTS
         known = flagged == ""
         transform = np.where(known[:, None, None], transform, np.eye(2))
         cov = np.where(known[:, None, None], covariance[:, :4, :4] + self.floor, _UNKNOWN**2 * np.eye(4))

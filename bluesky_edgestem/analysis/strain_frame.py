@@ -86,11 +86,7 @@ class StrainFrame:
         ValueError
             The base pattern's lattice is not that of the material, or there is no calibration to tell.
         """
-        if optics is None:
-            raise ValueError(
-                f"strain relative to the lattice of {lattice.name} needs the detector's calibration, which this scan "
-                "lacks; give the optics, or take a region of the scan for reference"
-            )
+        optics = _calibrated(lattice, optics)
         turn = detector_to_scan(rotation, mirrored)
         deformation = lattice_reference(base_vectors @ turn.T * optics.pixel_reciprocal, lattice)
         return cls(deformation, np.zeros((4, 4)), f"the lattice of {lattice.name}", rotation, mirrored)
@@ -177,6 +173,32 @@ class StrainFrame:
             self.mirrored,
             grid,
             self.region,
+        )
+
+
+def _calibrated(lattice: Material, optics: Optics | None) -> Optics:
+    if optics is None:
+        raise ValueError(
+            f"strain relative to the lattice of {lattice.name} needs the detector's calibration, which this scan "
+            "lacks; give the optics (the commands' --energy and --pixel), or take a region of the scan for reference"
+        )
+    return optics
+
+
+def check_reference(reference: Reference, positions: np.ndarray, grid: ScanGrid | None, optics: Optics | None) -> None:
+    """Raise ValueError where strain cannot be relative to `reference`, whatever the patterns at `positions` are.
+
+    Arguments are those of `strain_maps`.
+    """
+    if isinstance(reference, Material):
+        _calibrated(reference, optics)
+        return
+    inside, described = _inside(reference, positions, grid)
+    if not inside.any():
+        (x0, y0), (x1, y1) = positions.min(0), positions.max(0)
+        raise ValueError(
+            f"{described} holds none of the {len(positions)} patterns, which are at {x0:g} to {x1:g} nm along x and "
+            f"{y0:g} to {y1:g} nm along y; choose another region for reference"
         )
 
 

@@ -12,8 +12,8 @@ from .materials import Material
 
 INDEX = 6
 """Largest index of a reflection that a vector of the lattice found may be."""
-ALLOWED = 0.1
-"""Strain beyond which a lattice is another."""
+ALLOWED = 0.045
+"""Strain beyond which a lattice is another, or the calibration wrong."""
 
 
 def region_reference(transform: np.ndarray) -> np.ndarray:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from . import crystals
+from .training_data import PATTERNS_PER_CONDITION
+
+#: Options of the crystal network's training alone.
+CRYSTAL = ("steps", "minutes", "batch", "averaging", "device")
+#: Multislice patterns, at least: of two conditions, one to train on and one to judge by.
+_LEAST = 2 * PATTERNS_PER_CONDITION
 
 
 def main(arguments: list[str]) -> int:
@@ -18,8 +25,11 @@ def main(arguments: list[str]) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    thick_only = [f"--{k}" for k in CRYSTAL if getattr(options, k) != parser.get_default(k)]
     # Of monolayers alone nothing reads better than the likelihood network.
     thick = bool(set(options.material or ()) - set(crystals.MONOLAYERS))
+    if thick_only and not thick:
+        parser.error(f"{', '.join(thick_only)}: for the crystal network; name a thick --material, or leave it out")
     data = options.data or Path("edgestem_data") / ("disks.h5" if thick else "patterns.h5")
     out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
     typed = f"edgestem train descriptors --seed {options.seed}"
@@ -27,7 +37,7 @@ def main(arguments: list[str]) -> int:
         from .crystal_card import card_text
         from .crystal_training import train
 
-        settings = {name: getattr(options, name) for name in ("steps", "minutes", "batch", "averaging", "device")}
+        settings = {name: getattr(options, name) for name in CRYSTAL}
         changed = "".join(f" --{k} {v}" for k, v in settings.items() if v != parser.get_default(k))
         typed += f" --material {' '.join(options.material)}" + changed
         card = train(out, data, options.material, seed=options.seed, workers=options.workers, command=typed, **settings)
@@ -42,6 +52,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _whole(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return int(text)
+
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgestem train descriptors",
@@ -53,24 +72,31 @@ def _parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--seed", type=int, default=0, help="settles patterns, noise and training")
-    parser.add_argument("--workers", type=int, default=1, help="processes that compute patterns or tables")
+    parser.add_argument("--seed", type=_whole(0), default=0, help="settles patterns, noise and training")
+    parser.add_argument("--workers", type=_whole(1), default=1, help="processes that compute patterns or tables")
     parser.add_argument("--out", type=Path, help="weights file to write; descriptor.pt, or crystal.pt")
     parser.add_argument(
         "--data",
         type=Path,
         help="HDF5 file of the patterns, edgestem_data/patterns.h5, or tables, edgestem_data/disks.h5",
     )
-    parser.add_argument("--patterns", type=int, default=4800, help="multislice patterns of monolayers; 60 ms each")
+    parser.add_argument(
+        "--patterns",
+        type=_whole(_LEAST),
+        default=4800,
+        help=f"multislice patterns of monolayers, {_LEAST} or more; 60 ms each",
+    )
     crystal = parser.add_argument_group("the crystal network")
     crystal.add_argument(
         "--material",
         nargs="+",
         help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know; MoS2 and WS2 alone are the likelihood network's",
     )
-    crystal.add_argument("--steps", type=int, default=3000, help="of the optimiser; a tenth of a second each on a GPU")
+    crystal.add_argument(
+        "--steps", type=_whole(1), default=3000, help="of the optimiser; a tenth of a second each on a GPU"
+    )
     crystal.add_argument("--minutes", type=float, default=0.0, help="train no longer than so long; 0 for no limit")
-    crystal.add_argument("--batch", type=int, default=480, help="patterns a step")
+    crystal.add_argument("--batch", type=_whole(2), default=480, help="patterns a step")
     crystal.add_argument(
         "--averaging", default="weights", help="none, weights (over steps), noise (drawn twice) or both"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import training_data
+from . import crystals, training_data
 
 TEXT = """# Descriptor network: card
 
@@ -41,8 +41,8 @@ def card_text(card: dict) -> str:
         rows.append("| " + " | ".join([dose, *cells[:2], ratio, cells[2], *percent]) + " |")
     return TEXT.format(
         phases=", ".join(training_data.PHASES),
-        normal=100 * training_data.STRAIN_RANGE[0],
-        shear=100 * training_data.STRAIN_RANGE[2],
+        normal=100 * crystals.STRAIN_RANGE[0],
+        shear=100 * crystals.STRAIN_RANGE[2],
         shift=training_data.SHIFT_RANGE,
         energies=", ".join(f"{e:.0f}" for e in training_data.ENERGIES),
         semiangles="{:.0f} to {:.0f}".format(*training_data.SEMIANGLES),

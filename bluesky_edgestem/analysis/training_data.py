@@ -20,6 +20,7 @@ import numpy as np
 from . import crystals
 from .diffraction import cbed, patch_extent
 from .optics import Optics
+from .resumable_file import resumable
 
 PHASES = tuple(crystals.MONOLAYERS)
 PATTERNS_PER_CONDITION = 24
@@ -27,8 +28,7 @@ FORMAT = 1
 #: Every fifth condition is held out.
 HELD_OUT_EVERY = 5
 
-#: What is drawn from: |exx| and |eyy|, |exy|, beam shift [px], semiangle [mrad], first-order reflection's radius [px].
-STRAIN_RANGE = (0.045, 0.045, 0.035)
+#: What is drawn from: beam shift [px], semiangle [mrad], first-order reflection's radius [px].
 SHIFT_RANGE = 2.0
 SEMIANGLES = (1.0, 3.0)
 FIRST_ORDER = (22.0, 34.0)
@@ -81,7 +81,7 @@ def simulate_condition(seed: int, index: int, n_patterns: int = PATTERNS_PER_CON
     rng = np.random.default_rng([seed, index])
     optics = draw_optics(rng)
     extent = patch_extent(optics)
-    strain = rng.uniform(-1, 1, (n_patterns, 3)) * STRAIN_RANGE
+    strain = rng.uniform(-1, 1, (n_patterns, 3)) * crystals.STRAIN_RANGE
     rotation = rng.uniform(-np.pi, np.pi, n_patterns)
     shift = rng.uniform(-SHIFT_RANGE, SHIFT_RANGE, (n_patterns, 2))
     phase = rng.integers(len(PHASES), size=n_patterns)
@@ -158,12 +158,9 @@ def generate(
     ValueError
         If the file holds patterns of another seed or format.
     """
-    import h5py
-
     wanted = -(-n_patterns // per_condition)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "a") as file:
+    with resumable(path) as file:
         kept = (file.attrs.get("format", FORMAT), file.attrs.get("seed", seed))
         if kept != (FORMAT, seed):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,10 @@ class StrainMap(FrameRouter["_Progress"]):
         if not np.any(self._network.base_vectors):
             # Refused before a scan, at whose end it would be too late.
             raise ValueError(f"the network knows no lattice: {self._network.why}. Train it on another scan")
+        if not self._network.converged:
+            warnings.warn(
+                f"the network has not converged, its strain is not to be trusted: {self._network.why}", stacklevel=2
+            )
         self._reference = as_reference(reference)
         self._rotation, self._mirrored = rotation, mirrored
         self._measure: Measure = measure

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import __version__
 from ..analysis.strain import COMPONENTS, StrainMaps
-from ..analysis.strain_frame import Reference, as_reference, joined, strain_maps
+from ..analysis.strain_frame import Reference, as_reference, check_reference, joined, strain_maps
 from .arguments import add_scan, opened, seed
 from .scan import RecordedScan
 from .train_strain import say_whether_converged, tell
@@ -74,11 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
 
-    # Refused before anything takes long: weights that cannot be read, frames without positions.
+    # Refused before anything takes long: weights that cannot be read, frames without positions, no reference.
     network = None if options.weights is None else StrainAutoencoder.load(options.weights)
     with opened(options) as (scan, client):
         positions, grid = scan.positions, scan.grid
+        check_reference(options.reference, positions, grid, scan.scan.optics)
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
+        if options.shape is not None and (missing := int(np.prod(grid.shape)) - len(scan.frames)):
+            print(
+                f"{missing} positions of the {grid.shape[0]} x {grid.shape[1]} raster have no frame: if the scan was "
+                "not stopped, --shape or --flyback is wrong, and the map is sheared",
+                file=sys.stderr,
+            )
         output = options.output or Path(f"strain_{Path(scan.name).stem[:36]}")
         output.mkdir(parents=True, exist_ok=True)
         weights = options.weights or output / "strain.pt"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..analysis.counts import NO_COUNTS, as_counts
 from ..analysis.optics import Optics
 from ..analysis.scan_metadata import ScanMetadata
 from ..callbacks.frame_chunks import frames_there
@@ -152,11 +153,6 @@ class RecordedScan:
         n = len(there)
         if not there.any():
             raise ValueError(f"{name} has no frames" + (f": none of the {n} came" if n else ""))
-        if np.dtype(source.dtype).kind != "u":
-            raise ValueError(
-                f"the frames of {name} are {np.dtype(source.dtype)}; counted electrons are unsigned integers. Convert "
-                "them, without scaling, or the noise cannot be told"
-            )
         if positions is not None and len(positions) != n:
             raise ValueError(f"{name} has {n} frames and {len(positions)} positions; {NM_AND_SHAPE}")
         scan = given.metadata(start or {}, optics, int(source.shape[-1]))
@@ -170,9 +166,24 @@ class RecordedScan:
                 )
         numbers = np.flatnonzero(there)
         numbers = numbers[~scan.way_back(numbers)]
+        frames = SelectedFrames(source, numbers)
+        _check_counts(name, frames)
         measured = None if positions is None else positions[numbers]
         step_known = given.shape is None or given.step is not None
-        return cls(name, SelectedFrames(source, numbers), numbers, n, scan, start or {}, measured, step_known)
+        return cls(name, frames, numbers, n, scan, start or {}, measured, step_known)
+
+
+def _check_counts(name: str, frames: SelectedFrames) -> None:
+    """Raise ValueError where all of some frames, spread over the scan, hold no counts."""
+    some = np.unique(np.linspace(0, len(frames) - 1, 8).astype(int)) if len(frames) else []
+    try:
+        if all(as_counts(frames[i : i + 1])[1].all() for i in some) and len(some):
+            raise TypeError(f"frames are {frames.dtype} and hold {NO_COUNTS}")
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: {error}. Strain is told from electrons counted, whose noise is known: export the counts as "
+            "integers, without scaling, offset or gain"
+        ) from None
 
 
 @contextlib.contextmanager

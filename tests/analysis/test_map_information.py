@@ -30,7 +30,7 @@ def test_score_and_information_are_the_disks_sums(codes):
     which = np.array([0, 1, 3])  # of those, one is not seen
     add_information(
         matrix, score, room(DISKS, PIXELS, FUNCTIONS, codes), at, which, weight, inverse, dose, functions.reshape(-1),
-        fills, packed(known), place_known, level_known, reflections, ROWS,
+        fills[:, which].ravel(), packed(known), place_known, level_known, reflections, ROWS,
     )  # fmt: skip
 
     expected, pushed, moments = np.zeros((size, size)), np.zeros(size), np.zeros((DISKS, FUNCTIONS))

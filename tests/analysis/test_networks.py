@@ -151,6 +151,45 @@ def test_what_it_cannot_read_is_flagged_with_a_wide_interval(network):
     assert (read.strain_sd[5] < 0.004).all()
 
 
+@pytest.mark.parametrize("wrong", [0.9, 0.93, 1.07, 1.1])
+def test_a_wrong_calibration_is_flagged(network, wrong):
+    stack = frames([expected((0.01, 0.0, 0.0), 0.1), expected((-0.01, 0.0, 0.005), -0.3, "WS2")], 1e5)
+    read = network.predict(stack, replace(OPTICS, pixel_mrad=wrong * OPTICS.pixel_mrad))
+    assert all("the calibration is wrong" in reason or "not a known phase" in reason for reason in read.flagged)
+    assert (read.strain_sd > 0.02).all() and (read.rotation_sd > 0.25).all()
+
+
+def test_the_largest_strain_that_was_trained_for_is_read(network):
+    read = network.predict(frames([expected((0.045, -0.045, 0.035), 0.2)] * 8, 1e5), OPTICS)
+    assert list(read.flagged) == [""] * 8
+
+
+def test_a_beam_off_the_detector_and_a_foreign_lattice_are_flagged(network):
+    # A square lattice with the same disks, as bright, at the distance of the first order.
+    spot = expected((0.0, 0.0, 0.0), 0.0)[56:72, 56:72]
+    square = np.zeros((128, 128))
+    for i in range(-2, 3):
+        for j in range(-2, 3):
+            square[56 + 28 * i :, 56 + 28 * j :][:16, :16] += spot * (1.0 if i == j == 0 else 0.02)
+    stack = frames([expected((0.0, 0.0, 0.0), 0.1, shift=(70.0, 0.0)), square / square.sum()], 1e5)
+    read = network.predict(stack, OPTICS)
+    assert all(read.flagged)
+    assert (read.strain_sd > 0.02).all() and (read.rotation_sd > 0.25).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.float32, np.float64])
+def test_counts_of_other_types_are_read_and_what_is_none_is_flagged(network, dtype):
+    stack = frames([expected((0.01, 0.0, 0.0), 0.1)] * 3, 1e5)
+    other = stack.astype(dtype)
+    other[1, 3, 4] = -1
+    other[2, 3, 4] = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else np.nan
+    read = network.predict(other, OPTICS)
+    # Not the same to the last digit: frames beside it say what the background is.
+    assert read.strain[0] == pytest.approx(network.predict(stack, OPTICS).strain[0], abs=0.2 * read.strain_sd.min())
+    assert read.flagged[0] == "" and read.flagged[1].startswith("no counts")
+    assert read.flagged[2].startswith("saturated" if np.issubdtype(dtype, np.integer) else "no counts")
+
+
 @pytest.mark.parametrize("background", [0.02, 0.08])
 def test_a_background_that_is_stated_wrongly_misleads_neither_strain_nor_phase(network, background):
     real, strain = replace(OPTICS, background=background), (0.02, -0.01, 0.005)
@@ -200,8 +239,8 @@ def test_backgrounds_are_pooled_as_far_as_they_agree():
 
 
 def test_frames_and_optics_that_do_not_fit_are_refused(network):
-    with pytest.raises(TypeError, match="frames are float64; the network reads counted electrons: unsigned integers"):
-        network.predict(np.zeros((1, 128, 128)), OPTICS)
+    with pytest.raises(TypeError, match="frames are complex128; electrons counted are integers, or floating point"):
+        network.predict(np.zeros((1, 128, 128), complex), OPTICS)
     with pytest.raises(
         ValueError, match=r"shape \(1, 64, 64\); these optics \(n_pixels = 128\) need \(any, 128, 128\)"
     ):

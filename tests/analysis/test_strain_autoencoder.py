@@ -1,5 +1,7 @@
 """The strain autoencoder on a small scan with known strain; patterns are made without it, from computed disks."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +11,7 @@ from numpy.polynomial.polynomial import polyval2d
 from scipy.ndimage import gaussian_filter
 
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables, materials
-from bluesky_edgestem.analysis.base_pattern import Background, BasePattern, rotation_of
-from bluesky_edgestem.analysis.base_pattern_learning import search
+from bluesky_edgestem.analysis.base_pattern import Background, BasePattern, rotation_of, search
 from bluesky_edgestem.analysis.disk_aperture import PHASES, Aperture, orthonormal
 from bluesky_edgestem.analysis.disk_scoring import Estimates, evaluate
 from bluesky_edgestem.analysis.lattice_discovery import find_lattice
@@ -324,11 +325,37 @@ def test_frames_of_another_camera_length_are_flagged(network, table, factor):
     assert nothing_known(network.read(counts)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_counts_of_other_types_are_read_alike_and_what_is_none_is_flagged(network, held_out, dtype):
+    seen = np.random.default_rng(6).poisson(1e5 * held_out[0][:3]).astype(np.uint16)
+    other = seen.astype(dtype)
+    other[1, 5, 5] = -1
+    other[2, 5, 5] = np.iinfo(dtype).max if dtype is np.int32 else np.nan
+    readings = network.read(other)
+    assert np.array_equal(readings.transform[:1], network.read(seen[:1]).transform)
+    assert readings.flagged[1].startswith("no counts")
+    assert readings.flagged[2].startswith("saturated" if dtype is np.int32 else "no counts")
+    assert nothing_known(readings).tolist() == [False, True, True]
+
+
+def test_reading_takes_nothing_of_what_learning_is_made_of(network, tmp_path):
+    network.save(tmp_path / "w.pt")
+    script = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder\n"
+        f"StrainAutoencoder.load(Path({str(tmp_path / 'w.pt')!r})).read(np.ones((1, 80, 80), np.uint16))\n"
+        "print([m for m in sys.modules if m.endswith(('learning', 'lattice_discovery')) or m == 'torch'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_frames_that_are_no_counts_are_refused(network):
-    with pytest.raises(TypeError, match="frames are float64; the strain autoencoder reads counted electrons"):
-        StrainAutoencoder.train(np.full((64, 80, 80), np.nan))
-    with pytest.raises(TypeError, match="frames are float32"):
-        network.read(np.zeros((1, 80, 80), np.float32))
+    none = StrainAutoencoder.train(np.full((64, 80, 80), np.nan))
+    assert not none.converged and none.why.startswith("0 frames hold electrons counted")
+    with pytest.raises(TypeError, match="frames are complex64"):
+        network.read(np.zeros((1, 80, 80), np.complex64))
     with pytest.raises(ValueError, match=r"needed is \(n, ny, nx\)"):
         StrainAutoencoder.train(np.zeros((80, 80), np.uint16))
     with pytest.raises(ValueError, match=r"frames are \(64, 64\) pixels; the autoencoder was trained on \(80, 80\)"):
@@ -347,7 +374,7 @@ def test_a_scan_without_a_lattice_does_not_converge():
 def test_too_few_frames_do_not_converge():
     network = StrainAutoencoder.train(np.zeros((40, 64, 64), np.uint16))
     assert not network.converged
-    assert network.why == "0 frames hold electrons and are not saturated; 32 or more are needed"
+    assert network.why == "0 frames hold electrons counted, and no saturated pixel; 32 are needed"
 
 
 def test_disks_that_agree_on_no_lattice_make_it_less_sure(network, held_out):

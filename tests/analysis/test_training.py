@@ -67,4 +67,25 @@ def test_a_data_file_of_another_seed_is_one_clear_message(tmp_path):
     data = tmp_path / "p.h5"
     training_data.generate(data, seed=1, n_patterns=1, per_condition=1)
     with pytest.raises(ValueError, match=r"choose another file, or that seed"):
-        train_descriptors.main(["--data", str(data), "--seed", "2", "--patterns", "1"])
+        train_descriptors.main(["--data", str(data), "--seed", "2", "--patterns", "48"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--patterns", "24"], "'24' is not a whole number of 48 or more"),
+        (["--seed", "-3"], "is not a whole number of 0 or more"),
+        (["--steps", "9", "--device", "cpu"], "--steps, --device: for the crystal network; name a thick --material"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_computed(words, said, capsys):
+    with pytest.raises(SystemExit):
+        train_descriptors.main(words)
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_data_file_that_was_cut_short_is_one_clear_message(tmp_path):
+    data = tmp_path / "p.h5"
+    data.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(88))
+    with pytest.raises(OSError, match=r"p.h5 cannot be added to .* delete the file and begin anew"):
+        train_descriptors.main(["--data", str(data)])

@@ -36,6 +36,7 @@ class Reader:
     """Reads the strain that belongs to the number in a frame's first pixel."""
 
     base_vectors = np.array([[10.0, 0.0], [0.0, 10.0]])
+    converged = True
 
     def read(self, frames):
         numbers = frames[:, 0, 0].astype(int)
@@ -192,6 +193,13 @@ def test_what_cannot_be_is_refused_when_the_run_begins(tmp_path):
         StrainMap(StrainAutoencoder())
     with pytest.raises(ValueError, match="no frame has been read yet"):
         StrainMap(Reader()).strain()
+
+
+def test_a_network_that_has_not_converged_is_warned_of():
+    reader = Reader()
+    reader.converged, reader.why = False, "disks still move"
+    with pytest.warns(UserWarning, match="has not converged, its strain is not to be trusted: disks still move"):
+        StrainMap(reader)
 
 
 @pytest.mark.parametrize("measure", ["infinitesimal", "Lagrangian"])

@@ -72,9 +72,11 @@ def network(monkeypatch: pytest.MonkeyPatch) -> type[Network]:
 def write(tmp_path: Path):
     """Writes a file of `Truth`'s frames, in the layout of this package's writers."""
 
-    def frames_file(name="run.h5", lost=(), positions=GRID.positions, dtype=np.uint16, frames=96, **more) -> Path:
+    def frames_file(
+        name="run.h5", lost=(), positions=GRID.positions, dtype=np.uint16, frames=96, offset=0.0, **more
+    ) -> Path:
         numbers = np.zeros((frames, 32, 32), dtype)
-        numbers[:, 0, 0] = np.arange(frames) + 1
+        numbers[:, 0, 0] = np.arange(frames) + 1 + offset
         with h5py.File(tmp_path / name, "w", libver="latest") as file:
             shape, compression = (frames, 32, 32), hdf5plugin.Bitshuffle(cname="lz4")
             data = file.create_dataset(

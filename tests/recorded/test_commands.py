@@ -101,6 +101,27 @@ def test_what_cannot_be_is_refused_by_the_command_line(words, said, write, capsy
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--reference", "Si"], "needs the detector's calibration, which this scan lacks; give the optics"),
+        (["--reference", "90,90,1,1"], "holds none of the 96 patterns, which are at"),
+    ],
+)
+def test_a_reference_that_cannot_be_is_refused_before_training(words, said, write, network, tmp_path, capsys):
+    assert main(["analyse", "strain", str(write()), *words, "--output", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr()
+    assert said in told.err and "step 1 of 1" not in told.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_raster_with_more_positions_than_frames_is_said_to_have_gaps(write, network, tmp_path, capsys):
+    (tmp_path / "w.pt").write_text("4")
+    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path), "--shape", "9", "12", "--step", "1"]
+    assert main(["analyse", "strain", str(write()), *words]) == 0
+    assert "12 positions of the 9 x 12 raster have no frame" in capsys.readouterr().err
+
+
 def test_errors_are_one_line(write, network, tmp_path, capsys):
     (tmp_path / "w.pt").write_text("4")
     weights = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path / "out")]

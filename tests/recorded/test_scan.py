@@ -102,8 +102,10 @@ def test_what_is_no_scan_is_refused_with_the_reason(write, tmp_path):
         refused(write(frames=0, positions=np.zeros((0, 2))))
     with pytest.raises(ValueError, match="has no frames: none of the 4 came"):
         refused(write(frames=4, lost=range(4), positions=np.zeros((4, 2))))
-    with pytest.raises(ValueError, match="are float32; counted electrons are unsigned integers"):
-        refused(write(dtype=np.float32))
+    with pytest.raises(ValueError, match=r"frames are float32 and hold no counts: .* export the counts as integers"):
+        refused(write(dtype=np.float32, offset=0.5))
+    with pytest.raises(ValueError, match="frames are complex64"):
+        refused(write(dtype=np.complex64))
     with pytest.raises(ValueError, match="96 frames and 90 positions"):
         refused(write(positions=np.zeros((90, 2))))
     with pytest.raises(ValueError, match="more than the 8 x 10 of the raster: correct --shape"):
