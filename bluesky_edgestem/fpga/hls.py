@@ -155,8 +155,20 @@ class Emulation:
         self.model.compile()
 
     def synthesised(self) -> dict:
-        """Latency, interval and cells as Vitis HLS reports them, after a synthesis, which takes long."""
-        return self.model.build(reset=True, csim=False, synth=True, cosim=False).get("CSynthesisReport", {})
+        """Latency, interval and cells as Vitis HLS reports them, after a synthesis, which takes long.
+
+        Raises
+        ------
+        RuntimeError
+            Vitis HLS fails, or leaves no report.
+        """
+        try:
+            found = self.model.build(reset=True, csim=False, synth=True, cosim=False)
+        except Exception as error:  # hls4ml raises no narrower one
+            raise RuntimeError(f"Vitis HLS failed in {self.folder}: {error}") from error
+        if not found or "CSynthesisReport" not in found:
+            raise RuntimeError(f"Vitis HLS left no report of a synthesis in {self.folder}")
+        return found["CSynthesisReport"]
 
     def words(self, bins: np.ndarray) -> np.ndarray:
         """Output words (n, 9) int64 of bins (n, CORE²) from `Frontend`."""

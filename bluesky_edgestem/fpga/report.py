@@ -22,7 +22,10 @@ def load(folder: Path) -> dict:
     """
     path = Path(folder) / NAME
     try:
-        return json.loads(path.read_text())
+        report = json.loads(path.read_text())
+        if not {"hash", "agreement", "accuracy", "network"} <= set(report):
+            raise json.JSONDecodeError("not a report", "", 0)
+        return report
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {NAME}: it is no build; make one with `edgestem fpga build`") from None
     except json.JSONDecodeError:
@@ -32,6 +35,13 @@ def load(folder: Path) -> dict:
 def disagreeing(report: dict) -> list[str]:
     """Forms of the student that are not bit-exact."""
     return [name for name, row in report["agreement"].items() if row["words"]]
+
+
+def _ratio(row: dict) -> str:
+    if "ratio_interval" not in row:  # hardly a frame is known, or an earlier version made the build
+        return f"{row['ratio']:.2f}" if "ratio" in row else "-"
+    low, high = row["ratio_interval"]
+    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def text(report: dict) -> str:
@@ -45,17 +55,27 @@ def text(report: dict) -> str:
         f"{', '.join(str(n) for n in network['layers'])} neurons, with weights of "
         f"{', '.join(f'{bits:g}' for bits in network['weight_bits'])} bits on average"
     )
-    lines += ["", "strain RMS by dose, held-out multislice patterns (simulated):"]
-    lines.append("  electrons   student exx, eyy, exy [%]   teacher [%]             ratio  flagged  95 % cover")
+    lines += ["", "strain RMS by dose, held-out multislice patterns (simulated), of those that neither flags:"]
+    lines.append(
+        "  electrons   student exx, eyy, exy [%]   teacher [%]             ratio (95 %)        flagged, its  95 % cover"
+    )
     for dose, row in report["accuracy"].items():
         own, its = (
             ", ".join(f"{100 * v:.3f}" for v in row[who].get("strain_rms", {}).values()) or "none known"
             for who in ("student", "teacher")
         )
         lines.append(
-            f"  {float(dose):9.0e}   {own:26}  {its:22}  {row.get('ratio', float('nan')):5.2f}  "
-            f"{100 * row['student']['flagged']:5.1f} %  {100 * row['student'].get('coverage', float('nan')):6.1f} %"
+            f"  {float(dose):9.0e}   {own:26}  {its:22}  {_ratio(row):18}  {100 * row['student']['flagged']:5.1f},"
+            f" {100 * row['teacher']['flagged']:4.1f} %  {100 * row['student'].get('coverage', float('nan')):6.1f} %"
         )
+    lines += ["", "rotation RMS [mrad], and phase right, of the student (its teacher):"]
+    for dose, row in report["accuracy"].items():
+        if "rotation_rms" in row["student"]:
+            own, its = row["student"], row["teacher"]
+            lines.append(
+                f"  {float(dose):9.0e}   {1e3 * own['rotation_rms']:.2f} ({1e3 * its['rotation_rms']:.2f}), "
+                f"{100 * own['phase_right']:.1f} % ({100 * its['phase_right']:.1f} %)"
+            )
     lines += ["", "flagged of frames that show no lattice:"]
     for dose, row in report["flagged_foreign"].items():
         lines.append(
@@ -65,7 +85,7 @@ def text(report: dict) -> str:
     for name, row in report["agreement"].items():
         lines.append(f"  {name:34} {row['words']} words differ, {row['frames']} frames")
     if timing := report.get("cycles"):
-        lines += ["", "clock by clock (measured by simulation):"]
+        lines += ["", "clock by clock (cycles measured by simulation):"]
         lines.append(
             f"  first pixel to result {timing['latency']} cycles, last pixel to result {timing['tail_latency']}, "
             f"initiation interval {timing['interval']}"
@@ -74,9 +94,12 @@ def text(report: dict) -> str:
             lines.append(f"  {part['name']:36} {1e6 * part['seconds']:8.3f} µs  {part['label']}: {part['source']}")
     if area := report.get("area"):
         cells = ", ".join(f"{n} {k}" for k, n in area.items())
-        lines += ["", f"on {report['target']} (mapped by yosys, not placed): {cells}"]
+        lines += ["", f"on UltraScale+ (mapped by yosys, not placed): {cells}"]
     if clock := report.get("routed_clock_MHz"):
         lines.append(f"clock of the routed proxy (ECP5-85, speed grade 8, by nextpnr): {clock:g} MHz")
+        if timing := report.get("cycles"):
+            at = ", ".join(f"{name.replace('_', ' ')} {timing[name] / clock:.2f} µs" for name in sorted(timing))
+            lines.append(f"  at which: {at}")
     if vitis := report.get("vitis"):
         lines += ["", "Vitis HLS: " + ", ".join(f"{k} {v}" for k, v in vitis.items())]
     if report["missing"]:

@@ -16,6 +16,10 @@ from .student import Student
 from .teaching import Domain, Lessons
 
 COMPONENTS = ("exx", "eyy", "exy")
+#: Which draw of a seed specimens are: one that nothing was chosen by.
+_DRAW = 6
+#: Draws with replacement that an interval of 95 % is of.
+_BOOTSTRAPS = 400
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Cases:
 
 def cases(optics: Optics, n: int, seed: int, domain: Domain, frontend: Frontend) -> Cases:
     """Draw `n` specimens and compute their patterns, about 0.1 s each."""
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, _DRAW])
     strain = rng.uniform(-1, 1, (n, 3)) * domain.strain
     rotation = rng.uniform(-np.pi / 6, np.pi / 6, n)
     phase = rng.choice(list(crystals.MONOLAYERS), n)
@@ -50,11 +54,10 @@ def cases(optics: Optics, n: int, seed: int, domain: Domain, frontend: Frontend)
     return Cases(optics, expected, strain, rotation, phase)
 
 
-def _figures(read: FeatureDescriptors, truth: Cases, repeats: int) -> dict:
-    known = read.flagged == ""
+def _figures(read: FeatureDescriptors, truth: Cases, repeats: int, known: np.ndarray) -> dict:
     error = (read.strain - np.tile(truth.strain, (repeats, 1)))[known]
     turned = crystals.wrap_rotation(read.rotation - np.tile(truth.rotation, repeats))[known]
-    out: dict = {"flagged": float(f"{1 - known.mean():.4g}")}
+    out: dict = {"flagged": float(f"{(read.flagged != '').mean():.4g}")}
     if not known.any():
         return out
     rms = np.sqrt((error**2).mean(0))
@@ -66,24 +69,45 @@ def _figures(read: FeatureDescriptors, truth: Cases, repeats: int) -> dict:
     }
 
 
+def _squares(read: FeatureDescriptors, truth: Cases, repeats: int, known: np.ndarray) -> np.ndarray:
+    """Sums (n, 3) over the draws of each specimen of squared errors of strain, of `known` ones; flagged ones say 0."""
+    said = np.where((read.flagged == "")[:, None], read.strain, 0.0)
+    error = (said - np.tile(truth.strain, (repeats, 1))) * known[:, None]
+    return (error**2).reshape(repeats, -1, 3).sum(0)
+
+
 def scores(student: Student, teacher, truth: Cases, dose: float, seed: int = 0, repeats: int = 2) -> dict:
     """Figures of the student and its teacher at a dose [electrons per pattern], on the same frames.
 
     Returns
     -------
     dict
-        ``student`` and ``teacher``, each with `strain_rms` by component, `rotation_rms` [rad], `coverage` of the 95 %
-        intervals of strain, `phase_right` and `flagged`, of patterns not flagged by each; ``ratio``, the student's RMS
-        over the teacher's, worst component.
+        ``student`` and ``teacher``, each with `flagged`, and of the patterns that neither flags `strain_rms` by
+        component, `rotation_rms` [rad], `coverage` of the 95 % intervals of strain and `phase_right`. ``ratio``, the
+        student's RMS over the teacher's, worst component, of the same patterns; ``ratio_interval``, of 95 %, from
+        specimens drawn with replacement; ``ratio_all``, of all patterns, where what is flagged counts as no strain.
     """
     rng = np.random.default_rng([seed, int(dose)])
     frames = rng.poisson(np.tile(truth.expected, (repeats, 1, 1)) * dose).astype(np.uint32)
-    own = _figures(student.predict(frames, truth.optics), truth, repeats)
-    its = _figures(teacher.predict(frames, truth.optics), truth, repeats)
-    out: dict = {"student": own, "teacher": its}
-    if "strain_rms" in own and "strain_rms" in its:
-        out["ratio"] = float(f"{max(own['strain_rms'][c] / its['strain_rms'][c] for c in COMPONENTS):.3g}")
+    own, its = (each.predict(frames, truth.optics) for each in (student, teacher))
+    both, every = (own.flagged == "") & (its.flagged == ""), np.ones(len(frames), bool)
+    out: dict = {
+        "student": _figures(own, truth, repeats, both),
+        "teacher": _figures(its, truth, repeats, both),
+        "specimens": len(truth.strain),
+        "ratio_all": float(f"{_ratio(_squares(own, truth, repeats, every), _squares(its, truth, repeats, every)):.3g}"),
+    }
+    if both.any():
+        a, b = (_squares(each, truth, repeats, both) for each in (own, its))
+        drawn = [rng.integers(0, len(a), len(a)) for _ in range(_BOOTSTRAPS)]
+        ends = np.quantile([_ratio(a[some], b[some]) for some in drawn if b[some].any(0).all()], [0.025, 0.975])
+        out |= {"ratio": float(f"{_ratio(a, b):.3g}"), "ratio_interval": [float(f"{end:.3g}") for end in ends]}
     return out
+
+
+def _ratio(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Root of the sum of the student's squares (n, 3) over the teacher's, worst component."""
+    return float(np.sqrt(student.sum(0) / teacher.sum(0)).max())
 
 
 def flagged_foreign(student: Student, lessons: Lessons, dose: float, seed: int = 0) -> dict[str, float]:

