@@ -68,6 +68,16 @@ def seen_pixels(counts: Tensor) -> Tensor:
     return 1 - ((counts == 0) & (faintest > 0) & (total > 8 * 9)).to(counts.dtype)
 
 
+def told_pixels(table: DeviceTable, n: int, beams: Beams, lattice: Lattice) -> Tensor:
+    """1 where the table tells what frames (n, n) show, 0 nearest to a reflection beyond its largest: (b, n, n).
+
+    A frame's corners reach farther than tables do: disks there are no other crystal's.
+    """
+    farthest = table.reflections.norm(dim=1).max() + 1e-4
+    near = folded(table, n, beams, lattice).spot.norm(dim=-1) < farthest
+    return near.to(table.intensity.dtype).reshape(-1, n, n)
+
+
 def _beforehand(beams: Beams, state: CrystalState) -> tuple[Tensor, Tensor]:
     """Precision (b, UNKNOWNS) of what is known beforehand, and how far the state is off it."""
     strain, turn, tilt, width, spread = PRIOR

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .crystal_fit import fitted, seen_pixels
+from .crystal_fit import fitted, seen_pixels, told_pixels
 from .crystal_misfit import misfit
 from .crystal_search import without_hot_pixels
 from .disk_rendering import DeviceTable
@@ -41,7 +41,8 @@ def refined(
         (b, 2) from the frame's [pixels] and its; lattice (b, 6); misfit and its standard deviation by counting.
     """
     crystal = material(table.name)
-    clean, seen = without_hot_pixels(counts), seen_pixels(counts)
+    clean = without_hot_pixels(counts)
+    seen = seen_pixels(counts) * told_pixels(table, counts.shape[-1], beams, lattice)
     fit = fitted(table, clean, seen, beams, lattice)
     covariance = fit.covariance(beams, seen)
     strain, rotation, of_strain = strain_of(fit.state.lattice, covariance[:, :6, :6])

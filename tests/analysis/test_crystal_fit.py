@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_edgestem.analysis import crystals, disk_store
+from bluesky_edgestem.analysis import crystals, disk_store, disk_tables
 from bluesky_edgestem.analysis.crystal_fit import climbed, fitted, seen_pixels
 from bluesky_edgestem.analysis.crystal_misfit import misfit
-from bluesky_edgestem.analysis.crystal_networks import CrystalNetwork
+from bluesky_edgestem.analysis.crystal_networks import SHIPPED, CrystalNetwork
 from bluesky_edgestem.analysis.crystal_refinement import choose, refined, suspicion
+from bluesky_edgestem.analysis.diffraction import detected
+from bluesky_edgestem.analysis.disk_patterns import compose
 from bluesky_edgestem.analysis.disk_rates import UNKNOWNS, CrystalState, rates
 from bluesky_edgestem.analysis.disk_rendering import render
 from bluesky_edgestem.analysis.lattice_view import Lattice, moved, rotations
@@ -127,6 +129,16 @@ def test_another_crystals_disks_on_the_same_lattice_do_not_fit(table, beams, tru
     seen = seen_pixels(strange)
     mean, sd = misfit(strange, seen, fitted(table, strange, seen, beams, truth.lattice), float(beams.radius[0]))
     assert suspicion({"misfit": mean.numpy(), "misfit_sd": sd.numpy()})[0] > 2
+
+
+def test_disks_beyond_the_tables_largest_reflection_count_for_nothing() -> None:
+    optics = replace(OPTICS, pixel_mrad=0.36)  # the frame's edge is 0.92 1/Å from the beam, its corners 1.3
+    full = disk_tables.compute("SrTiO3", 200.0, [74, 76, 78, 80], 2.4, step_mrad=0.4, g_max=1.35)
+    corner = detected(compose(full, optics, [0.004, 0.0, 0.0], 0.3, 77.0), optics)
+    counts = np.random.default_rng(2).poisson(1e5 * corner, (4, 128, 128)).astype(np.uint16)
+    network = CrystalNetwork.pretrained(SHIPPED)
+    assert list(network.predict(counts, optics).flagged) == [""] * 4
+    assert (network.suspicion(counts, optics) < 1).all()
 
 
 def test_a_dead_pixel_is_one_whose_neighbours_all_count() -> None:
