@@ -238,6 +238,24 @@ ROWS = (
     ),
     *(
         Row(
+            f"the same, {material}, 128 px, by weights of another specimen at 1e5; learned and read at 1e4; learned at"
+            " 1e4 and read at 1e5: exx RMS; worst component over the Cramér–Rao bound; 95 % intervals cover",
+            "",
+            "strain_transfer",
+            "; ".join(
+                f"{{{material}[{name}][rms][exx]:.3%}}, {{{material}[{name}][ratio_worst]:.2f}},"
+                f" {{{material}[{name}][coverage]:.1%}}"
+                for name in (
+                    "another specimen, learned at 1e5, read at 1e5",
+                    "own, learned at 1e4, read at 1e4",
+                    "own, learned at 1e4, read at 1e5",
+                )
+            ),
+        )
+        for material in ("Si", "SrTiO3")
+    ),
+    *(
+        Row(
             f"Mean absolute error at {share} % of Lorentzian background, 1e5 electrons: exx, eyy, exy, rotation"
             " [rad] (py4DSTEM)",
             asked,
