@@ -80,9 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         positions, grid = scan.positions, scan.grid
         check_reference(options.reference, positions, grid, scan.scan.optics)
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
-        if options.shape is not None and grid is not None and (missing := int(np.prod(grid.shape)) - len(scan.frames)):
+        whole = 0 if grid is None else grid.shape[0] * (grid.shape[1] + scan.scan.flyback)
+        if options.shape is not None and scan.recorded < whole:
             print(
-                f"{missing} positions of the {grid.shape[0]} x {grid.shape[1]} raster have no frame: if the scan was "
+                f"the recording has {scan.recorded} frames of the {whole} that its raster takes: if the scan was "
                 "not stopped, --shape or --flyback is wrong, and the map is sheared",
                 file=sys.stderr,
             )

@@ -119,7 +119,7 @@ def test_a_raster_with_more_positions_than_frames_is_said_to_have_gaps(write, ne
     (tmp_path / "w.pt").write_text("4")
     words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path), "--shape", "9", "12", "--step", "1"]
     assert main(["analyse", "strain", str(write()), *words]) == 0
-    assert "12 positions of the 9 x 12 raster have no frame" in capsys.readouterr().err
+    assert "the recording has 96 frames of the 108 that its raster takes" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(write, network, tmp_path, capsys):
