@@ -95,18 +95,19 @@ def specs() -> list[TableSpec]:
 def computed(spec: TableSpec, folder: Path) -> DiskTable:
     """The table of a spec, kept in `folder`; a process may be new, and know only what the package has."""
     MATERIALS.update(FOREIGN)
-    settled = hashlib.sha256(repr((spec, material(spec.material))).encode()).hexdigest()[:12]
+    names = ("layers", "reflections", "step", "intensity", "diffuse")
+    settled = hashlib.sha256(repr((spec, material(spec.material), names)).encode()).hexdigest()[:12]
     path = folder / f"{spec.name}_{settled}.npz"
     if not path.exists():
         table = spec.compute()
         folder.mkdir(parents=True, exist_ok=True)
         # Under another name until it is whole.
         fresh = path.with_suffix(".new.npz")
-        np.savez(fresh, **{name: getattr(table, name) for name in ("layers", "reflections", "step", "intensity")})
+        np.savez(fresh, **{name: getattr(table, name) for name in names})
         fresh.replace(path)
     with np.load(path) as kept:
-        arrays = kept["layers"], kept["reflections"], float(kept["step"]), kept["intensity"]
-    return DiskTable(spec.material, spec.energy_keV, *arrays, np.zeros(0, np.float32))
+        layers, reflections, step, intensity, diffuse = (kept[name] for name in names)
+    return DiskTable(spec.material, spec.energy_keV, layers, reflections, float(step), intensity, diffuse)
 
 
 @dataclass(frozen=True)

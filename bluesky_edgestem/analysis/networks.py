@@ -9,6 +9,7 @@ torch, and trained (`training`).
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from . import crystals, weights_file
 from .counts import as_counts
 from .descriptor import FeatureDescriptors
 from .disk_likelihood import around, disk_maps, windows
+from .doubts import Doubt, flags, suspicion
 from .lattice_inference import (
     Posterior,
     Setting,
@@ -31,7 +33,7 @@ from .lattice_inference import (
     search,
 )
 from .optics import Optics
-from .readings import PRIOR_SD, Reading, check_optics, checked, described
+from .readings import PRIOR_SD, Reading, check_optics, checked, described, doubts
 from .scattering import Beam, ScatteringModel, squared_distance
 from .weights_file import WeightsFile
 
@@ -234,20 +236,35 @@ class DescriptorNetwork(nn.Module):
                 empty, np.zeros((0, 3, 3)), np.zeros(0), np.zeros(0), tuple(crystals.MONOLAYERS),
                 np.zeros((0, len(crystals.MONOLAYERS))), np.zeros(0, str),
             )  # fmt: skip
-        setting = self.setting(optics)
-        frames, broken = as_counts(frames)
-        full = np.iinfo(frames.dtype).max
-        parts = []
-        batches = -(-len(frames) // BATCH)
-        for some, bad in zip(np.array_split(frames, batches), np.array_split(broken, batches), strict=True):
-            counts = torch.from_numpy(some.astype(np.float32))
-            parts.append(described(self(counts, setting), counts, (some == full).any(axis=(1, 2)), bad))
+        parts = [described(reading, flags(against)) for reading, against in self._read(frames, optics)]
         strain, covariance, rotation, rotation_sd, probability, flagged = (
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
         return FeatureDescriptors(
             strain, covariance, rotation, rotation_sd, tuple(crystals.MONOLAYERS), probability, flagged
         )
+
+    @torch.no_grad()
+    def suspicion(self, frames: np.ndarray, optics: Optics) -> np.ndarray:
+        """How unlike the known phases frames (n, n_pixels, n_pixels) are, (n,): more than one is flagged.
+
+        Parameters and errors are those of `predict`.
+        """
+        frames = checked(frames, optics)
+        if not len(frames):
+            return np.zeros(0)
+        return np.concatenate([suspicion(against) for _, against in self._read(frames, optics)])
+
+    def _read(self, frames: np.ndarray, optics: Optics) -> Iterator[tuple[Reading, list[Doubt]]]:
+        """Readings of frames, in parts, and what speaks against them."""
+        setting = self.setting(optics)
+        frames, broken = as_counts(frames)
+        full = np.iinfo(frames.dtype).max
+        batches = -(-len(frames) // BATCH)
+        for some, bad in zip(np.array_split(frames, batches), np.array_split(broken, batches), strict=True):
+            counts = torch.from_numpy(some.astype(np.float32))
+            reading = self(counts, setting)
+            yield reading, doubts(reading, counts, (some == full).any(axis=(1, 2)), bad)
 
     def save(self, path: Path, card: dict) -> None:
         """Write the weights with the facts of their training, under a checksum."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import crystals
 from .counts import NO_COUNTS, check_numbers
+from .doubts import Doubt, certain
 from .optics import Optics
 from .scattering import FIRST_ORDER
 
@@ -66,44 +67,49 @@ def check_optics(optics: Optics) -> None:
         )
 
 
-def described(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Columns of `FeatureDescriptors` from a reading, with flags; `broken` (b,) are frames that hold no counts."""
+def doubts(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.ndarray) -> list[Doubt]:
+    """Why readings of counts (b, n, n) are not to be trusted; `broken` (b,) are frames that hold no counts."""
     dose = counts.sum((1, 2)).numpy()
     bright, bright_sd = reading.brightness.numpy(), reading.brightness_sd.numpy()
     diffuse, allowed = reading.background.numpy(), reading.background_expected.numpy()
     diffuse_sd = np.sqrt(np.maximum(diffuse, allowed) / np.maximum(dose, 1))
-    flagged = np.full(len(dose), "", dtype=object)
-
-    def flag(where: np.ndarray, reason) -> None:
-        for i in np.flatnonzero(where & (flagged == "")):
-            flagged[i] = reason(i)
-
-    flag(broken, lambda i: NO_COUNTS)
-    flag(dose == 0, lambda i: "no electrons: the frame is empty")
-    flag(saturated, lambda i: "saturated: a pixel reached the largest value of its type")
-    weak = reading.log_likelihood.numpy() < NOT_FOUND
-    flag(
-        weak & (bright + 3 * bright_sd > 0.5),
-        lambda i: f"too few electrons to find the lattice of {dose[i]:.0f} in the frame",
-    )
-    wrong = (np.abs(bright - 1) > 0.4 + 5 * bright_sd) | weak
-    flag(wrong, lambda i: f"not a known phase: its disks hold {bright[i]:.2f} of the electrons that the likeliest has")
-    flag(
-        np.abs(diffuse - allowed) > allowed + 0.005 + 5 * diffuse_sd,
-        lambda i: (
-            f"{100 * diffuse[i]:.1f} % of the electrons are between the disks; the optics say {100 * allowed[i]:.1f} %"
+    weak = NOT_FOUND / np.maximum(reading.log_likelihood.numpy(), 1e-9)
+    unknowns = reading.unknowns.double().numpy()
+    sd = np.sqrt(np.einsum("nii->ni", reading.covariance.double().numpy()[:, :3, :3]))
+    beyond = (np.abs(unknowns[:, :3]) - 3 * sd) / (_BEYOND * np.array(crystals.STRAIN_RANGE))
+    return [
+        certain(broken, lambda i: NO_COUNTS),
+        certain(dose == 0, lambda i: "no electrons: the frame is empty"),
+        certain(saturated, lambda i: "saturated: a pixel reached the largest value of its type"),
+        Doubt(
+            np.where(bright + 3 * bright_sd > 0.5, weak, 0.0),
+            lambda i: f"too few electrons to find the lattice of {dose[i]:.0f} in the frame",
         ),
-    )
+        Doubt(
+            np.maximum(np.abs(bright - 1) / (0.4 + 5 * bright_sd), weak),
+            lambda i: f"not a known phase: its disks hold {bright[i]:.2f} of the electrons that the likeliest has",
+        ),
+        Doubt(
+            np.abs(diffuse - allowed) / (allowed + 0.005 + 5 * diffuse_sd),
+            lambda i: (
+                f"{100 * diffuse[i]:.1f} % of the electrons are between the disks; the optics say "
+                f"{100 * allowed[i]:.1f} %"
+            ),
+        ),
+        Doubt(
+            np.maximum(beyond.max(1), 0.0),
+            lambda i: (
+                f"strained by {100 * np.abs(unknowns[i, :3]).max():.1f} %, more than was trained for: the calibration "
+                "is wrong (energy_keV, pixel_mrad), or it is no phase that is known"
+            ),
+        ),
+    ]
+
+
+def described(reading: Reading, flagged: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Columns of `FeatureDescriptors` from a reading, with its flags (b,) str."""
     unknowns = reading.unknowns.double().numpy()
     covariance = reading.covariance.double().numpy()
-    beyond = np.abs(unknowns[:, :3]) - 3 * np.sqrt(np.einsum("nii->ni", covariance[:, :3, :3]))
-    flag(
-        (beyond > _BEYOND * np.array(crystals.STRAIN_RANGE)).any(1),
-        lambda i: (
-            f"strained by {100 * np.abs(unknowns[i, :3]).max():.1f} %, more than was trained for: the calibration is "
-            "wrong (energy_keV, pixel_mrad), or it is no phase that is known"
-        ),
-    )
     known = flagged == ""
     probability = torch.softmax(reading.phase_logits.double(), 1).numpy()
     beforehand = np.diag([PRIOR_SD[0] ** 2] * 3)
@@ -112,4 +118,4 @@ def described(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: n
     rotation = np.where(known, crystals.wrap_rotation(unknowns[:, 3]), 0.0)
     rotation_sd = np.where(known, np.minimum(np.sqrt(covariance[:, 3, 3]), PRIOR_SD[1]), PRIOR_SD[1])
     probability = np.where(known[:, None], probability, 1 / probability.shape[1])
-    return strain, strain_covariance, rotation, rotation_sd, probability, flagged.astype(str)
+    return strain, strain_covariance, rotation, rotation_sd, probability, flagged

@@ -22,6 +22,7 @@ from .base_pattern import MARGIN, Background, BasePattern, rotation_of, search
 from .counts import NO_COUNTS, as_counts, check_numbers
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
+from .doubts import Doubt, certain, flags, suspicion
 from .kernels import in_parts
 from .one_thread import one_thread
 
@@ -203,26 +204,14 @@ class StrainAutoencoder:
         ValueError
             If frames are of another size than those learned from, or nothing was learned.
         """
-        base = self.base
-        if base is None:
-            raise ValueError(f"the strain autoencoder has no base pattern: {self.why}")
-        frames = np.asarray(frames)
-        _checked(frames)
-        if frames.shape[1:] != base.shape:
-            raise ValueError(f"frames are {frames.shape[1:]} pixels; the autoencoder was trained on {base.shape}")
+        base, frames, broken = self._ready(frames)
         if not len(frames):
             empty = np.zeros((0, 2))
             return AffineReadings(
                 np.zeros((0, 2, 2)), np.zeros((0, 4, 4)), empty, empty, np.zeros(0), np.zeros(0, dtype=str)
             )
-        frames, broken = as_counts(frames)
-        with one_thread():
-            transform, centre, covariance, misfit, scatter, dose, brightest = self._encoded(base, frames)
-        # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
-        disagreement = np.maximum(scatter / self.scatter, 1.0)
-        covariance = covariance * (self.stretch * disagreement)[:, None, None]
-        flagged = self._flags(base, dose, brightest, transform, centre, covariance, misfit, disagreement)
-        flagged[broken] = NO_COUNTS
+        transform, centre, covariance, dose, doubts = self._judged(base, frames, broken)
+        flagged = flags(doubts)
         known = flagged == ""
         transform = np.where(known[:, None, None], transform, np.eye(2))
         cov = np.where(known[:, None, None], covariance[:, :4, :4] + self.floor, _UNKNOWN**2 * np.eye(4))
@@ -230,7 +219,37 @@ class StrainAutoencoder:
         with np.errstate(invalid="ignore"):
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, 4:, 4:]))
         sd = np.where(known[:, None], sd, max(base.shape))
-        return AffineReadings(transform, cov, centre, sd, dose, flagged.astype(str))
+        return AffineReadings(transform, cov, centre, sd, dose, flagged)
+
+    def suspicion(self, frames: np.ndarray) -> np.ndarray:
+        """How unlike the patterns of the scan frames (n, ny, nx) are, (n,): more than one is flagged.
+
+        Parameters and errors are those of `read`.
+        """
+        base, frames, broken = self._ready(frames)
+        return suspicion(self._judged(base, frames, broken)[-1]) if len(frames) else np.zeros(0)
+
+    def _ready(self, frames: np.ndarray) -> tuple[BasePattern, np.ndarray, np.ndarray]:
+        """The base pattern, frames as counts, and which of them hold none (n,)."""
+        if self.base is None:
+            raise ValueError(f"the strain autoencoder has no base pattern: {self.why}")
+        frames = np.asarray(frames)
+        _checked(frames)
+        if frames.shape[1:] != self.base.shape:
+            raise ValueError(f"frames are {frames.shape[1:]} pixels; the autoencoder was trained on {self.base.shape}")
+        return self.base, *as_counts(frames)
+
+    def _judged(
+        self, base: BasePattern, frames: np.ndarray, broken: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, list[Doubt]]:
+        """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), dose (n,), and what speaks against them."""
+        with one_thread():
+            transform, centre, covariance, misfit, scatter, dose, brightest = self._encoded(base, frames)
+        # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
+        disagreement = np.maximum(scatter / self.scatter, 1.0)
+        covariance = covariance * (self.stretch * disagreement)[:, None, None]
+        doubts = self._doubts(base, dose, brightest, transform, centre, covariance, misfit, disagreement)
+        return transform, centre, covariance, dose, [certain(broken, lambda i: NO_COUNTS), *doubts]
 
     def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
         """What the encoder needs for maps (n, 2, 2), and which rotation each has, (n,); kept for the next frames."""
@@ -274,38 +293,40 @@ class StrainAutoencoder:
         in_parts(n, encode_part)
         return transform, centre, covariance, misfit, scatter, dose, brightest
 
-    def _flags(self, base, dose, brightest, transform, centre, covariance, misfit, disagreement) -> np.ndarray:
-        flagged = np.full(len(dose), "", dtype=object)
-
-        def flag(where: np.ndarray, reason: Callable[[int], str]) -> None:
-            for i in np.flatnonzero(where & (flagged == "")):
-                flagged[i] = reason(int(i))
-
+    def _doubts(self, base, dose, brightest, transform, centre, covariance, misfit, disagreement) -> list[Doubt]:
         with np.errstate(invalid="ignore"):
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
-        flag(dose == 0, lambda i: "no electrons: the frame is empty")
-        full = np.iinfo(brightest.dtype).max
-        flag(brightest == full, lambda i: "saturated: a pixel reached the largest value of its type")
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
-        flag(~finite, lambda i: "no lattice like the base pattern's")
         away = np.abs(centre - base.beam).max(1)
-        flag(away > MARGIN, lambda i: f"the beam is {away[i]:.0f} pixels from where it mostly is")
         stretch = np.linalg.svd(np.where(finite[:, None, None], transform, np.eye(2)), compute_uv=False)
-        flag(
-            np.abs(stretch - 1).max(1) > 0.12,
-            lambda i: (
-                f"no lattice like the base pattern's: it would be {stretch[i, 0]:.2f} and {stretch[i, 1]:.2f} wide"
-            ),
-        )
         usual, learned = self.report["misfit"], self.report["dose"]
         allowed = 1.3 + max(usual - 1, 0.05) * 3 * np.maximum(dose / learned, 1)
-        flag(misfit > allowed, lambda i: f"not a pattern of this scan: {misfit[i]:.1f} times its noise is unexplained")
-        flag(
-            (disagreement > _NO_LATTICE) & (sd > _UNSURE),
-            lambda i: f"disks on no lattice: they are {np.sqrt(disagreement[i]):.1f} times as far from one as usual",
-        )
-        flag(sd > 0.05, lambda i: f"too few electrons to find the lattice: {dose[i]:.0f} in the frame")
-        return flagged
+        return [
+            certain(dose == 0, lambda i: "no electrons: the frame is empty"),
+            certain(
+                brightest == np.iinfo(brightest.dtype).max,
+                lambda i: "saturated: a pixel reached the largest value of its type",
+            ),
+            certain(~finite, lambda i: "no lattice like the base pattern's"),
+            Doubt(away / MARGIN, lambda i: f"the beam is {away[i]:.0f} pixels from where it mostly is"),
+            Doubt(
+                np.abs(stretch - 1).max(1) / 0.12,
+                lambda i: (
+                    f"no lattice like the base pattern's: it would be {stretch[i, 0]:.2f} and {stretch[i, 1]:.2f} wide"
+                ),
+            ),
+            Doubt(
+                misfit / allowed,
+                lambda i: f"not a pattern of this scan: {misfit[i]:.1f} times its noise is unexplained",
+            ),
+            Doubt(
+                np.minimum(disagreement / _NO_LATTICE, sd / _UNSURE),
+                lambda i: (
+                    f"disks on no lattice: they are {np.sqrt(disagreement[i]):.1f} times as far from one as usual"
+                ),
+            ),
+            Doubt(sd / 0.05, lambda i: f"too few electrons to find the lattice: {dose[i]:.0f} in the frame"),
+        ]
 
     def save(self, path: Path) -> None:
         """Write what was learned, under a checksum."""

@@ -177,6 +177,16 @@ def test_a_beam_off_the_detector_and_a_foreign_lattice_are_flagged(network):
     assert (read.strain_sd > 0.02).all() and (read.rotation_sd > 0.25).all()
 
 
+def test_more_suspicion_than_one_is_what_is_flagged(network):
+    own = [expected((0.01, 0.0, 0.0), 0.1), expected((0.0, 0.02, 0.0), 0.2)]
+    away = expected((0.0, 0.0, 0.0), 0.1, shift=(70.0, 0.0))
+    stack = frames([*own, away, np.zeros((128, 128))], 1e5)
+    suspicion = network.suspicion(stack, OPTICS)
+    assert ((suspicion > 1) == (network.predict(stack, OPTICS).flagged != "")).all()
+    assert (suspicion[:2] < 1).all() and suspicion[2] > 1 and np.isinf(suspicion[3])
+    assert network.suspicion(stack[:0], OPTICS).shape == (0,)
+
+
 @pytest.mark.parametrize("dtype", [np.int16, np.int64, np.float32, np.float64])
 def test_counts_of_other_types_are_read_and_what_is_none_is_flagged(network, dtype):
     stack = frames([expected((0.01, 0.0, 0.0), 0.1)] * 3, 1e5)
