@@ -47,7 +47,9 @@ SHEETS = {
 }
 #: Thin crystals, and how many of their layers there are: 3 nm.
 THIN = {"Si": 16, "SrTiO3": 16}
-SHARED = 0.02  #: strain of sheets, along each axis and as shear, at most
+#: Strain of foreign sheets, along each axis and as shear, at most. The network's own have all that it was trained for:
+#: seen as MoS2, those of selenium are strained as much.
+STRAINED = 0.02
 #: Positions of a scan that are read of each foreign crystal.
 READ = 96
 
@@ -72,7 +74,8 @@ def of_sheet(name: str, seed: int, count: int) -> np.ndarray:
     rng = np.random.default_rng([seed, 11, [*crystals.MONOLAYERS, *SHEETS, *THIN].index(name)])
     patterns, extent = [], patch_extent(OPTICS)
     for _ in range(count):
-        strain, rotation = rng.uniform(-SHARED, SHARED, 3), float(rng.uniform(-np.pi, np.pi))
+        most = crystals.STRAIN_RANGE if name in crystals.MONOLAYERS else 3 * (STRAINED,)
+        strain, rotation = rng.uniform(-1, 1, 3) * most, float(rng.uniform(-np.pi, np.pi))
         shift = tuple(rng.uniform(-1.5, 1.5, 2).tolist())
         if name in crystals.MONOLAYERS:
             atoms = crystals.monolayer_atoms(strain, rotation, extent, lambda p: np.full(len(p), name))
