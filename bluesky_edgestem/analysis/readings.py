@@ -16,8 +16,8 @@ from .scattering import FIRST_ORDER
 
 #: Log-likelihood of a lattice, against none at all, below which the search may have found noise.
 NOT_FOUND = 12.0
-#: Readings that are surely beyond this many times the strain that was trained for are not trusted.
-_BEYOND = 1.1
+#: Readings whose strain is surely beyond what was trained for by more than this part of it are not trusted.
+_BEYOND = 0.1
 #: Standard deviations of what is known beforehand: strain, and rotation modulo 60° [rad].
 PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3))
 
@@ -76,7 +76,9 @@ def doubts(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.n
     weak = NOT_FOUND / np.maximum(reading.log_likelihood.numpy(), 1e-9)
     unknowns = reading.unknowns.double().numpy()
     sd = np.sqrt(np.einsum("nii->ni", reading.covariance.double().numpy()[:, :3, :3]))
-    beyond = (np.abs(unknowns[:, :3]) - 3 * sd) / (_BEYOND * np.array(crystals.STRAIN_RANGE))
+    # A strain that was trained for speaks against nothing.
+    trained = np.array(crystals.STRAIN_RANGE)
+    beyond = (np.abs(unknowns[:, :3]) - 3 * sd - trained) / (_BEYOND * trained)
     return [
         certain(broken, lambda i: NO_COUNTS),
         certain(dose == 0, lambda i: "no electrons: the frame is empty"),

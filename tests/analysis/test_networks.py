@@ -184,6 +184,9 @@ def test_more_suspicion_than_one_is_what_is_flagged(network):
     suspicion = network.suspicion(stack, OPTICS)
     assert ((suspicion > 1) == (network.predict(stack, OPTICS).flagged != "")).all()
     assert (suspicion[:2] < 1).all() and suspicion[2] > 1 and np.isinf(suspicion[3])
+    # As much strain as was trained for makes a pattern no more suspicious.
+    strained = frames([expected((0.04, -0.04, 0.0), 0.1), expected((0.0, 0.0, 0.0), 0.1)] * 4, 1e5)
+    assert (network.suspicion(strained, OPTICS) < 0.5).all()
     assert network.suspicion(stack[:0], OPTICS).shape == (0,)
 
 
