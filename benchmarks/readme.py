@@ -32,6 +32,7 @@ class Row:
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
 BOARD_DOSES = ("1e3", "1e4", "1e5", "1e6")
 FOREIGN = ("Au", "NaCl", "GaAs", "Ge", "BaTiO3", "MgO")
+SHEETS = ("MoSe2", "WSe2", "MoTe2", "graphene", "BN", "Si", "SrTiO3")
 
 
 def by_specimen(pixels: int, figure: str, beside: str = "") -> str:
@@ -424,6 +425,46 @@ ROWS = (
             ", ".join(f"{{foreign[{dose}][flagged][{name}]:.0%}}" for dose in ("1e3", "1e4", "1e5", "1e6"))
             for name in ("all", "own")
         ),
+    ),
+    Row(
+        "Sheets and thin crystals that the network of monolayers does not know, 1e4 and 1e5 electrons, area under the"
+        " ROC: all ± sd over seeds (worst); " + ", ".join(SHEETS),
+        "≥ 0.95",
+        "foreign",
+        "; ".join(
+            f"{{monolayers[{dose}][auroc][all][mean]:.3f}} ± {{monolayers[{dose}][auroc][all][sd]:.3f}}"
+            f" ({{monolayers[{dose}][auroc][all][worst]:.3f}}); "
+            + ", ".join(f"{{monolayers[{dose}][auroc][{name}][mean]:.2f}}" for name in SHEETS)
+            for dose in ("1e4", "1e5")
+        ),
+    ),
+    Row(
+        "the same, flagged: all of them; MoSe2 and WSe2, whose lattice is within the strains that it reads; its own",
+        "",
+        "foreign",
+        "; ".join(
+            f"{{monolayers[{dose}][flagged][all]:.0%}}; {{monolayers[{dose}][flagged][MoSe2]:.0%}},"
+            f" {{monolayers[{dose}][flagged][WSe2]:.0%}}; {{monolayers[{dose}][own flagged]:.0%}}"
+            for dose in ("1e4", "1e5")
+        ),
+    ),
+    *(
+        Row(
+            f"Crystals of which a strain autoencoder of {material} has seen no scan, 1e4 and 1e5 electrons, area under"
+            " the ROC: all ± sd over scans (worst); flagged: all; its own scan; another specimen's",
+            "≥ 0.95",
+            "foreign",
+            "; ".join(
+                f"{{autoencoder[{material}][{dose}][auroc][all][mean]:.3f}} ±"
+                f" {{autoencoder[{material}][{dose}][auroc][all][sd]:.3f}}"
+                f" ({{autoencoder[{material}][{dose}][auroc][all][worst]:.3f}});"
+                f" {{autoencoder[{material}][{dose}][flagged][all]:.0%}},"
+                f" {{autoencoder[{material}][{dose}][own flagged]:.1%}},"
+                f" {{autoencoder[{material}][{dose}][another specimen flagged]:.1%}}"
+                for dose in ("1e4", "1e5")
+            ),
+        )
+        for material in ("Si", "SrTiO3")
     ),
     Row(
         "Crystal network: time a pattern of 128 px on the CPU, 1 and 2 threads; without the likelihood",

@@ -128,7 +128,12 @@ def _parser() -> argparse.ArgumentParser:
     for first in dict.fromkeys(command.split()[0] for command in DELEGATED):
         own = {command: what for command, (_, what) in DELEGATED.items() if command.split()[0] == first}
         described = "; ".join(what if command == first else f"{command}: {what}" for command, what in own.items())
-        commands.add_parser(first, help=described).set_defaults(command=partial(_incomplete, own))
+        group = commands.add_parser(first, help=described)
+        group.set_defaults(command=partial(_incomplete, own))
+        if seconds := {command.split()[1]: what for command, what in own.items() if command != first}:
+            actions = group.add_subparsers(metavar="ACTION")
+            for second, what in seconds.items():
+                actions.add_parser(second, help=what)
 
     catalog = commands.add_parser("catalog", help="search, serve and repair the catalog of runs")
     actions = catalog.add_subparsers(required=True, metavar="ACTION")

@@ -30,6 +30,16 @@ def test_half_a_command_is_answered_with_those_there_are(capsys):
     assert "`edgestem stream record`" in capsys.readouterr().err
 
 
+def test_help_on_the_first_of_two_words_lists_those_that_may_follow(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    told = capsys.readouterr().out
+    assert all(second in told for second in ("descriptors", "library", "patterns", "strain"))
+    with pytest.raises(SystemExit):
+        main(["train", "descriptor"])
+    assert "invalid choice: 'descriptor'" in capsys.readouterr().err
+
+
 def test_two_words_are_a_command_of_their_own_beside_one(capsys):
     with pytest.raises(SystemExit):
         main(["train", "strain", "--help"])

@@ -96,7 +96,7 @@ def train(
     seed: int = 0,
     steps: int = 3000,
     minutes: float = 0.0,
-    batch: int = 240,
+    batch: int = 480,
     averaging: str = "weights",
     device: str = "auto",
     workers: int = 1,

@@ -31,7 +31,13 @@ def test_report_and_card_are_of_this_student(made, capsys):
         "Verilog, frames back to back": 10_000, "Verilog, gaps, stalls, shifted": 1000,
         "Verilog, frame numbers and status": 10_000, "Verilog, rule": 10_000, "Verilog, by Icarus": 5,
     }  # fmt: skip
-    assert made.hash in (shipped.FOLDER / "board.md").read_text()
+    card = (shipped.FOLDER / "board.md").read_text()
+    assert made.hash in card
+    least = {dose: f"{min(of_kind.values()):.1%}" for dose, of_kind in said["flagged_foreign"].items()}
+    assert (
+        "Of frames without a lattice it flags, of each kind, {1e3} at least at 1e3 electrons, {1e4} at 1e4, {1e5} at "
+        "1e5 and {1e6} at 1e6."
+    ).format(**least) in card
     assert report.main([]) == 0
     assert f"student {made.hash}" in capsys.readouterr().out
 
