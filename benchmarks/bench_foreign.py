@@ -103,11 +103,6 @@ def told(own: list[np.ndarray], foreign: dict[str, list[np.ndarray]]) -> dict:
     return out
 
 
-def _finite(suspicion: np.ndarray) -> np.ndarray:
-    """Suspicions that have an order: what is surely wrong is the most suspicious."""
-    return np.nan_to_num(suspicion, nan=np.inf, posinf=1e9)
-
-
 def monolayers(seeds: range, count: int, pool: ProcessPoolExecutor) -> dict:
     """Of the network of monolayers, by dose."""
     network = DescriptorNetwork.pretrained()
@@ -119,7 +114,7 @@ def monolayers(seeds: range, count: int, pool: ProcessPoolExecutor) -> dict:
 
         def suspicions(name: str, seed: int, dose: float = dose) -> np.ndarray:
             rng = np.random.default_rng([seed, 12, int(dose), names.index(name)])
-            return _finite(network.suspicion(rng.poisson(made[name, seed] * dose).astype(np.uint32), OPTICS))
+            return network.suspicion(rng.poisson(made[name, seed] * dose).astype(np.uint32), OPTICS)
 
         own = [np.concatenate([suspicions(name, seed) for name in crystals.MONOLAYERS]) for seed in seeds]
         out[label] = told(
@@ -171,7 +166,7 @@ def autoencoders(seeds: range, folder: Path, pool: ProcessPoolExecutor) -> dict:
 
             def suspicions(patterns: np.ndarray, network: int, dose: float = dose, networks=networks) -> np.ndarray:
                 rng = np.random.default_rng([network, 13, int(dose)])
-                return _finite(networks[network].suspicion(rng.poisson(patterns * dose).astype(np.uint16)))
+                return networks[network].suspicion(rng.poisson(patterns * dose).astype(np.uint16))
 
             own = [suspicions(scans[seed].sample().patterns, seed) for seed in seeds]
             others = [scans[seeds[(i + 1) % len(seeds)]].sample().patterns for i in range(len(seeds))]
