@@ -439,7 +439,7 @@ ROWS = (
         ),
     ),
     Row(
-        "the same, flagged at 1e4 and 1e5: all; MoSe2, WSe2, whose lattice is within the strains that it reads; its own",
+        "the same, flagged at 1e4 and 1e5: all; MoSe2, WSe2, whose lattice is within strains that it reads; its own",
         "",
         "foreign",
         "; ".join(
