@@ -20,7 +20,7 @@ WRITE_TIMEOUT = 3.0
 hangs the caproto client, and completes the put on the pyepics one as if all were well."""
 LOST_MEANWHILE = 0.1
 """Time [s] that a put waits for a connection which was there when it was asked for: ophyd would wait
-`CONNECTION_TIMEOUT`, before the next step that makes the microscope safe."""
+`CONNECTION_TIMEOUT`, and pyepics after it without end, before the next step that makes the microscope safe."""
 READBACK_GRACE = 1.0
 """Time [s] that a readback may come after its put has completed."""
 SINGLE_PRECISION = 1e-6
@@ -44,6 +44,15 @@ if ophyd.cl.name == "pyepics":
     from ophyd._pyepics_shim import PyepicsShimPV
 
     PyepicsShimPV.get_timevars = _get_timevars
+
+
+def _timeout_of_put(completion: float | None) -> float | None:
+    """What ophyd's ``put`` is given as `timeout` [s]; `completion` is how long the put may take to complete.
+
+    pyepics waits so long for a connection that was lost since ophyd looked, with None ten years, and never for the
+    completion, which calls back. caproto waits so long for either, and calls back for no completion after it.
+    """
+    return LOST_MEANWHILE if ophyd.cl.name == "pyepics" else completion
 
 
 class _Bounded:
@@ -164,7 +173,7 @@ class SetSignal(_Bounded, EpicsSignal):
                 force=True,
                 callback=complete,
                 use_complete=True,
-                timeout=allowed,
+                timeout=_timeout_of_put(allowed),
                 connection_timeout=LOST_MEANWHILE,
             )
         except Exception as error:
@@ -205,20 +214,24 @@ class BusySignal(_Bounded, EpicsSignal):
         LostConnection
             The IOC is not there.
         """
-        self._write(value, use_complete=True, callback=lambda *_, **__: ended(), timeout=None)
+        self._write(value, _timeout_of_put(None), use_complete=True, callback=lambda *_, **__: ended())
 
     def begin(self) -> None:
         """Write 1, without waiting; raises as `start` does."""
-        self._write(1, use_complete=False)
+        self._write(1, LOST_MEANWHILE, use_complete=False)
 
     def end(self) -> None:
         """Write 0, without waiting; raises as `start` does."""
-        self._write(0, use_complete=False)
+        self._write(0, LOST_MEANWHILE, use_complete=False)
 
-    def _write(self, value: int, **kwargs: Any) -> None:
+    def _write(self, value: int, timeout: float | None, **kwargs: Any) -> None:
+        lost = f"no connection to {self.pvname}; its IOC has ended or cannot be reached"
         if not self.answers:  # a put would wait for it
-            raise LostConnection(f"no connection to {self.pvname}; its IOC has ended or cannot be reached")
-        self.put(value, force=True, connection_timeout=LOST_MEANWHILE, **kwargs)
+            raise LostConnection(lost)
+        try:
+            self.put(value, force=True, connection_timeout=LOST_MEANWHILE, timeout=timeout, **kwargs)
+        except Exception as error:  # each of ophyd's control layers has its own
+            raise LostConnection(f"{lost} ({error})") from error
 
 
 AnySignal = ReadSignal | SetSignal | BusySignal

@@ -187,6 +187,28 @@ def stop_unaware(prefix, directory):
     return took, errors
 
 
+def end_unaware(prefix, directory):
+    """End an acquisition of an IOC that was lost between ophyd's look at its connection and the write.
+
+    The IOC is to be killed once this tells that it is ready. The time [s] it took, and the error.
+    """
+    acquire = microscope(prefix, directory).detector.cam.acquire
+    tell("ready")
+    while acquire.connected:
+        time.sleep(0.01)
+    acquire._ensure_connected = lambda *_, **__: None
+    type(acquire).answers = property(lambda _: True)
+    type(acquire).write_access = True
+    pv = acquire._write_pv
+    pv.wait_for_connection = lambda timeout=None: True
+    began = time.monotonic()
+    try:
+        acquire.end()
+    except Exception as error:
+        return time.monotonic() - began, f"{type(error).__name__}: {error}"
+    return time.monotonic() - began, ""
+
+
 class UnmonitoredCoils(ScanCoils):
     """Scan coils whose counter is told by no monitor, as if each came too late."""
 

@@ -97,6 +97,16 @@ def test_a_lost_ioc_holds_no_stop_up_that_comes_before_its_callbacks(fresh_ioc, 
     assert f"lost the connection to {fresh_ioc.prefix}Beam:Blank" in " ".join(errors)
 
 
+def test_a_write_does_not_wait_for_a_connection_lost_since_it_was_looked_at(fresh_ioc, fresh_client, tmp_path):
+    """Without a timeout of its own it waits for good, and with it whoever makes the microscope safe."""
+    fresh_client.start("end_unaware", fresh_ioc.prefix, str(tmp_path))
+    assert fresh_client.told(HANGS) == "ready"
+    fresh_ioc.process.kill()
+    took, error = fresh_client.result(HANGS)
+    assert took < 3
+    assert error.startswith(f"LostConnection: no connection to {fresh_ioc.prefix}cam1:Acquire")
+
+
 def test_the_end_of_a_put_that_a_lost_ioc_completes_is_no_end_of_the_flight(fresh_ioc, fresh_client, tmp_path):
     """pyepics completes the put that started the flight when its IOC dies."""
     fresh_client.start("run_hasty", fresh_ioc.prefix, str(tmp_path), [ENDLESS], 2e-3, 2e-3)
