@@ -18,6 +18,9 @@ from .scattering import FIRST_ORDER
 NOT_FOUND = 12.0
 #: Readings whose strain is surely beyond what was trained for by more than this part of it are not trusted.
 _BEYOND = 0.1
+#: How far the electrons in the disks may be from those expected, beside three standard deviations of counting. Patches of
+#: MoS2 and WS2 under one probe differ by up to 0.17, MoSe2 by 0.25.
+_BRIGHTNESS = 0.2
 #: Standard deviations of what is known beforehand: strain, and rotation modulo 60° [rad].
 PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3))
 
@@ -88,7 +91,7 @@ def doubts(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.n
             lambda i: f"too few electrons to find the lattice of {dose[i]:.0f} in the frame",
         ),
         Doubt(
-            np.maximum(np.abs(bright - 1) / (0.4 + 5 * bright_sd), weak),
+            np.maximum(np.abs(bright - 1) / (_BRIGHTNESS + 3 * bright_sd), weak),
             lambda i: f"not a known phase: its disks hold {bright[i]:.2f} of the electrons that the likeliest has",
         ),
         Doubt(
