@@ -7,14 +7,13 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import crystal_card, crystal_scoring, disk_library
+from .averaging import AveragedWeights, check, of_noise, of_weights
 from .crystal_losses import crystal_loss, disk_loss, genuine_loss, lattice_loss
 from .crystal_networks import DOSES, CrystalNetwork
 from .crystal_reading import precision
@@ -30,9 +29,6 @@ RATE = 1.5e-3
 WARM_UP = 200
 #: Steps that patterns are drawn for ahead, on a CPU and a GPU, and how often each is used in them.
 AHEAD, USES = (8, 64), 3
-#: Steps from one to the next of which the weights' average takes note.
-AVERAGED = 10
-AVERAGING = ("none", "weights", "noise", "both")
 
 
 def table_specs(materials: Sequence[str]) -> list[TableSpec]:
@@ -123,8 +119,8 @@ def train(
     batch : int
         Patterns a step, drawn anew for each.
     averaging : str
-        "weights" averages the weights over the last thousands of steps (Izmailov et al., 2018, exponentially), "noise"
-        draws each pattern's noise twice in a step, so that half as many conditions are seen; "both" or "none".
+        One of `averaging.WAYS`: "weights" over steps, "noise" drawn twice for each of half as many patterns, "both" or
+        "none".
     device : str
         "auto" takes a GPU where there is one.
     workers : int
@@ -141,8 +137,7 @@ def train(
     dict
         The card.
     """
-    if averaging not in AVERAGING:
-        raise ValueError(f"averaging is one of {', '.join(AVERAGING)}, got {averaging!r}")
+    check(averaging)
     began = time.monotonic()
     names = list(dict.fromkeys(materials))
     for name in names:
@@ -165,7 +160,7 @@ def train(
     started = time.monotonic()
     average, history = _fitted(
         disks, tables, rng, generator, steps=steps, minutes=minutes, batch=batch,
-        twice=averaging in ("noise", "both"), report=report,
+        twice=of_noise(averaging), report=report,
     )  # fmt: skip
     taken = len(history)
     trained = time.monotonic() - started
@@ -175,7 +170,7 @@ def train(
     scores = {}
     for kind, judged in (("last weights", disks), ("averaged weights", average.eval())):
         scores[kind] = _scores(judged, tables, held_out_patterns, seed, where, network, report)
-    shipped = "averaged weights" if averaging in ("weights", "both") else "last weights"
+    shipped = "averaged weights" if of_weights(averaging) else "last weights"
     if shipped == "averaged weights":
         network.disks.load_state_dict(average.state_dict())
     network.calibration.copy_(torch.tensor(scores[shipped]["calibration"]))
@@ -216,7 +211,7 @@ def _fitted(
 ) -> tuple[DiskNetwork, list[float]]:
     """Train `disks` as `train` says: a network of averaged weights, and the loss of each step."""
     on_gpu = next(disks.parameters()).is_cuda
-    average = AveragedModel(disks, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+    average = AveragedWeights(disks)
     optimiser = torch.optim.AdamW(disks.parameters(), lr=RATE, weight_decay=1e-3, fused=on_gpu)
     ahead = AHEAD[on_gpu]
     count = max(2, round(batch * ahead / USES / len(tables) / len(ENERGIES)))
@@ -244,8 +239,7 @@ def _fitted(
         norm = torch.nn.utils.clip_grad_norm_(disks.parameters(), 2.0)
         if torch.isfinite(norm):
             optimiser.step()
-            if step % AVERAGED == 0:
-                average.update_parameters(disks)
+            average.note()
         else:
             skipped += 1
         history.append(total.detach())
@@ -255,7 +249,7 @@ def _fitted(
                 f"step {step}, {time.monotonic() - started:.0f} s: loss {float(total.detach()):.3f}; {parts}; "
                 f"gradient {float(norm):.2f}; {skipped} steps skipped"
             )
-    return cast(DiskNetwork, average.module), [float(loss) for loss in history]
+    return average.model, [float(loss) for loss in history]
 
 
 def _scores(disks, tables, count: int, seed: int, where, network: CrystalNetwork, report) -> dict:

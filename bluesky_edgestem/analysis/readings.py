@@ -18,8 +18,8 @@ from .scattering import FIRST_ORDER
 NOT_FOUND = 12.0
 #: Readings whose strain is surely beyond what was trained for by more than this part of it are not trusted.
 _BEYOND = 0.1
-#: How far the electrons in the disks may be from those expected, beside three standard deviations of counting. Patches of
-#: MoS2 and WS2 under one probe differ by up to 0.17, MoSe2 by 0.25.
+#: How far the electrons in the disks may be from those expected, beside three standard deviations of counting. MoS2 and
+#: WS2 under one probe are off by up to 0.17, MoSe2 by 0.25.
 _BRIGHTNESS = 0.2
 #: Standard deviations of what is known beforehand: strain, and rotation modulo 60° [rad].
 PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3))

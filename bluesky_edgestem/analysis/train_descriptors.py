@@ -10,7 +10,7 @@ from . import crystals
 from .training_data import PATTERNS_PER_CONDITION
 
 #: Options of the crystal network's training alone.
-CRYSTAL = ("steps", "minutes", "batch", "averaging", "device")
+CRYSTAL = ("steps", "minutes", "batch", "device")
 #: Multislice patterns, at least: of two conditions, one to train on and one to judge by.
 _LEAST = 2 * PATTERNS_PER_CONDITION
 
@@ -33,20 +33,28 @@ def main(arguments: list[str]) -> int:
     data = options.data or Path("edgestem_data") / ("disks.h5" if thick else "patterns.h5")
     out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
     typed = f"edgestem train descriptors --seed {options.seed}"
+    averaged = f" --averaging {options.averaging}" if options.averaging else ""
     if thick:
         from .crystal_card import card_text
         from .crystal_training import train
 
         settings = {name: getattr(options, name) for name in CRYSTAL}
         changed = "".join(f" --{k} {v}" for k, v in settings.items() if v != parser.get_default(k))
-        typed += f" --material {' '.join(options.material)}" + changed
-        card = train(out, data, options.material, seed=options.seed, workers=options.workers, command=typed, **settings)
+        averaging = options.averaging or "weights"
+        typed += f" --material {' '.join(options.material)}" + changed + averaged
+        card = train(
+            out, data, options.material, seed=options.seed, workers=options.workers, averaging=averaging, command=typed,
+            **settings,
+        )  # fmt: skip
     else:
         from .training import train
         from .training_card import card_text
 
-        typed += f" --patterns {options.patterns}"
-        card = train(out, data, options.seed, options.patterns, options.workers, command=typed)
+        typed += f" --patterns {options.patterns}" + averaged
+        card = train(
+            out, data, options.seed, options.patterns, options.workers, averaging=options.averaging or "none",
+            command=typed,
+        )  # fmt: skip
     print(card_text(card))
     print(f"weights: {out}; card: {out.with_suffix('.md')}")
     return 0
@@ -86,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
         default=4800,
         help=f"multislice patterns of monolayers, {_LEAST} or more; 60 ms each",
     )
+    parser.add_argument(
+        "--averaging",
+        help="weights (over steps), noise (drawn twice), both or none; if not given, weights for the crystal network, "
+        "none for the likelihood network",
+    )
     crystal = parser.add_argument_group("the crystal network")
     crystal.add_argument(
         "--material",
@@ -97,8 +110,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     crystal.add_argument("--minutes", type=float, default=0.0, help="train no longer than so long; 0 for no limit")
     crystal.add_argument("--batch", type=_whole(2), default=480, help="patterns a step")
-    crystal.add_argument(
-        "--averaging", default="weights", help="none, weights (over steps), noise (drawn twice) or both"
-    )
     crystal.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="what computes")
     return parser

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import training_data
+from .averaging import AveragedWeights, check, of_noise, of_weights
 from .cramer_rao import pattern_information
 from .diffraction import detected
 from .disk_likelihood import windows
@@ -73,9 +74,10 @@ def scattering_loss(model: ScatteringModel, made: PatternSet, rng: np.random.Gen
 
 
 def fit_scattering(
-    model: ScatteringModel, sets: list[PatternSet], epochs: int, rng: np.random.Generator
+    model: ScatteringModel, sets: list[PatternSet], epochs: int, rng: np.random.Generator, averaging: str = "none"
 ) -> list[float]:
     """Fit the scattering model to noise-free patterns; the mean loss of each epoch."""
+    average = AveragedWeights(model)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     steps = epochs * len(sets)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -87,9 +89,12 @@ def fit_scattering(
             loss = scattering_loss(model, sets[i], rng)
             loss.backward()
             optimiser.step()
+            average.note()
             schedule.step()
             total += float(loss.detach())
         losses.append(total / len(sets))
+    if of_weights(averaging):
+        model.load_state_dict(average.model.state_dict())
     return losses
 
 
@@ -120,9 +125,14 @@ def reading_losses(reading: Reading, made: PatternSet, which: np.ndarray) -> tup
 
 
 def fit_uncertainties(
-    network: DescriptorNetwork, sets: list[PatternSet], epochs: int, rng: np.random.Generator
+    network: DescriptorNetwork,
+    sets: list[PatternSet],
+    epochs: int,
+    rng: np.random.Generator,
+    averaging: str = "none",
 ) -> list[float]:
     """Train what the network says of its errors, on noisy patterns; the mean loss of each epoch."""
+    average = AveragedWeights(network)
     for parameter in network.scattering.parameters():
         parameter.requires_grad_(False)
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=5e-3)
@@ -134,6 +144,8 @@ def fit_uncertainties(
             made = sets[i]
             optics = draw_detector(made, rng)
             which = np.arange(len(made))
+            if of_noise(averaging):
+                which = np.repeat(rng.permutation(which)[: (len(which) + 1) // 2], 2)
             # The background that is stated may be wrong, and the network learns what that costs.
             stated = optics.background * (np.exp(rng.normal(0, 0.3)) if rng.uniform() < 0.25 else 1.0)
             with torch.no_grad():
@@ -147,9 +159,12 @@ def fit_uncertainties(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimiser.step()
+            average.note()
             schedule.step()
             total += float(loss.detach())
         losses.append(total / len(sets))
+    if of_weights(averaging):
+        network.load_state_dict(average.model.state_dict())
     for parameter in network.scattering.parameters():
         parameter.requires_grad_(True)
     return losses
@@ -186,6 +201,7 @@ def train(
     patterns: int = 4800,
     workers: int = 1,
     epochs: tuple[int, int] = (6, 4),
+    averaging: str = "none",
     held_out_patterns: int = 2,
     command: str = "",
     report: Callable[[str], None] = print,
@@ -206,6 +222,9 @@ def train(
         Processes that compute patterns.
     epochs : (int, int)
         Of the scattering model and of the uncertainties.
+    averaging : str
+        One of `averaging.WAYS`: "weights" over steps, "noise" drawn twice for each of half as many patterns, "both" or
+        "none".
     held_out_patterns : int
         Patterns of each held-out condition that the network is judged on.
     command : str
@@ -218,6 +237,7 @@ def train(
     dict
         The card.
     """
+    check(averaging)
     began = time.time()
     made = training_data.generate(
         data, seed, patterns, workers, lambda done, of: report(f"patterns: condition {done} of {of}")
@@ -227,9 +247,9 @@ def train(
     rng = np.random.default_rng([seed, 1])
     sets = training_data.read(data, held_out=False, n_patterns=patterns)
     network = DescriptorNetwork()
-    losses = fit_scattering(network.scattering, sets, epochs[0], rng)
+    losses = fit_scattering(network.scattering, sets, epochs[0], rng, averaging)
     report(f"scattering model: deviance {losses[0]:.5f} to {losses[-1]:.5f} per scattered electron")
-    losses = fit_uncertainties(network, sets, epochs[1], rng)
+    losses = fit_uncertainties(network, sets, epochs[1], rng, averaging)
     report(f"uncertainties: loss {losses[0]:.3f} to {losses[-1]:.3f}")
     network.eval()
     held_out = training_data.read(data, held_out=True, n_patterns=patterns)

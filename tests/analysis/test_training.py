@@ -41,6 +41,50 @@ def test_training_lowers_the_deviance(sets):
     assert deviance(after) < 0.5 * deviance(before)
 
 
+def test_averaged_weights_are_those_of_the_steps_that_an_average_over_them_gives(sets):
+    """With one epoch of three steps only the first is noted, and the average is what it was before the others."""
+    last, averaged, first = (ScatteringModel() for _ in range(3))
+    for model in (averaged, first):
+        model.load_state_dict(last.state_dict())
+    training.fit_scattering(last, sets, 1, np.random.default_rng(0))
+    training.fit_scattering(averaged, sets, 1, np.random.default_rng(0), averaging="weights")
+    assert not torch.equal(last.log_intensity, averaged.log_intensity)
+
+    class OneStep(Exception):
+        """Raised where the second step begins."""
+
+    rng, steps = np.random.default_rng(0), 0
+
+    def loss(*args):
+        nonlocal steps
+        steps += 1
+        if steps > 1:
+            raise OneStep
+        return scattering_loss(*args)
+
+    scattering_loss = training.scattering_loss
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OneStep):
+        patch.setattr(training, "scattering_loss", loss)
+        training.fit_scattering(first, sets, 1, rng)
+    assert torch.equal(averaged.log_intensity, first.log_intensity)
+
+
+def test_noise_that_is_drawn_twice_is_of_half_as_many_patterns(sets, monkeypatch):
+    read = []
+
+    def draw(made, optics, which, rng):
+        read.append(which)
+        return drawn(made, optics, which, rng)
+
+    drawn = training.draw_counts
+    monkeypatch.setattr(training, "draw_counts", draw)
+    network = DescriptorNetwork.pretrained()
+    training.fit_uncertainties(network, sets, 1, np.random.default_rng(0), averaging="noise")
+    for which in read:
+        assert len(which) == 4 and len(set(which)) == 2
+    assert len(read) == len(sets)
+
+
 def test_the_network_learns_its_uncertainties(sets):
     network = DescriptorNetwork()
     network.scattering.load_state_dict(DescriptorNetwork.pretrained().scattering.state_dict())
@@ -82,6 +126,12 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_computed(words, 
     with pytest.raises(SystemExit):
         train_descriptors.main(words)
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_averaging_that_is_none_is_refused_before_anything_is_computed(tmp_path):
+    with pytest.raises(ValueError, match="averaging is one of none, weights, noise, both, got 'all'"):
+        train_descriptors.main(["--data", str(tmp_path / "p.h5"), "--averaging", "all"])
+    assert not (tmp_path / "p.h5").exists()
 
 
 def test_a_data_file_that_was_cut_short_is_one_clear_message(tmp_path):
