@@ -18,9 +18,10 @@ from . import disk_store, weights_file
 from .crystal_misfit import TOLERANCE
 from .crystal_optics import beams_of, check
 from .crystal_reading import read
-from .crystal_refinement import choose, refined, suspicion
+from .crystal_refinement import choose, excess, refined
 from .descriptor import FeatureDescriptors
 from .disk_network import THICKNESS, DiskNetwork
+from .doubts import Doubt, certain, flags, suspicion
 from .lattice_view import PRIOR_SD, Beams, Lattice, strain_of
 from .materials import material
 from .optics import Optics
@@ -134,13 +135,13 @@ class CrystalNetwork(nn.Module):
     def suspicion(self, frames: np.ndarray, optics: Optics) -> np.ndarray:
         """How unlike any of the supposed crystals frames (n, n_pixels, n_pixels) are, (n,).
 
-        More than one is flagged: what `crystal_refinement.suspicion` says of the misfit, or, where no disks of the
+        More than one is flagged: what `crystal_refinement.excess` says of the misfit, or, where no disks of the
         material are known at that energy, what the network's log-odds do; or the strain over `LARGEST_STRAIN`,
-        whichever is more. Raises as `predict` does.
+        whichever is more. Infinite where no pattern can be read. Raises as `predict` does.
         """
         frames = self._checked(frames, optics)
-        parts = [self._told(_numbers(frames[i : i + BATCH])[0], optics)[0] for i in range(0, len(frames), BATCH)]
-        return np.concatenate([_suspicion(said) for said in parts] or [np.zeros(0)])
+        parts = [self._told(frames[i : i + BATCH], optics)[-1] for i in range(0, len(frames), BATCH)]
+        return np.concatenate([suspicion(doubts) for doubts in parts] or [np.zeros(0)])
 
     def _checked(self, frames: np.ndarray, optics: Optics) -> np.ndarray:
         frames = np.asarray(frames)
@@ -152,8 +153,11 @@ class CrystalNetwork(nn.Module):
         self.check_optics(optics)
         return frames
 
-    def _told(self, numbers: np.ndarray, optics: Optics) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """What is said of frames of finite numbers, the number of the material of each, and the materials' chances."""
+    def _told(
+        self, frames: np.ndarray, optics: Optics
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[Doubt]]:
+        """What is said of frames, the number of the material of each, the materials' chances, and what is in doubt."""
+        numbers, broken = _numbers(frames)
         counts = torch.from_numpy(numbers).to(self.calibration.device)
         dose = numbers.sum((1, 2))
         read_as = [self._supposing(counts, optics, name, dose) for name in self.among]
@@ -167,34 +171,43 @@ class CrystalNetwork(nn.Module):
             beams = self.beams(optics, name, len(which))
             return refined(table, counts[some], beams, read_as[number][1][some], self.tolerance)
 
-        return choose([said for said, _ in read_as], refine, dose >= FEWEST)
-
-    def _predicted(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
-        b = len(frames)
-        numbers, broken = _numbers(frames)
-        dose = numbers.sum((1, 2))
-        chosen, best, probability = self._told(numbers, optics)
-        flagged = np.full(b, "", dtype=object)
-        saturated = np.zeros(b, bool)
+        said, best, probability = choose([said for said, _ in read_as], refine, dose >= FEWEST)
+        saturated = np.zeros(len(frames), bool)
         if np.issubdtype(frames.dtype, np.integer):
             saturated = (frames == np.iinfo(frames.dtype).max).any((1, 2))
+        return said, best, probability, self._doubts(said, dose, saturated, broken)
 
-        def flag(where: np.ndarray, reason: str) -> None:
-            flagged[where & (flagged == "")] = reason
+    def _doubts(
+        self, said: dict[str, np.ndarray], dose: np.ndarray, saturated: np.ndarray, broken: np.ndarray
+    ) -> list[Doubt]:
+        among, fitted = " or ".join(self.among), ~np.isnan(said["misfit"])
+        # Where only the network speaks: its log-odds below zero, in units of those of a pattern that it is sure of.
+        odd = np.where(fitted, excess(said), 1 - said["genuine"] / LOG_ODDS)
+        return [
+            certain(broken, lambda i: "not counts: a pixel is negative or not a number"),
+            certain(dose == 0, lambda i: "no electrons: the frame is empty"),
+            certain(saturated, lambda i: "saturated: a pixel reached the largest value of its type"),
+            certain(dose < FEWEST, lambda i: "too few electrons to find a lattice in"),
+            Doubt(
+                np.abs(said["strain"]).max(1, initial=0.0) / LARGEST_STRAIN,
+                lambda i: (
+                    f"strained by more than {100 * LARGEST_STRAIN:g} %: not a crystal of {among}, or the calibration "
+                    "is wrong"
+                ),
+            ),
+            Doubt(
+                np.maximum(odd, 0.0),
+                lambda i: (
+                    f"not a crystal of {among}: no strain, thickness and mistilt of theirs leaves noise alone"
+                    if fitted[i]
+                    else f"not found to be a crystal of {among}: no lattice of theirs explains the disks"
+                ),
+            ),
+        ]
 
-        flag(broken, "not counts: a pixel is negative or not a number")
-        flag(dose == 0, "no electrons: the frame is empty")
-        flag(saturated, "saturated: a pixel reached the largest value of its type")
-        flag(dose < FEWEST, "too few electrons to find a lattice in")
-        among, fitted = " or ".join(self.among), ~np.isnan(chosen["misfit"])
-        strained = np.abs(chosen["strain"]).max(1, initial=0.0) > LARGEST_STRAIN
-        odd = (_suspicion(chosen) > 1) & ~strained
-        flag(odd & ~fitted, f"not found to be a crystal of {among}: no lattice of theirs explains the disks")
-        flag(odd, f"not a crystal of {among}: no strain, thickness and mistilt of theirs leaves noise alone")
-        flag(
-            strained,
-            f"strained by more than {100 * LARGEST_STRAIN:g} %: not a crystal of {among}, or the calibration is wrong",
-        )
+    def _predicted(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
+        chosen, best, probability, doubts = self._told(frames, optics)
+        flagged = flags(doubts)
         known = flagged == ""
         prior = np.diag([PRIOR_SD[0] ** 2] * 3)
         folds = np.array([symmetry(material(name)) for name in self.among])[best]
@@ -206,7 +219,7 @@ class CrystalNetwork(nn.Module):
             rotation_sd=np.where(known, np.minimum(chosen["rotation_sd"], free), free),
             phases=self.among,
             phase_probability=np.where(known[:, None], probability, 1 / len(self.among)),
-            flagged=flagged.astype(str),
+            flagged=flagged,
             thickness=np.where(known, chosen["thickness"], np.nan),
             thickness_sd=np.where(known, chosen["thickness_sd"], THICKNESS_SD),
             centre=np.where(known[:, None], chosen["centre"], 0.0),
@@ -288,11 +301,3 @@ def _numbers(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.asarray(frames, np.float32)
     broken = ~np.isfinite(numbers).all((1, 2)) | (numbers < 0).any((1, 2))
     return np.where(broken[:, None, None], np.float32(0), numbers), broken
-
-
-def _suspicion(said: dict[str, np.ndarray]) -> np.ndarray:
-    """As of `CrystalNetwork.suspicion`."""
-    # Where only the network speaks: its log-odds below zero, in units of those of a pattern that it is sure of.
-    unfitted = 1 - said["genuine"] / LOG_ODDS
-    of_fit = np.where(np.isnan(said["misfit"]), unfitted, suspicion(said))
-    return np.maximum(of_fit, np.abs(said["strain"]).max(1, initial=0.0) / LARGEST_STRAIN)

@@ -72,7 +72,7 @@ def refined(
     }
 
 
-def suspicion(said: dict[str, np.ndarray]) -> np.ndarray:
+def excess(said: dict[str, np.ndarray]) -> np.ndarray:
     """How far (b,) patterns are from what one crystal's own may be: more than one is too far; NaN where not refined."""
     return (said["misfit"] - 1) / np.maximum(MEAN - 1, DEVIATIONS * said["misfit_sd"])
 
@@ -130,6 +130,6 @@ def choose(
             )
             best[which] = number
         with np.errstate(invalid="ignore"):
-            open_ &= suspicion(said) > 1
+            open_ &= excess(said) > 1
     probability = np.exp(evidence - evidence.max(1, keepdims=True, initial=-np.inf))
     return said, best, probability / probability.sum(1, keepdims=True)

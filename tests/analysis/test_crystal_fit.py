@@ -12,7 +12,7 @@ from bluesky_edgestem.analysis import crystals, disk_store, disk_tables
 from bluesky_edgestem.analysis.crystal_fit import climbed, fitted, seen_pixels
 from bluesky_edgestem.analysis.crystal_misfit import misfit
 from bluesky_edgestem.analysis.crystal_networks import SHIPPED, CrystalNetwork
-from bluesky_edgestem.analysis.crystal_refinement import choose, refined, suspicion
+from bluesky_edgestem.analysis.crystal_refinement import choose, excess, refined
 from bluesky_edgestem.analysis.diffraction import detected
 from bluesky_edgestem.analysis.disk_patterns import compose
 from bluesky_edgestem.analysis.disk_rates import UNKNOWNS, CrystalState, rates
@@ -109,7 +109,7 @@ def test_the_likelihood_finds_strain_thickness_and_mistilt_from_a_rough_lattice(
     assert np.all(np.abs(said["centre"][0] - (0.7, -0.6)) < 4 * said["centre_sd"][0])
     # Noise and nothing else is left.
     assert abs(said["misfit"][0] - 1) < 4 * said["misfit_sd"][0] + 0.05
-    assert suspicion(said)[0] < 1
+    assert excess(said)[0] < 1
 
 
 def test_a_step_never_lowers_the_likelihood(table, beams, truth, counts) -> None:
@@ -128,7 +128,7 @@ def test_another_crystals_disks_on_the_same_lattice_do_not_fit(table, beams, tru
     strange = torch.poisson(expected.reshape(1, 128, 128), torch.Generator().manual_seed(2))
     seen = seen_pixels(strange)
     mean, sd = misfit(strange, seen, fitted(table, strange, seen, beams, truth.lattice), float(beams.radius[0]))
-    assert suspicion({"misfit": mean.numpy(), "misfit_sd": sd.numpy()})[0] > 2
+    assert excess({"misfit": mean.numpy(), "misfit_sd": sd.numpy()})[0] > 2
 
 
 def test_disks_beyond_the_tables_largest_reflection_count_for_nothing() -> None:

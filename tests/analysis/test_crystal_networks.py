@@ -168,6 +168,17 @@ def test_disks_of_another_crystal_on_the_lattice_are_flagged_whatever_the_networ
     assert np.all(network.suspicion(counted(expected, 1e5), OPTICS) < 1)
 
 
+def test_more_suspicion_than_one_is_what_is_flagged(network, expected) -> None:
+    frames = counted(expected, 1e5)[[0] * 4].astype(np.float32)
+    frames[1] = 0
+    frames[2, 5, 5] = np.nan
+    frames[3] = frames[3].ravel()[np.random.default_rng(1).permutation(frames[3].size)].reshape(frames[3].shape)
+    suspicion = network.suspicion(frames, OPTICS)
+    assert ((suspicion > 1) == (network.predict(frames, OPTICS).flagged != "")).all()
+    assert suspicion[0] < 1 and np.isinf(suspicion[1:3]).all() and suspicion[3] > 1
+    assert network.suspicion(frames[:0], OPTICS).shape == (0,)
+
+
 def test_without_the_likelihood_the_network_speaks_alone(network, expected) -> None:
     frames = counted(expected, 1e5, n=1)
     both = network.predict(frames, OPTICS)
