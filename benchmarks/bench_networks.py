@@ -27,7 +27,7 @@ from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.analysis.disk_rendering import DeviceTable
 from bluesky_edgestem.analysis.lattice_view import strain_of
 from bluesky_edgestem.analysis.materials import MATERIALS, material
-from bluesky_edgestem.analysis.projected_lattice import symmetry
+from bluesky_edgestem.analysis.projected_lattice import symmetry, wrapped
 
 DOSES = {"1e4": 1e4, "1e5": 1e5}
 #: Of the crystals that are to be told apart.
@@ -59,6 +59,15 @@ def _told(said: list, cases: list[CrystalCase]) -> Told:
         np.array([s.strain_sd for s in said]),
         thickness,
         np.array([s.thickness_sd for s in said]),
+        np.array(
+            [
+                wrapped(s.rotation - case.rotation, symmetry(material(case.table.name)))
+                for s, case in zip(said, cases, strict=True)
+            ]
+        ),
+        np.array([s.rotation_sd for s in said]),
+        np.array([s.centre - case.centre for s, case in zip(said, cases, strict=True)]),
+        np.array([s.centre_sd for s in said]),
         np.array([s.phase == case.table.name for s, case in zip(said, cases, strict=True)]),
         np.array([s.flagged != "" for s in said]),
     )

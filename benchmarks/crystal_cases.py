@@ -132,6 +132,16 @@ class CrystalCase:
         return self.under.strain[0].double().numpy()
 
     @property
+    def rotation(self) -> float:
+        """[rad]"""
+        return float(self.under.rotation[0])
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Of the beam, from the detector's [pixels], (2,)."""
+        return self.under.shift_px[0].double().numpy()
+
+    @property
     def thickness(self) -> float:
         """[nm]"""
         return float(self.under.layers[0]) * material(self.table.name).spacing / 10

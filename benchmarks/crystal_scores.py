@@ -21,6 +21,10 @@ class Told:
     strain_sd: np.ndarray  #: (n, r, 3)
     thickness: np.ndarray  #: (n, r) read less true [nm]
     thickness_sd: np.ndarray  #: (n, r) [nm]
+    rotation: np.ndarray  #: (n, r) read less true, of equivalent ones the nearest [rad]
+    rotation_sd: np.ndarray  #: (n, r) [rad]
+    centre: np.ndarray  #: (n, r, 2) of the beam, read less true [pixels]
+    centre_sd: np.ndarray  #: (n, r, 2) [pixels]
     right: np.ndarray  #: (n, r) whether the material is
     flagged: np.ndarray  #: (n, r)
 
@@ -67,7 +71,7 @@ def summarise(by_seed: Sequence[Told], information: Sequence[np.ndarray], dose: 
     by_seed : sequence of Told
         Two seeds or more.
     information : sequence of array (n, k, k)
-        Fisher information per electron of each seed's patterns, the strain first.
+        Fisher information per electron of each seed's patterns: strain (3), rotation and centre (2) first.
     dose : float
         Electrons a pattern.
 
@@ -76,15 +80,17 @@ def summarise(by_seed: Sequence[Told], information: Sequence[np.ndarray], dose: 
     dict
         By component: `rms`, `median` (of the absolute error), `bias`, `scatter`, `worst`, `bound` (Cramér–Rao, of the
         patterns that are kept), `ratio` of rms to bound. `strain`, rms over all three components, and `thickness`
-        [nm]: over all patterns, the standard deviation from seed to seed, the worst seed. `ratio_worst` and
-        `scatter_ratio_worst` of the components; `coverage` and `thickness_coverage` of the 95 % intervals;
-        `material_right`; `flagged`.
+        [nm]: over all patterns, the standard deviation from seed to seed, the worst seed. `rotation` [rad] and
+        `centre` [pixels]: `rms`, `bound`, `ratio`, `worst` and `coverage`, of both coordinates together.
+        `ratio_worst` and `scatter_ratio_worst` of the strain; `coverage` and `thickness_coverage` of the 95 %
+        intervals; `material_right`; `flagged`.
     """
     told = Told.joined(by_seed)
     kept = ~told.flagged
-    variance = np.diagonal(bound(np.concatenate(information), dose), axis1=1, axis2=2)[:, :3]
+    variance = np.diagonal(bound(np.concatenate(information), dose), axis1=1, axis2=2)[:, :6]
     # As often as a pattern is kept its bound counts.
-    least = np.sqrt((variance * kept.sum(1)[:, None]).sum(0) / kept.sum())
+    every = np.sqrt((variance * kept.sum(1)[:, None]).sum(0) / kept.sum())
+    least = every[:3]
     root, (bias, scatter) = rms(told.strain, kept), parts(told.strain, kept)
     by_component = {
         "rms": root,
@@ -99,6 +105,10 @@ def summarise(by_seed: Sequence[Told], information: Sequence[np.ndarray], dose: 
         "strain": spread(lambda t: float(np.sqrt((t.strain[~t.flagged] ** 2).mean())), by_seed),
         "thickness": spread(lambda t: float(np.sqrt((t.thickness[~t.flagged] ** 2).mean())), by_seed),
     }
+    places = {
+        "rotation": (told.rotation[..., None], told.rotation_sd[..., None], every[3:4]),
+        "centre": (told.centre, told.centre_sd, every[4:6]),
+    }
     shares = {
         "coverage": np.abs(told.strain[kept]) < 1.96 * told.strain_sd[kept],
         "thickness_coverage": np.abs(told.thickness[kept]) < 1.96 * told.thickness_sd[kept],
@@ -108,9 +118,22 @@ def summarise(by_seed: Sequence[Told], information: Sequence[np.ndarray], dose: 
     return {
         **{k: dict(zip(COMPONENTS, map(_short, v), strict=True)) for k, v in by_component.items()},
         **{k: {name: _short(value) for name, value in v.items()} for k, v in by_seed_figures.items()},
+        **{name: _of_place(error[kept], sd[kept], allowed) for name, (error, sd, allowed) in places.items()},
         "ratio_worst": _short((root / least).max()),
         "scatter_ratio_worst": _short((scatter / least).max()),
         **{k: round(float(v.mean()), 4) for k, v in shares.items()},
+    }
+
+
+def _of_place(error: np.ndarray, sd: np.ndarray, least: np.ndarray) -> dict[str, float]:
+    """Figures of errors and standard deviations (m, k), whose bounds are (k,)."""
+    root, allowed = np.sqrt((error**2).mean()), np.sqrt((least**2).mean())
+    return {
+        "rms": _short(root),
+        "bound": _short(allowed),
+        "ratio": _short(root / allowed),
+        "worst": _short(np.abs(error).max()),
+        "coverage": round(float((np.abs(error) < 1.96 * sd).mean()), 4),
     }
 
 

@@ -383,6 +383,19 @@ ROWS = (
         )
         for material in ("Si", "SrTiO3")
     ),
+    *(
+        Row(
+            f"the same, {material}, 1e4 / 1e5: RMS of {what} [{unit}]; over the bound; 95 % intervals cover",
+            "",
+            "networks",
+            "; ".join(
+                f"{{{material}[1e4][{what}][{figure}]:{shape}}} / {{{material}[1e5][{what}][{figure}]:{shape}}}"
+                for figure, shape in (("rms", digits), ("ratio", ".2f"), ("coverage", ".1%"))
+            ),
+        )
+        for what, unit, digits in (("rotation", "rad", ".4f"), ("centre", "px", ".3f"))
+        for material in ("Si", "SrTiO3")
+    ),
     Row(
         "the same, thickness RMS ± sd over seeds at 1e5 electrons: Si, SrTiO3",
         "",
