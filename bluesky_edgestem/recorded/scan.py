@@ -150,14 +150,14 @@ class RecordedScan:
         ValueError
             There is no frame, frames are no counts, or do not fit positions or raster.
         """
-        if len(source.shape) == 4 and given.shape is None:
-            given = replace(given, shape=tuple(source.shape[:2]))
-        if len(source.shape) == 4 and given.shape is not None:
-            rows, columns = given.shape[0], given.shape[1] + (given.flyback or 0)
-            if min(source.shape[:2]) > 1 and source.shape[:2] != (rows, columns):
+        if len(source.shape) == 4:
+            (rows, columns), back = source.shape[:2], given.flyback or 0
+            if given.shape is None:
+                given = replace(given, shape=(rows, columns - back))
+            elif min(rows, columns) > 1 and given.shape != (rows, columns - back):
                 raise ValueError(
-                    f"{name} has {source.shape[0]} rows of {source.shape[1]} frames, not {rows} of {columns}: correct "
-                    "--shape (rows, columns) or --flyback, or leave --shape out"
+                    f"{name} has {rows} rows of {columns} frames, not {given.shape[0]} of {given.shape[1] + back}: "
+                    "correct --shape (rows, columns) or --flyback, or leave --shape out"
                 )
         if given.step is not None and given.shape is None:
             raise ValueError("a step is that of a raster: give its --shape NY NX, too")

@@ -135,8 +135,9 @@ def test_what_is_no_scan_is_refused_with_the_reason(write, tmp_path):
         file["a"] = np.zeros((4, 6, 32, 32), np.uint8)
     with pytest.raises(ValueError, match="has 4 rows of 6 frames, not 6 of 4: correct --shape"):
         refused(tmp_path / "four.h5", Given(shape=(6, 4), step=1.0))
-    with open_file(tmp_path / "four.h5", Given(shape=(4, 5), flyback=1, step=1.0)) as scan:
-        assert scan.frames.shape == (20, 32, 32)
+    for shape in ((4, 5), None):
+        with open_file(tmp_path / "four.h5", Given(shape=shape, flyback=1)) as scan:
+            assert scan.frames.shape == (20, 32, 32) and scan.numbers[5] == 6
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["a"], file["b"] = np.zeros((3, 4, 5), np.uint8), np.zeros((3, 8, 5), np.uint8)
     with pytest.raises(ValueError, match="more than one series of frames; there are /a, /b"):
