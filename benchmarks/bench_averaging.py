@@ -94,10 +94,10 @@ def compared(by_way: dict[str, list[dict]]) -> dict:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--seeds", type=int, default=4, help="trainings of each way, two or more (default: %(default)s)"
+        "--seeds", type=int, default=3, help="trainings of each way, two or more (default: %(default)s)"
     )
-    parser.add_argument("--patterns", type=int, default=4800, help="multislice patterns (default: %(default)s)")
-    parser.add_argument("--held-out", type=int, default=2, help="of each condition (default: %(default)s)")
+    parser.add_argument("--patterns", type=int, default=2400, help="multislice patterns (default: %(default)s)")
+    parser.add_argument("--held-out", type=int, default=1, help="of each condition (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--data", type=Path, default=Path("edgestem_data/patterns.h5"), help="of multislice patterns")
     options = parser.parse_args()

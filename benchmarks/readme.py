@@ -547,11 +547,25 @@ ROWS = (
         ),
     ),
     Row(
-        "the same at 1e5 electrons, exx: student, teacher; student's 95 % intervals cover",
+        "the same at 1e5 electrons, exx: student, teacher",
         "",
         "board",
-        "{accuracy[1e5][student][strain_rms][exx]:.2%}, {accuracy[1e5][teacher][strain_rms][exx]:.2%};"
-        " {accuracy[1e5][student][coverage]:.1%}",
+        "{accuracy[1e5][student][strain_rms][exx]:.2%}, {accuracy[1e5][teacher][strain_rms][exx]:.2%}",
+    ),
+    *(
+        Row(
+            f"the same, {what}: at 1e3, 1e4, 1e5 and 1e6 electrons",
+            "",
+            "board",
+            ", ".join(cell.replace("DOSE", dose) for dose in BOARD_DOSES),
+        )
+        for what, cell in (
+            ("95 % intervals cover", "{accuracy[DOSE][student][coverage]:.1%}"),
+            (
+                "phase right, by the student (its teacher)",
+                "{accuracy[DOSE][student][phase_right]:.1%} ({accuracy[DOSE][teacher][phase_right]:.1%})",
+            ),
+        )
     ),
     Row(
         "Board: cells on UltraScale+, mapped by yosys: LUT, DSP (FF, BRAM36)",

@@ -27,6 +27,31 @@ def rotation_of(transform: np.ndarray) -> np.ndarray:
     return np.arctan2(m[:, 1, 0] - m[:, 0, 1], m[:, 0, 0] + m[:, 1, 1])
 
 
+def renaming(vectors: np.ndarray, transform: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """What maps of one lattice name its reflections by, as others do.
+
+    Parameters
+    ----------
+    vectors : (2, 2)
+        Of the base lattice, as rows [pixels].
+    transform, like : (n, 2, 2)
+        Maps of it to about the same lattices.
+
+    Returns
+    -------
+    turn : (n, 2, 2)
+        ``transform @ turn`` has those lattices, with reflections where `like` has them; one where that is so already,
+        or the two have no lattice in common.
+    """
+    # Rows V T' = N V L' of the lattice; N are whole numbers.
+    with np.errstate(all="ignore"):
+        change = vectors @ np.linalg.solve(like, transform).transpose(0, 2, 1) @ np.linalg.inv(vectors)
+    whole = np.rint(np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0))
+    alike = np.abs(np.abs(np.linalg.det(whole)) - 1) < 0.5
+    whole[~alike] = np.eye(2)
+    return (np.linalg.inv(vectors) @ np.linalg.inv(whole) @ vectors).transpose(0, 2, 1)
+
+
 @dataclass(frozen=True)
 class Background:
     """What is counted between the disks, by the distance from the beam."""

@@ -25,8 +25,9 @@ def as_counts(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     counts : array (n, ny, nx), unsigned
-        `frames` themselves where they are unsigned; zeros in frames that hold no counts. What was the largest value of
-        a signed type is the largest of the unsigned one: a saturated pixel stays one.
+        `frames` themselves where they are unsigned and of this machine's byte order; zeros in frames that hold no
+        counts. What was the largest value of a signed type is the largest of the unsigned one: a saturated pixel stays
+        one.
     broken : array (n,), bool
         Whether a pixel is negative, not whole or not finite.
 
@@ -36,6 +37,7 @@ def as_counts(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         If frames are not numbers.
     """
     check_numbers(frames.dtype)
+    frames = frames.astype(frames.dtype.newbyteorder("="), copy=False)  # files from elsewhere keep the other
     if frames.dtype.kind == "u":
         return frames, np.zeros(len(frames), bool)
     if frames.dtype.kind == "i":

@@ -211,12 +211,14 @@ def contents(path: Path) -> list[tuple[str, float]]:
 
     if not Path(path).exists():
         raise ValueError(f"there is no library of disks {path}: make it with `edgestem train library`")
+    none = ValueError(f"{path} is no library of disks of format {FORMAT}: make it with `edgestem train library`")
+    if not h5py.is_hdf5(path):
+        raise none
     with h5py.File(path, "r") as file:
-        kept = [file[name].attrs for name in sorted(file) if name != "unfinished"]
-        found = [(str(of["material"]), float(of["energy_keV"])) for of in kept]
-        if file.attrs.get("format") != FORMAT or not found:
-            raise ValueError(f"{path} is no library of disks of format {FORMAT}: make it with `edgestem train library`")
-    return found
+        tables = sorted(set(file) - {"unfinished"})
+        if file.attrs.get("format") != FORMAT or not tables or any("material" not in file[t].attrs for t in tables):
+            raise none
+        return [(str(file[t].attrs["material"]), float(file[t].attrs["energy_keV"])) for t in tables]
 
 
 def read(path: Path, name: str, energy_keV: float) -> DiskTable:

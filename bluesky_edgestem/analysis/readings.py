@@ -59,7 +59,7 @@ def check_optics(optics: Optics) -> None:
         raise ValueError(
             f"pixel_mrad = {optics.pixel_mrad} puts the first-order reflections {first:.1f} pixels from the beam; the "
             f"network was trained for {0.17 * n:.0f} to {0.27 * n:.0f} pixels: choose pixel_mrad from {low:.3f} to "
-            f"{high:.3f}"
+            f"{high:.3f}, frames that span {low * n:.0f} to {high * n:.0f} mrad"
         )
     if not 0.03 < optics.disk_radius / first < 0.44:
         least = 0.04 * first * optics.pixel_mrad

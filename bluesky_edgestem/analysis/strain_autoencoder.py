@@ -18,7 +18,7 @@ import numpy as np
 from . import strain_weights
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, Background, BasePattern, rotation_of, search
+from .base_pattern import MARGIN, Background, BasePattern, renaming, rotation_of, search
 from .counts import NO_COUNTS, as_counts, check_numbers
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
@@ -36,6 +36,8 @@ _LEAST = 32
 #: Disks that are farther than this from the lattice, squared, over what is usual, are on none that was found, if they
 #: leave the map as uncertain as this: with many electrons, what they are drawn with tells, too.
 _NO_LATTICE, _UNSURE = 10.0, 0.002
+#: Counting noise makes errors squared so many times what they should be where the cycle does not close.
+_RETURNS = 9.0
 #: Steps of rotation [rad] for which the mean pattern's information is known.
 _TURN = 0.01
 #: Standard deviation of the map's entries where nothing is known.
@@ -93,6 +95,7 @@ class StrainAutoencoder:
         ----------
         frames : (n, ny, nx), integers or floating point
             Electrons counted, in the order of the scan; an array, or what can be sliced like one (an HDF5 dataset).
+            Pixels that hold the largest value of their type in every frame are masked: they count for nothing.
         seed : int
             Settles which frames are drawn: the same seed gives the same weights on the same machine.
         progress : callable, optional
@@ -120,13 +123,15 @@ class StrainAutoencoder:
         network = cls()
         rng = np.random.default_rng(seed)
         drawn, broken = as_counts(_drawn(frames, rng))
-        full = np.iinfo(drawn.dtype).max
-        usable = ~broken & (drawn.sum((1, 2), dtype=float) > 0) & ~(drawn == full).any((1, 2))
-        drawn = drawn[usable]
+        full = drawn == np.iinfo(drawn.dtype).max
+        masked = full[~broken].all(0)
+        usable = ~broken & ~(full & ~masked).any((1, 2))
+        drawn = np.where(masked, 0, drawn[usable]) if masked.any() else drawn[usable]
+        drawn = drawn[drawn.sum((1, 2), dtype=float) > 0]
         if len(drawn) < _LEAST:
             network.why = f"{len(drawn)} frames hold electrons counted, and no saturated pixel; {_LEAST} are needed"
             return network
-        good = good_pixels(drawn)
+        good = good_pixels(drawn) & ~masked
         lattice = find_lattice(drawn * good)
         if lattice is None:
             network.why = (
@@ -176,10 +181,16 @@ class StrainAutoencoder:
             frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
             transform, _, covariance, _, scatter, *_ = self._encoded(learned.base, frames)
             usual.append(np.nanmedian(scatter))
-            error = (transform - at.transform[part]).reshape(-1, 4)
-            z2 = error**2 / np.einsum("nii->ni", covariance[:, :4, :4])
+            # Learning may have named reflections as reading does not: of a square lattice, turned by 90°.
+            turn = renaming(learned.base.vectors, transform, at.transform[part])
+            error = transform @ turn - at.transform[part]
+            own = covariance[:, :4, :4].reshape(-1, 2, 2, 2, 2)
+            z2 = error**2 / np.einsum("nkj,nlj,nikil->nij", turn, turn, own)
             excess.append(np.nanmedian(z2) / 0.4549)  # the median of a squared standard normal
         self.stretch = float(max(1.0, np.mean(excess)))
+        if not self.stretch < _RETURNS:
+            told = f"patterns made of its readings are read {np.sqrt(self.stretch):.1f} standard deviations off"
+            self.converged, self.why = False, "; ".join(filter(None, (self.why, told)))
         self.scatter = float(max(usual))
         self.floor = learned.fill_error
         self.report |= {"stretch": self.stretch, "floor": np.sqrt(np.diag(self.floor)).tolist()}
@@ -245,10 +256,14 @@ class StrainAutoencoder:
         """Maps (n, 2, 2), beams (n, 2), covariance (n, 6, 6), dose (n,), and what speaks against them."""
         with one_thread():
             transform, centre, covariance, misfit, scatter, dose, brightest = self._encoded(base, frames)
+        full = np.iinfo(frames.dtype).max
+        saturated = brightest == full
+        if saturated.any():  # pixels that do not count may hold that, too: detectors mask with it
+            saturated[saturated] = (frames[saturated][:, base.good > 0] == full).any(1)
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
-        doubts = self._doubts(base, dose, brightest, transform, centre, covariance, misfit, disagreement)
+        doubts = self._doubts(base, dose, saturated, transform, centre, covariance, misfit, disagreement)
         return transform, centre, covariance, dose, [certain(broken, lambda i: NO_COUNTS), *doubts]
 
     def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
@@ -293,7 +308,7 @@ class StrainAutoencoder:
         in_parts(n, encode_part)
         return transform, centre, covariance, misfit, scatter, dose, brightest
 
-    def _doubts(self, base, dose, brightest, transform, centre, covariance, misfit, disagreement) -> list[Doubt]:
+    def _doubts(self, base, dose, saturated, transform, centre, covariance, misfit, disagreement) -> list[Doubt]:
         with np.errstate(invalid="ignore"):
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
@@ -303,10 +318,7 @@ class StrainAutoencoder:
         allowed = 1.3 + max(usual - 1, 0.05) * 3 * np.maximum(dose / learned, 1)
         return [
             certain(dose == 0, lambda i: "no electrons: the frame is empty"),
-            certain(
-                brightest == np.iinfo(brightest.dtype).max,
-                lambda i: "saturated: a pixel reached the largest value of its type",
-            ),
+            certain(saturated, lambda i: "saturated: a pixel reached the largest value of its type"),
             certain(~finite, lambda i: "no lattice like the base pattern's"),
             Doubt(away / MARGIN, lambda i: f"the beam is {away[i]:.0f} pixels from where it mostly is"),
             Doubt(

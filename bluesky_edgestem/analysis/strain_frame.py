@@ -124,9 +124,11 @@ class StrainFrame:
         inside, described = _inside(region, positions, grid)
         trusted = inside & (readings.flagged == "")
         if not trusted.any():
+            reasons, times = np.unique(readings.flagged[inside].astype(str), return_counts=True)
+            why = f": most often, {reasons[np.argmax(times)]}" if len(reasons) else ""
+            advice = "" if region is None else "; choose another region for reference"
             raise ValueError(
-                f"{described} holds {np.count_nonzero(inside)} patterns and none that could be read; choose another "
-                "region for reference"
+                f"{described} holds {np.count_nonzero(inside)} patterns and none that could be read{why}{advice}"
             )
         turn = detector_to_scan(rotation, mirrored)
         deformation = region_reference(_turned(readings.transform[trusted], turn))

@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
     thick = bool(set(options.material or ()) - set(crystals.MONOLAYERS))
     if thick_only and not thick:
         parser.error(f"{', '.join(thick_only)}: for the crystal network; name a thick --material, or leave it out")
+    if thick and options.patterns != parser.get_default("patterns"):
+        parser.error("--patterns: for the likelihood network; the crystal network sees --batch patterns a step")
     data = options.data or Path("edgestem_data") / ("disks.h5" if thick else "patterns.h5")
     out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
     typed = f"edgestem train descriptors --seed {options.seed}"
@@ -67,6 +69,16 @@ def _whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: minutes, 0 or more")
+    return minutes
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     crystal.add_argument(
         "--steps", type=_whole(1), default=3000, help="of the optimiser; a tenth of a second each on a GPU"
     )
-    crystal.add_argument("--minutes", type=float, default=0.0, help="train no longer than so long; 0 for no limit")
+    crystal.add_argument("--minutes", type=_minutes, default=0.0, help="train no longer than so long; 0 for no limit")
     crystal.add_argument("--batch", type=_whole(2), default=480, help="patterns a step")
     crystal.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="what computes")
     return parser

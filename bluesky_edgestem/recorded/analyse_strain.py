@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
+from ..analysis.materials import Material
 from ..analysis.strain import COMPONENTS, StrainMaps
-from ..analysis.strain_frame import Reference, as_reference, check_reference, joined, strain_maps
+from ..analysis.strain_frame import Reference, StrainFrame, as_reference, check_reference, joined, strain_maps
 from .arguments import add_scan, opened, seed
 from .scan import RecordedScan
+from .strain_file import scan_of
 from .train_strain import say_whether_converged, tell
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--rotation",
-        type=float,
+        type=_angle,
         default=0.0,
         help="from the scan's axes to the detector's, counter-clockwise [rad]",
     )
@@ -87,12 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "not stopped, --shape or --flyback is wrong, and the map is sheared",
                 file=sys.stderr,
             )
-        output = options.output or Path(f"strain_{Path(scan.name).stem[:36]}")
+        output = options.output or _folder_of(scan.name)
         output.mkdir(parents=True, exist_ok=True)
         weights = options.weights or output / "strain.pt"
         if network is None:
             network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
+            if network.base is None:
+                return say_whether_converged(network)
             network.save(weights)
+        if isinstance(options.reference, Material):  # a wrong calibration: told before thousands of frames are read
+            StrainFrame.of_lattice(
+                options.reference, network.base_vectors, scan.scan.optics, options.rotation, options.mirrored
+            )
         maps = strain_maps(
             read_scan(network, scan, tell),
             positions,
@@ -118,8 +126,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return say_whether_converged(network)
 
 
+def _angle(text: str) -> float:
+    try:
+        angle = float(text)
+    except ValueError:
+        angle = np.nan
+    if not abs(angle) <= 2 * np.pi:
+        raise argparse.ArgumentTypeError(f"{text!r} is no angle in rad, from -6.283 to 6.283")
+    return angle
+
+
+def _folder_of(scan: str) -> Path:
+    """For the results of a scan; raises FileExistsError where it has those of another."""
+    folder = Path(f"strain_{Path(scan).stem}")
+    kept = scan_of(folder / "strain.h5")
+    if kept is not None and Path(kept).resolve() != Path(scan).resolve():
+        raise FileExistsError(f"{folder} has the strain of {kept}, not of {scan}: choose another folder by --output")
+    return folder
+
+
 def _reference(text: str) -> Reference:
     try:
+        if text.count(",") not in (0, 3):
+            raise ValueError(f"a region is four numbers, got {text.count(',') + 1}")
         return as_reference([float(number) for number in text.split(",")] if "," in text else text)
     except (ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(

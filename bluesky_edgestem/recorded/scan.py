@@ -60,6 +60,10 @@ class Given:
         if self.shape is not None:
             if min(self.shape) < 2:
                 raise ValueError(f"a raster has at least 2 x 2 points, got {self.shape[0]} x {self.shape[1]}")
+            if self.step is not None and not 0 < self.step < np.inf:
+                raise ValueError(
+                    f"--step, from one point of the raster to the next, is more than 0 nm; got {self.step}"
+                )
             step = 1.0 if self.step is None else self.step  # numbers are told apart without it, positions are not
             width, height = ((n - 1) * step for n in self.shape[::-1])
             described |= {"shape": self.shape, "field_of_view": vars(FieldOfView(0.0, 0.0, width, height))}
@@ -146,8 +150,15 @@ class RecordedScan:
         ValueError
             There is no frame, frames are no counts, or do not fit positions or raster.
         """
-        if len(source.shape) == 4 and given.shape is None:
-            given = replace(given, shape=tuple(source.shape[:2]))
+        if len(source.shape) == 4:
+            (rows, columns), back = source.shape[:2], given.flyback or 0
+            if given.shape is None:
+                given = replace(given, shape=(rows, columns - back))
+            elif min(rows, columns) > 1 and given.shape != (rows, columns - back):
+                raise ValueError(
+                    f"{name} has {rows} rows of {columns} frames, not {given.shape[0]} of {given.shape[1] + back}: "
+                    "correct --shape (rows, columns) or --flyback, or leave --shape out"
+                )
         if given.step is not None and given.shape is None:
             raise ValueError("a step is that of a raster: give its --shape NY NX, too")
         n = len(there)
@@ -164,6 +175,10 @@ class RecordedScan:
                     f"{name} has {n} frames, more than the {given.shape[0]} x {columns} of the raster: correct --shape "
                     "(rows, columns) or --flyback"
                 )
+        if positions is not None:  # a frame from nowhere is on no map
+            there = there & np.isfinite(positions).all(1)
+            if not there.any():
+                raise ValueError(f"none of the {n} positions of {name} is a number; {NM_AND_SHAPE}")
         numbers = np.flatnonzero(there)
         numbers = numbers[~scan.way_back(numbers)]
         frames = SelectedFrames(source, numbers)
@@ -204,6 +219,8 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
+        if not _begins_as_hdf5(path):
+            raise OSError(f"{path} is no HDF5 file: export the frames as HDF5, (frames, ny, nx)") from None
         raise OSError(
             f"{path} cannot be opened as HDF5 ({error}); a file that its writer left open is mended by "
             f"`edgestem stream mend {path}`"
@@ -216,6 +233,13 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
         if all(isinstance(file.get(name), h5py.Dataset) for name in POSITIONS) and source.name == FRAMES:
             positions = np.column_stack([np.asarray(file[name], float) for name in POSITIONS])
         yield RecordedScan.of(str(path), source, there, positions, given, optics=_optics_of(file, source.shape[-1]))
+
+
+def _begins_as_hdf5(path: Path) -> bool:
+    if path.is_dir():
+        return False
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def _frames_of(file: h5py.File, dataset: str | None) -> h5py.Dataset:

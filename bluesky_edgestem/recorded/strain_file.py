@@ -60,6 +60,15 @@ def write_strain(path: Path, maps: StrainMaps, provenance: Mapping[str, Any]) ->
         )
 
 
+def scan_of(path: Path) -> str | None:
+    """The scan whose maps a file of `write_strain` has; None where there is no such file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file["entry/process"].attrs["scan"])
+    except (OSError, KeyError):
+        return None
+
+
 def _write_map(entry: h5py.Group, name: str, maps: StrainMaps) -> None:
     data = group(entry, name, "NXdata")
     data.attrs["signal"] = "data"

@@ -25,13 +25,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
 
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        what = "a folder" if options.output.is_dir() else "in a folder that does not exist"
+        parser.error(f"--output {options.output} is {what}: name a file to write")
     with opened(options) as (scan, _):
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
         network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
-    network.save(options.output)
     for name, value in network.report.items():
         print(f"  {name}: {value}")
-    print(f"weights: {options.output}")
+    if network.base is not None:
+        output = options.output
+        if not network.converged and output.exists():  # it may have cost others a scan
+            output = output.with_stem(f"{output.stem}-not-converged")
+        network.save(output)
+        print(f"weights: {output}")
     return say_whether_converged(network)
 
 

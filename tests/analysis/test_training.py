@@ -119,6 +119,8 @@ def test_a_data_file_of_another_seed_is_one_clear_message(tmp_path):
     [
         (["--patterns", "24"], "'24' is not a whole number of 48 or more"),
         (["--seed", "-3"], "is not a whole number of 0 or more"),
+        (["--minutes", "-1"], "'-1' is no time: minutes, 0 or more"),
+        (["--material", "Si", "--patterns", "96"], "--patterns: for the likelihood network"),
         (["--steps", "9", "--device", "cpu"], "--steps, --device: for the crystal network; name a thick --material"),
     ],
 )

@@ -28,6 +28,42 @@ def test_a_network_that_has_not_converged_says_so(write, network, tmp_path, caps
     assert "has not converged, its strain is not to be trusted: the disks were not found" in capsys.readouterr().err
 
 
+def test_what_was_not_learned_replaces_no_weights(write, network, tmp_path, capsys):
+    weights = tmp_path / "w.pt"
+    words = ["train", "strain", str(write()), "--output", str(weights), "--seed"]
+    assert main([*words, "14"]) == 1
+    assert not weights.exists()
+    weights.write_text("4")
+    assert main([*words, "14"]) == 1 and main([*words, "13"]) == 1
+    assert weights.read_text() == "4"
+    assert (tmp_path / "w-not-converged.pt").read_text() == "13"
+    assert f"weights: {tmp_path / 'w-not-converged.pt'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("output", "said"), [("", "is a folder"), ("absent/w.pt", "in a folder that does not exist")])
+def test_weights_that_cannot_be_written_are_refused_before_training(output, said, write, network, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "strain", str(write()), "--output", str(tmp_path / output)])
+    told = capsys.readouterr()
+    assert said in " ".join(told.err.split()) and "step 1 of 1" not in told.out
+
+
+def test_scans_of_one_name_keep_their_results_apart(write, network, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pt").write_text("4")
+    long = "2026-11-30_MoS2_flake3_regionA_200kV_scan"
+    for number in (1, 2):
+        assert main(["analyse", "strain", str(write(f"{long}0{number}.h5")), "--weights", "w.pt"]) == 0
+    assert {f.name for f in tmp_path.glob("strain_*")} == {f"strain_{long}01", f"strain_{long}02"}
+    again = tmp_path / f"{long}01.h5"
+    assert main(["analyse", "strain", again.name, "--weights", "w.pt"]) == 0
+    (tmp_path / "other").mkdir()
+    moved = again.rename(tmp_path / "other" / again.name)
+    capsys.readouterr()
+    assert main(["analyse", "strain", str(moved), "--weights", "w.pt"]) == 1
+    assert "choose another folder by --output" in capsys.readouterr().err
+
+
 def test_an_analysis_is_a_picture_and_a_file_with_all_that_it_takes_to_understand_it(write, network, truth, tmp_path):
     (tmp_path / "w.pt").write_text("4")
     out = tmp_path / "out"
@@ -91,6 +127,9 @@ def test_without_weights_a_network_is_trained_and_kept(write, network, tmp_path,
         (["--reference", "adamantium"], "unknown material 'adamantium'"),
         (["--reference", "1,2,3"], "'1,2,3' is no reference"),
         (["--reference", "0,0,-1,1"], "a width and a height above 0 nm"),
+        (["--reference", "0,0,5"], "a region is four numbers, got 3"),
+        (["--rotation", "45"], "'45' is no angle in rad"),
+        (["--rotation", "nan"], "'nan' is no angle in rad"),
         (["--seed", "-1"], "is no seed"),
     ],
 )
@@ -105,6 +144,7 @@ def test_what_cannot_be_is_refused_by_the_command_line(words, said, write, capsy
     ("words", "said"),
     [
         (["--reference", "Si"], "needs the detector's calibration, which this scan lacks; give the optics"),
+        (["--step", "-1", "--shape", "8", "12"], "is more than 0 nm; got -1"),
         (["--reference", "90,90,1,1"], "holds none of the 96 patterns, which are at"),
     ],
 )
@@ -131,6 +171,7 @@ def test_errors_are_one_line(write, network, tmp_path, capsys):
     assert "needs the detector's calibration" in capsys.readouterr().err
     words = ["--reference", "Si", "--energy", "200", "--pixel", "9"]
     assert main(["analyse", "strain", str(write()), *words, *weights]) == 1
-    assert "is not that of Si" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "is not that of Si" in told.err and "frames read" not in told.out
     assert main(["train", "strain", "0000", "--folder", str(tmp_path)]) == 1
     assert "There is no catalog in" in capsys.readouterr().err

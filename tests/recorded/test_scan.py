@@ -123,14 +123,35 @@ def test_what_is_no_scan_is_refused_with_the_reason(write, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         refused(tmp_path / "absent.h5")
     (tmp_path / "text.h5").write_text("no HDF5")
+    for none in (tmp_path / "text.h5", tmp_path):
+        with pytest.raises(OSError, match="is no HDF5 file: export the frames as HDF5"):
+            refused(none)
+    (tmp_path / "cut.h5").write_bytes(write().read_bytes()[:2000])
     with pytest.raises(OSError, match=r"cannot be opened as HDF5 .*`edgestem stream mend"):
-        refused(tmp_path / "text.h5")
+        refused(tmp_path / "cut.h5")
+    with pytest.raises(ValueError, match=r"none of the 96 positions of .* is a number"):
+        refused(write(positions=np.full((96, 2), np.nan)))
+    with h5py.File(tmp_path / "four.h5", "w") as file:
+        file["a"] = np.zeros((4, 6, 32, 32), np.uint8)
+    with pytest.raises(ValueError, match="has 4 rows of 6 frames, not 6 of 4: correct --shape"):
+        refused(tmp_path / "four.h5", Given(shape=(6, 4), step=1.0))
+    for shape in ((4, 5), None):
+        with open_file(tmp_path / "four.h5", Given(shape=shape, flyback=1)) as scan:
+            assert scan.frames.shape == (20, 32, 32) and scan.numbers[5] == 6
     with h5py.File(tmp_path / "two.h5", "w") as file:
         file["a"], file["b"] = np.zeros((3, 4, 5), np.uint8), np.zeros((3, 8, 5), np.uint8)
     with pytest.raises(ValueError, match="more than one series of frames; there are /a, /b"):
         refused(tmp_path / "two.h5")
     with open_file(tmp_path / "two.h5", Given(dataset="b", shape=(2, 2), step=1.0)) as scan:
         assert scan.frames.shape == (3, 8, 5)
+
+
+def test_a_frame_whose_position_is_no_number_is_on_no_map(write, truth):
+    positions = truth.grid.positions.copy()
+    positions[7, 1] = np.nan
+    with open_file(write(positions=positions)) as scan:
+        assert 7 not in scan.numbers and len(scan.frames) == 95 and scan.recorded == 96
+        assert scan.grid is not None and scan.grid.shape == truth.grid.shape
 
 
 class Node(dict):
