@@ -439,6 +439,21 @@ ROWS = (
             for name in ("all", "own")
         ),
     ),
+    *(
+        Row(
+            f"Network of monolayers trained with stochastic averaging: {what} at {dose} electrons, with none (± sd over"
+            " seeds); what differs with that of weights over steps, of noise drawn twice, of both",
+            "",
+            "averaging",
+            f"{{by dose[{dose}][{figure}][none][mean]:.4g}} ± {{by dose[{dose}][{figure}][none][sd]:.2g}}; "
+            + ", ".join(
+                f"{{by dose[{dose}][{figure}][{way}][difference]:+.2g}} ± {{by dose[{dose}][{figure}][{way}][sd]:.1g}}"
+                for way in ("weights", "noise", "both")
+            ),
+        )
+        for dose in ("1e4", "1e5")
+        for what, figure in (("RMS of strain [1e-4]", "rms"), ("negative log-likelihood of strain", "likelihood"))
+    ),
     Row(
         "Sheets and thin crystals that the network of monolayers does not know, 1e4 and 1e5 electrons, area under the"
         " ROC: all ± sd over seeds (worst); " + ", ".join(SHEETS),
@@ -554,13 +569,13 @@ ROWS = (
     ),
     *(
         Row(
-            f"the same, {what}: at 1e3, 1e4, 1e5 and 1e6 electrons",
+            f"Board: {what}, at 1e3, 1e4, 1e5 and 1e6 electrons",
             "",
             "board",
             ", ".join(cell.replace("DOSE", dose) for dose in BOARD_DOSES),
         )
         for what, cell in (
-            ("95 % intervals cover", "{accuracy[DOSE][student][coverage]:.1%}"),
+            ("95 % intervals of strain cover", "{accuracy[DOSE][student][coverage]:.1%}"),
             (
                 "phase right, by the student (its teacher)",
                 "{accuracy[DOSE][student][phase_right]:.1%} ({accuracy[DOSE][teacher][phase_right]:.1%})",

@@ -11,7 +11,7 @@ from numpy.polynomial.polynomial import polyval2d
 from scipy.ndimage import gaussian_filter
 
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables, materials
-from bluesky_edgestem.analysis.base_pattern import Background, BasePattern, rotation_of, search
+from bluesky_edgestem.analysis.base_pattern import Background, BasePattern, renaming, rotation_of, search
 from bluesky_edgestem.analysis.disk_aperture import PHASES, Aperture, orthonormal
 from bluesky_edgestem.analysis.disk_scoring import Estimates, evaluate
 from bluesky_edgestem.analysis.doubts import flags
@@ -351,6 +351,18 @@ def test_counts_of_other_types_are_read_alike_and_what_is_none_is_flagged(networ
     assert readings.flagged[1].startswith("no counts")
     assert readings.flagged[2].startswith("saturated" if dtype is np.int32 else "no counts")
     assert nothing_known(readings).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("whole", [[[0, 1], [-1, 0]], [[-1, 0], [0, -1]], [[1, 1], [0, 1]], [[1, 0], [0, 1]]])
+def test_maps_of_one_lattice_are_given_the_names_of_others(whole):
+    vectors, like = np.array([[11.8, -11.5], [11.9, 12.4]]), np.array([[0.05, -0.98], [0.99, 0.01]])
+    transform = np.linalg.solve(vectors, whole @ vectors @ like.T).T
+    noise = np.random.default_rng(0).normal(0, 1e-3, (5, 2, 2))
+    turn = renaming(vectors, transform + noise, np.repeat(like[None], 5, 0))
+    assert turn == pytest.approx(np.repeat(turn[:1], 5, 0))
+    assert (transform + noise) @ turn == pytest.approx(np.repeat(like[None], 5, 0), abs=1e-2)
+    nothing = renaming(vectors, np.full((1, 2, 2), np.nan), like[None])
+    assert nothing == pytest.approx(np.eye(2)[None])
 
 
 def test_pixels_that_the_detector_masks_count_for_nothing(scan, held_out, network):
