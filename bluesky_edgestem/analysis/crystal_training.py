@@ -27,6 +27,8 @@ from .materials import material
 ENERGIES = (80.0, 200.0, 300.0)
 RATE = 1.5e-3
 WARM_UP = 200
+#: Steps that weights are averaged over, about.
+AVERAGED = 500
 #: Steps that patterns are drawn for ahead, on a CPU and a GPU, and how often each is used in them.
 AHEAD, USES = (8, 64), 3
 
@@ -211,7 +213,7 @@ def _fitted(
 ) -> tuple[DiskNetwork, list[float]]:
     """Train `disks` as `train` says: a network of averaged weights, and the loss of each step."""
     on_gpu = next(disks.parameters()).is_cuda
-    average = AveragedWeights(disks)
+    average = AveragedWeights(disks, AVERAGED)
     optimiser = torch.optim.AdamW(disks.parameters(), lr=RATE, weight_decay=1e-3, fused=on_gpu)
     ahead = AHEAD[on_gpu]
     count = max(2, round(batch * ahead / USES / len(tables) / len(ENERGIES)))

@@ -30,6 +30,9 @@ from .scattering import Beam, ScatteringModel
 from .training_card import card_text
 from .training_data import PatternSet
 
+#: Part of the steps, one in so many, that weights are averaged over, about.
+AVERAGED = 10
+
 
 def draw_detector(made: PatternSet, rng: np.random.Generator):
     """The optics of a condition with a drawn point spread and background."""
@@ -77,7 +80,7 @@ def fit_scattering(
     model: ScatteringModel, sets: list[PatternSet], epochs: int, rng: np.random.Generator, averaging: str = "none"
 ) -> list[float]:
     """Fit the scattering model to noise-free patterns; the mean loss of each epoch."""
-    average = AveragedWeights(model)
+    average = AveragedWeights(model, epochs * len(sets) // AVERAGED)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     steps = epochs * len(sets)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -132,7 +135,7 @@ def fit_uncertainties(
     averaging: str = "none",
 ) -> list[float]:
     """Train what the network says of its errors, on noisy patterns; the mean loss of each epoch."""
-    average = AveragedWeights(network)
+    average = AveragedWeights(network, epochs * len(sets) // AVERAGED)
     for parameter in network.scattering.parameters():
         parameter.requires_grad_(False)
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=5e-3)

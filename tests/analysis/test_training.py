@@ -41,32 +41,14 @@ def test_training_lowers_the_deviance(sets):
     assert deviance(after) < 0.5 * deviance(before)
 
 
-def test_averaged_weights_are_those_of_the_steps_that_an_average_over_them_gives(sets):
-    """With one epoch of three steps only the first is noted, and the average is what it was before the others."""
-    last, averaged, first = (ScatteringModel() for _ in range(3))
-    for model in (averaged, first):
-        model.load_state_dict(last.state_dict())
-    training.fit_scattering(last, sets, 1, np.random.default_rng(0))
-    training.fit_scattering(averaged, sets, 1, np.random.default_rng(0), averaging="weights")
-    assert not torch.equal(last.log_intensity, averaged.log_intensity)
-
-    class OneStep(Exception):
-        """Raised where the second step begins."""
-
-    rng, steps = np.random.default_rng(0), 0
-
-    def loss(*args):
-        nonlocal steps
-        steps += 1
-        if steps > 1:
-            raise OneStep
-        return scattering_loss(*args)
-
-    scattering_loss = training.scattering_loss
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(OneStep):
-        patch.setattr(training, "scattering_loss", loss)
-        training.fit_scattering(first, sets, 1, rng)
-    assert torch.equal(averaged.log_intensity, first.log_intensity)
+def test_averaged_weights_are_near_the_last_ones(sets):
+    begun, last, averaged = (ScatteringModel() for _ in range(3))
+    for model in (last, averaged):
+        model.load_state_dict(begun.state_dict())
+    training.fit_scattering(last, sets, 10, np.random.default_rng(0))
+    training.fit_scattering(averaged, sets, 10, np.random.default_rng(0), averaging="weights")
+    apart = (averaged.log_intensity - last.log_intensity).abs().max()
+    assert 0 < apart < 0.2 * (last.log_intensity - begun.log_intensity).abs().max()
 
 
 def test_noise_that_is_drawn_twice_is_of_half_as_many_patterns(sets, monkeypatch):
