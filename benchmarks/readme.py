@@ -441,17 +441,16 @@ ROWS = (
     ),
     *(
         Row(
-            f"Network of monolayers trained with stochastic averaging: {what} at {dose} electrons, with none (± sd over"
+            f"Network of monolayers trained with stochastic averaging: {what} at 1e4 electrons, with none (± sd over"
             " seeds); what differs with that of weights over steps, of noise drawn twice, of both",
             "",
             "averaging",
-            f"{{by dose[{dose}][{figure}][none][mean]:.4g}} ± {{by dose[{dose}][{figure}][none][sd]:.2g}}; "
+            f"{{by dose[1e4][{figure}][none][mean]:.4g}} ± {{by dose[1e4][{figure}][none][sd]:.2g}}; "
             + ", ".join(
-                f"{{by dose[{dose}][{figure}][{way}][difference]:+.2g}} ± {{by dose[{dose}][{figure}][{way}][sd]:.1g}}"
+                f"{{by dose[1e4][{figure}][{way}][difference]:+.2g}} ± {{by dose[1e4][{figure}][{way}][sd]:.1g}}"
                 for way in ("weights", "noise", "both")
             ),
         )
-        for dose in ("1e4", "1e5")
         for what, figure in (("RMS of strain [1e-4]", "rms"), ("negative log-likelihood of strain", "likelihood"))
     ),
     Row(
