@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
+
+if TYPE_CHECKING:
+    import h5py
+
+PATIENCE = 2.0
+"""Time [s] for which a file that cannot be opened is tried again; its writer takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,29 @@ class CompleteFrames:
     start: int
     stop: int
     first: int  #: index in the stream of the file's first frame
+
+    def opened(self) -> h5py.File:
+        """The file, open for reading; a context manager.
+
+        At the end of a series that lacks frames its writer adds their list to the closed file, which no reader can open
+        in that moment: it is tried again.
+
+        Raises
+        ------
+        OSError
+            It is not there, or cannot be opened for `PATIENCE`.
+        """
+        import h5py
+        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
+
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return h5py.File(self.path, "r", swmr=self.swmr)
+            except OSError:
+                if not self.path.exists() or time.monotonic() > until:
+                    raise
+            time.sleep(0.02)
 
 
 @dataclass

@@ -177,14 +177,11 @@ class Descriptors(DocumentRouter):
             self._work.append(self._worker.submit(self._derive, held))
 
     def _derive(self, frames: CompleteFrames) -> None:
-        import h5py
-        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
-
         first = frames.first + frames.start
         known, came = None, np.zeros(frames.stop - frames.start, bool)
         if self.board is not None:
             known, came = self.board.results(range(first, first + len(came)))
-        with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
+        with frames.opened() as file:
             images, x, y = (file[dataset] for dataset in frames.datasets)
             part = slice(frames.start, frames.stop)
             positions = np.column_stack([x[part], y[part]])

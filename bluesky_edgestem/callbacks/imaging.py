@@ -140,12 +140,9 @@ class Imaging(FrameRouter["_Progress"]):
         return now
 
     def _derive(self, now: _Progress, frames: CompleteFrames) -> None:
-        import h5py
-        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
-
         start, stop = frames.start, frames.stop
         numbers = frames.first + np.arange(start, stop)
-        with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
+        with frames.opened() as file:
             dataset, *where = (file[name] for name in frames.datasets)
             x, y = positions_of(where, now.scan, numbers, slice(start, stop)).T
             if now.reducer is None:

@@ -140,11 +140,8 @@ class StrainMap(FrameRouter["_Progress"]):
         self, scan: ScanMetadata, frames: CompleteFrames, part: slice
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers, positions and images of the frames that came, and not on the probe's way back."""
-        import h5py
-        import hdf5plugin  # noqa: F401  registers the bitshuffle-lz4 filter
-
         # Closed before the network reads, which takes long: the recorder may want to add to the file at its end.
-        with h5py.File(frames.path, "r", swmr=frames.swmr) as file:
+        with frames.opened() as file:
             dataset, *where = (file[name] for name in frames.datasets)
             numbers = frames.first + np.arange(part.start, part.stop)
             positions = positions_of(where, scan, numbers, part)
