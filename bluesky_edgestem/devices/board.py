@@ -21,8 +21,8 @@ from ..fpga import student
 from ..fpga.results import COLUMNS, descriptors
 from ..fpga.shipped import folder_of
 from ..fpga.student import Student
-from .signals import AnySignal, BusySignal, NamingDevice, ReadSignal, SetSignal
-from .statuses import NamedStatus, in_thread
+from .signals import AnySignal, BusySignal, NamingDevice, ReadSignal, SetSignal, wait_until
+from .statuses import NamedStatus, in_order, in_thread
 
 if TYPE_CHECKING:
     from .microscope import Microscope
@@ -31,6 +31,8 @@ TEST_TIMEOUT = 20.0
 """Time [s] that the golden frames may take."""
 PATIENCE = 1.0
 """Time [s] to wait for a result whose frame is in the file already: the board has it before the file does."""
+COUNTED = 1.0
+"""Time [s] that its counters may come after the results that they count."""
 KEPT = 100_000
 """Results that wait to be asked for; older ones are forgotten."""
 SERIES, FRAME, ELECTRONS = (COLUMNS.index(name) for name in ("series", "frame", "electrons"))
@@ -122,6 +124,7 @@ class InferenceBoard(NamingDevice):
         self._stagings = 0  # what a staging under way is told by that it has been ended
         self._steps = threading.Lock()
         self._last: dict[int, int] = {}  # frame of the latest result of each series
+        self._given = 0  # results since it was staged
         self._silent = False
 
     def load(self, build: str | Path) -> None:
@@ -179,6 +182,7 @@ class InferenceBoard(NamingDevice):
             self._rows.clear()
             self._flights.clear()
             self._last.clear()
+            self._given = 0
             self._silent = False
         with self._steps:  # an abort unstages while this thread goes on: what comes second has the last word
             if mine != self._stagings:
@@ -229,6 +233,20 @@ class InferenceBoard(NamingDevice):
                     status.wait()
                 except Exception as error:
                     log.error("%s", error)
+
+    def trigger(self) -> NamedStatus:
+        """Done once its counters have come as far as the results that it gave, or after `COUNTED`: it may be gone."""
+        given = self._given
+
+        def counted(signal: ReadSignal) -> NamedStatus:
+            return wait_until(signal, lambda count: int(count) >= given, f"count results in {signal.pvname}", COUNTED)
+
+        done = NamedStatus(f"trigger {self.name}")
+        counters = (self.results_out, self.frames_in)
+        in_order(done.what, *(lambda signal=signal: counted(signal) for signal in counters)).add_callback(
+            lambda _: done.finish()
+        )
+        return done
 
     def read(self) -> dict[str, Any]:
         """What went through it; as last heard, since the board may be gone."""
@@ -291,6 +309,7 @@ class InferenceBoard(NamingDevice):
                 if key in self._rows:
                     break
                 self._rows[key] = row.copy()  # not a view, which would keep all of the monitor
+                self._given += 1
                 self._last[key[0]] = max(self._last.get(key[0], -1), key[1])
             while len(self._rows) > KEPT:
                 del self._rows[next(iter(self._rows))]

@@ -12,6 +12,7 @@ import pytest
 
 from bluesky_edgestem.devices import board as board_module
 from bluesky_edgestem.devices.board import InferenceBoard
+from bluesky_edgestem.devices.statuses import NamedStatus
 from bluesky_edgestem.fpga.results import COLUMNS
 
 
@@ -47,6 +48,24 @@ def test_results_are_matched_by_series_over_flights(board):
     board._take(monitor((7, 0, 1e4, 0.1), (7, 1, 1e4, 0.2), (8, 0, 2e4, 9.0), (9, 0, 2e4, 0.3)))
     board._take(monitor((9, 0, 2e4, 0.3), (9, 1, 2e4, 0.4)))
     assert read(board, range(4)) == ([0.1, 0.2, 0.3, 0.4], [True] * 4)
+
+
+def test_its_counters_are_waited_for_before_they_are_recorded(board, monkeypatch):
+    """They come after the results: a run that ends by these would record counts that lack the last of them."""
+    board._take(monitor((7, 0, 1e4, 0.1), (7, 1, 1e4, 0.2)))
+    asked = []
+
+    def wait_until(signal, accept, what, timeout):
+        asked.append((signal.pvname, accept(1), accept(2)))
+        status = NamedStatus(what)
+        status.finish()
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr(board_module, "wait_until", wait_until)
+        board.trigger().wait(1)
+    assert asked == [("NONE:Board:ResultsOut_RBV", False, True), ("NONE:Board:FramesIn_RBV", False, True)]
+    board.trigger().wait(1)  # it is gone: nothing is waited for, and nothing fails
 
 
 def test_a_monitor_that_was_lost_is_made_up_for_by_the_next(board):
