@@ -27,8 +27,8 @@ def rotation_of(transform: np.ndarray) -> np.ndarray:
     return np.arctan2(m[:, 1, 0] - m[:, 0, 1], m[:, 0, 0] + m[:, 1, 1])
 
 
-def renaming(vectors: np.ndarray, transform: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """What maps of one lattice name its reflections by, as others do.
+def reindexing(vectors: np.ndarray, transform: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """The change of basis that gives the reflections of maps the indices that they have in others of one lattice.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ import numpy as np
 from . import strain_weights
 from .affine_encoder import encode
 from .affine_readings import AffineReadings
-from .base_pattern import MARGIN, Background, BasePattern, renaming, rotation_of, search
+from .base_pattern import MARGIN, Background, BasePattern, reindexing, rotation_of, search
 from .counts import NO_COUNTS, as_counts, check_numbers
 from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
@@ -181,8 +181,8 @@ class StrainAutoencoder:
             frames = np.minimum(rng.poisson(np.maximum(drawn, 0) / fewer), 65534).astype(np.uint16)
             transform, _, covariance, _, scatter, *_ = self._encoded(learned.base, frames)
             usual.append(np.nanmedian(scatter))
-            # Learning may have named reflections as reading does not: of a square lattice, turned by 90°.
-            turn = renaming(learned.base.vectors, transform, at.transform[part])
+            # Learning may have other indices than reading: of a square lattice, turned by 90°.
+            turn = reindexing(learned.base.vectors, transform, at.transform[part])
             error = transform @ turn - at.transform[part]
             own = covariance[:, :4, :4].reshape(-1, 2, 2, 2, 2)
             z2 = error**2 / np.einsum("nkj,nlj,nikil->nij", turn, turn, own)

@@ -36,27 +36,23 @@ def main(arguments: list[str]) -> int:
     out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
     typed = f"edgestem train descriptors --seed {options.seed}"
     averaged = f" --averaging {options.averaging}" if options.averaging else ""
+    chosen = {"averaging": options.averaging} if options.averaging else {}
     if thick:
         from .crystal_card import card_text
         from .crystal_training import train
 
         settings = {name: getattr(options, name) for name in CRYSTAL}
         changed = "".join(f" --{k} {v}" for k, v in settings.items() if v != parser.get_default(k))
-        averaging = options.averaging or "weights"
         typed += f" --material {' '.join(options.material)}" + changed + averaged
         card = train(
-            out, data, options.material, seed=options.seed, workers=options.workers, averaging=averaging, command=typed,
-            **settings,
-        )  # fmt: skip
+            out, data, options.material, seed=options.seed, workers=options.workers, command=typed, **settings, **chosen
+        )
     else:
         from .training import train
         from .training_card import card_text
 
         typed += f" --patterns {options.patterns}" + averaged
-        card = train(
-            out, data, options.seed, options.patterns, options.workers, averaging=options.averaging or "none",
-            command=typed,
-        )  # fmt: skip
+        card = train(out, data, options.seed, options.patterns, options.workers, command=typed, **chosen)
     print(card_text(card))
     print(f"weights: {out}; card: {out.with_suffix('.md')}")
     return 0

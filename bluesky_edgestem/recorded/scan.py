@@ -219,7 +219,7 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        if not _begins_as_hdf5(path):
+        if not h5py.is_hdf5(path):
             raise OSError(f"{path} is no HDF5 file: export the frames as HDF5, (frames, ny, nx)") from None
         raise OSError(
             f"{path} cannot be opened as HDF5 ({error}); a file that its writer left open is mended by "
@@ -233,13 +233,6 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
         if all(isinstance(file.get(name), h5py.Dataset) for name in POSITIONS) and source.name == FRAMES:
             positions = np.column_stack([np.asarray(file[name], float) for name in POSITIONS])
         yield RecordedScan.of(str(path), source, there, positions, given, optics=_optics_of(file, source.shape[-1]))
-
-
-def _begins_as_hdf5(path: Path) -> bool:
-    if path.is_dir():
-        return False
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def _frames_of(file: h5py.File, dataset: str | None) -> h5py.Dataset:

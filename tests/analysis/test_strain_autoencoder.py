@@ -11,7 +11,7 @@ from numpy.polynomial.polynomial import polyval2d
 from scipy.ndimage import gaussian_filter
 
 from bluesky_edgestem.analysis import crystals, diffraction, disk_patterns, disk_tables, materials
-from bluesky_edgestem.analysis.base_pattern import Background, BasePattern, renaming, rotation_of, search
+from bluesky_edgestem.analysis.base_pattern import Background, BasePattern, reindexing, rotation_of, search
 from bluesky_edgestem.analysis.disk_aperture import PHASES, Aperture, orthonormal
 from bluesky_edgestem.analysis.disk_scoring import Estimates, evaluate
 from bluesky_edgestem.analysis.doubts import flags
@@ -354,14 +354,14 @@ def test_counts_of_other_types_are_read_alike_and_what_is_none_is_flagged(networ
 
 
 @pytest.mark.parametrize("whole", [[[0, 1], [-1, 0]], [[-1, 0], [0, -1]], [[1, 1], [0, 1]], [[1, 0], [0, 1]]])
-def test_maps_of_one_lattice_are_given_the_names_of_others(whole):
+def test_maps_of_one_lattice_are_given_the_indices_of_others(whole):
     vectors, like = np.array([[11.8, -11.5], [11.9, 12.4]]), np.array([[0.05, -0.98], [0.99, 0.01]])
     transform = np.linalg.solve(vectors, whole @ vectors @ like.T).T
     noise = np.random.default_rng(0).normal(0, 1e-3, (5, 2, 2))
-    turn = renaming(vectors, transform + noise, np.repeat(like[None], 5, 0))
+    turn = reindexing(vectors, transform + noise, np.repeat(like[None], 5, 0))
     assert turn == pytest.approx(np.repeat(turn[:1], 5, 0))
     assert (transform + noise) @ turn == pytest.approx(np.repeat(like[None], 5, 0), abs=1e-2)
-    nothing = renaming(vectors, np.full((1, 2, 2), np.nan), like[None])
+    nothing = reindexing(vectors, np.full((1, 2, 2), np.nan), like[None])
     assert nothing == pytest.approx(np.eye(2)[None])
 
 
@@ -371,7 +371,7 @@ def test_pixels_that_the_detector_masks_count_for_nothing(scan, held_out, networ
     other = StrainAutoencoder.train(counts, seed=3)
     assert other.converged, other.why
     assert other.base is not None and not other.base.good[30:32].any() and other.base.good[32:].mean() > 0.99
-    # Of the square lattice it learns reflections by names that it does not read them by, here.
+    # Of the square lattice it learns with other indices than it reads with, here.
     assert other.stretch == pytest.approx(network.stretch, abs=0.2)
     seen = np.random.default_rng(6).poisson(1e5 * held_out[0]).astype(np.uint32)
     whole = np.sqrt((errors(network.read(seen), held_out[1])[1:] ** 2).mean())
