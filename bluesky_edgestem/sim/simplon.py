@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .frames import die_with_parent
 from .ioc import READY
 from .simplon_config import VERSIONS
@@ -65,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     seen.add_argument("--bits", type=int, choices=(8, 16, 32), default=16, help="of a pixel (%(default)s)")
     seen.add_argument("--dose", type=_number(float, 0), default=1e4, help="electrons per frame (%(default)g)")
     seen.add_argument("--distinct", type=COUNT, default=64, help="computed frames, sent in turn (%(default)s)")
+    seen.add_argument(
+        "--masked", type=_number(int, 0), default=0, help="pixels that it masks, of computed frames (%(default)s)"
+    )
     seen.add_argument("--seed", type=_number(int, 0), default=0, help="draws specimen and noise (%(default)s)")
     sends = made.add_argument_group("how it sends")
     sends.add_argument(
@@ -106,7 +111,9 @@ def make_detector(options: argparse.Namespace) -> Detector:
         frames = FileFrames(options.file)
     else:
         images = draw(options.source, options.pixels, options.bits, options.distinct, options.seed, options.dose)
-        frames = DrawnFrames(images)
+        pixels = np.arange(options.pixels**2)
+        chosen = np.random.default_rng(options.seed).choice(pixels, min(options.masked, len(pixels)), replace=False)
+        frames = DrawnFrames(images, masked=np.isin(pixels, chosen).reshape(images[0].shape))
     detector = Detector(
         frames,
         rate=options.rate,

@@ -285,7 +285,7 @@ class Detector:
             time.sleep(delay)
 
     def _frame(self, messages: Protocol, series: int, number: int, config: dict[str, Any]) -> None:
-        chunk = self.frames.chunk(number)
+        chunk = self.frames.chunk(number, config["mask_to_zero"])
         if chunk is None:
             return
         start, exposure = number * config["frame_time"], self._exposures.get(number, config["count_time"])

@@ -28,8 +28,11 @@ class Frames(Protocol):
 
     def __len__(self) -> int: ...
 
-    def chunk(self, number: int) -> Chunk | None:
-        """Frame `number` as the detector compresses it; None where the detector lost it."""
+    def chunk(self, number: int, mask_to_zero: bool = False) -> Chunk | None:
+        """Frame `number` as the detector compresses it; None where the detector lost it.
+
+        Pixels that it masks hold 0 with `mask_to_zero`, else the largest number of their type.
+        """
         ...
 
 
@@ -41,19 +44,27 @@ class DrawnFrames:
     images : Sequence[numpy.ndarray]
         (ny, nx) each, of one unsigned type.
     encoding : {"bslz4", "lz4", "lz4-block", "none"}
+    masked : numpy.ndarray, optional
+        (ny, nx) bool, the pixels that the detector masks; none by default.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], encoding: str = "bslz4") -> None:
+    def __init__(self, images: Sequence[np.ndarray], encoding: str = "bslz4", masked: np.ndarray | None = None) -> None:
         self.shape: tuple[int, int] = (images[0].shape[0], images[0].shape[1])
         self.dtype = images[0].dtype
-        self._chunks = [compress(image, encoding) for image in images]
+        self._chunks = self._zeroed = [compress(image, encoding) for image in images]
+        if masked is not None and masked.any():
+            full = np.iinfo(self.dtype).max
+            self._chunks, self._zeroed = (
+                [compress(np.where(masked, self.dtype.type(held), image), encoding) for image in images]
+                for held in (full, 0)
+            )
 
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def chunk(self, number: int) -> Chunk:
+    def chunk(self, number: int, mask_to_zero: bool = False) -> Chunk:
         """See `Frames.chunk`."""
-        return self._chunks[number % len(self._chunks)]
+        return (self._zeroed if mask_to_zero else self._chunks)[number % len(self._chunks)]
 
 
 class FileFrames:
@@ -64,7 +75,7 @@ class FileFrames:
     path : Path
     encoding : {"bslz4", "lz4", "lz4-block", "none"}
         To send; frames that the file has in it already are sent as they are. A chunk of its own that was never written
-        is a frame that was lost; in files with other chunks every frame counts as there.
+        is a frame that was lost; in files with other chunks every frame counts as there. Masked pixels are as recorded.
     """
 
     def __init__(self, path: Path, encoding: str = "bslz4") -> None:
@@ -89,7 +100,7 @@ class FileFrames:
     def __len__(self) -> int:
         return len(self._data)
 
-    def chunk(self, number: int) -> Chunk | None:
+    def chunk(self, number: int, mask_to_zero: bool = False) -> Chunk | None:
         """See `Frames.chunk`."""
         number %= len(self._data)
         if self._single and not self._data.id.get_chunk_info_by_coord((number, 0, 0)).size:

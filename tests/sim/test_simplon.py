@@ -61,8 +61,8 @@ def make() -> Iterator[Callable[..., tuple[Detector, Listener]]]:
     """Makes a detector and a listener to it."""
     made: list[tuple[Detector, Listener]] = []
 
-    def new(**options: Any) -> tuple[Detector, Listener]:
-        detector = Detector(DrawnFrames(IMAGES), **{"rate": 0, **options})
+    def new(frames: DrawnFrames | None = None, **options: Any) -> tuple[Detector, Listener]:
+        detector = Detector(frames or DrawnFrames(IMAGES), **{"rate": 0, **options})
         made.append((detector, Listener(detector)))
         return made[-1]
 
@@ -86,6 +86,23 @@ def test_external_triggers(make: Callable, protocol: str, mode: str, expected: i
     for frame in frames:
         assert isinstance(frame, Frame)
         np.testing.assert_array_equal(decompress(frame.chunks[0]), IMAGES[frame.number % 5])
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+@pytest.mark.parametrize("to_zero", [False, True])
+def test_masked_pixels_hold_the_largest_number_or_zero(make: Callable, protocol: str, to_zero: bool) -> None:
+    masked = np.zeros(IMAGES[0].shape, bool)
+    masked[2, 3] = masked[7, 0] = True
+    detector, listener = make(DrawnFrames(IMAGES, masked=masked), protocol=protocol)
+    detector.put("detector", "mask_to_zero", to_zero)
+    detector.put("detector", "ntrigger", 3)
+    detector.arm()
+    _, *frames, _ = listener.events()
+    assert len(frames) == 3
+    for frame, image in zip(frames, IMAGES, strict=False):
+        assert isinstance(frame, Frame)
+        held = 0 if to_zero else np.iinfo(image.dtype).max
+        np.testing.assert_array_equal(decompress(frame.chunks[0]), np.where(masked, held, image))
 
 
 @pytest.mark.parametrize(("mode", "each"), [("inte", 1), ("ints", 2)])

@@ -124,6 +124,20 @@ def ready(process: SimplonProcess) -> bool:
     return process.get("detector/status/state") == "idle"
 
 
+def test_masked_pixels_are_recorded_as_zero_not_as_saturated(tmp_path: Path, either_protocol: str) -> None:
+    with SimplonProcess(pixels=64, masked=30, protocol=either_protocol) as process:
+        assert process.get("detector/config/mask_to_zero") is False
+        documents, error = run(device(process, tmp_path), [10])
+    assert error == ""
+    config = of(documents, "descriptor")[0]["configuration"]["detector"]["data"]
+    assert config["detector_cam_mask_to_zero"] is True
+    with h5py.File(files(documents)[0]) as file:
+        frames = file[DATA][:]
+    different = frames != IMAGES[:10]
+    assert 0 < different.any(0).sum() <= 30
+    assert (frames[different] == 0).all()
+
+
 def test_documents_of_two_flights(either: SimplonProcess, tmp_path: Path) -> None:
     detector = device(either, tmp_path, positions=True, data_key="detector")
     documents, error = run(detector, [POSITIONS[:25], POSITIONS[25:]])

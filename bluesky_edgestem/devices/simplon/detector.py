@@ -151,7 +151,7 @@ class SimplonDetector(Device):
     # -- Bluesky's protocols ----------------------------------------------------------------------------------------
 
     def stage(self) -> NamedStatus:
-        """Find the detector, disarm it, choose its trigger, and connect to its stream."""
+        """Find the detector, disarm it, choose its trigger, let masked pixels be 0, and connect to its stream."""
         return in_thread(f"stage {self.name}", self._stage)
 
     def _stage(self) -> None:
@@ -169,6 +169,9 @@ class SimplonDetector(Device):
             raise DetectorRefused(f"{self.rest.url} has no stream")
         self.cam.trigger_mode.put(self.trigger_mode)
         self.cam.header_detail.put(self.header_detail)
+        # Else masked pixels hold the largest number, as saturated ones do, in every frame.
+        if self.cam.mask_to_zero.served:
+            self.cam.mask_to_zero.put(True)
         self.cam.stream_mode.put("enabled")
         self._documents.open(
             self._address,

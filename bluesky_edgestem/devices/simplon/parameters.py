@@ -177,6 +177,9 @@ class DetectorConfig(Device):
     size_x = Cpt(RestSignal, "detector/config/x_pixels_in_detector", kind="omitted", doc="columns of a frame")
     size_y = Cpt(RestSignal, "detector/config/y_pixels_in_detector", kind="omitted", doc="rows of a frame")
     bit_depth = Cpt(RestSignal, "detector/config/bit_depth_image", kind="omitted", doc="of a pixel")
+    mask_to_zero = Cpt(
+        RestSignal, "detector/config/mask_to_zero", optional=True, kind="config", doc="masked pixels count 0"
+    )
     description = Cpt(RestSignal, "detector/config/description", optional=True, kind="config")
     serial_number = Cpt(RestSignal, "detector/config/detector_number", optional=True, kind="config")
     state = Cpt(RestSignal, "detector/status/state", kind="omitted")
