@@ -21,6 +21,7 @@ import numpy as np
 from bluesky_edgestem.analysis.networks import DescriptorNetwork
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.fpga import build, fixed_point, logic
+from bluesky_edgestem.fpga.command_line import plan_of
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.student import Student
 from bluesky_edgestem.fpga.verilated import Simulation
@@ -88,7 +89,7 @@ def main(small: bool) -> dict:
         board = folder / "board" if small else Path("build/bench_board")
         shutil.rmtree(board, ignore_errors=True)
         asked = ["--student", "shipped", *few, "--no-route", "--workers", "2", "--out", str(board)]
-        report = build.build(build.plan_of(asked))
+        report = build.build(plan_of(asked))
         student = Student.load(board / "student.weights")
         wanted = ("hash", "network", "accuracy", "agreement", "cycles", "area", "missing")
         out: dict = {key: report[key] for key in wanted if key in report}

@@ -32,7 +32,10 @@ DELEGATED = {
     "analyse strain": ("bluesky_edgestem.recorded.analyse_strain", "strain maps of a recorded scan"),
     "stream record": ("bluesky_edgestem.stream.record", "keep a series that a DECTRIS detector streams"),
     "stream mend": ("bluesky_edgestem.stream.mend", "close a file whose receiver was killed"),
-    "fpga build": ("bluesky_edgestem.fpga.build", "a network for an FPGA board: trained, written as Verilog, verified"),
+    "fpga build": (
+        "bluesky_edgestem.fpga.command_line",
+        "a network for an FPGA board: trained, written as Verilog, verified",
+    ),
     "fpga report": ("bluesky_edgestem.fpga.report", "what a build reached, and how each figure is known"),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.cli import main
 from bluesky_edgestem.fpga import area, learning, teaching, verilated
-from bluesky_edgestem.fpga.build import plan_of
+from bluesky_edgestem.fpga.command_line import plan_of
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.report import load, text
 from bluesky_edgestem.fpga.student import OUTPUT_FRACTION, Student
