@@ -17,12 +17,13 @@ import numpy as np
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.fpga import learning, teaching
 from bluesky_edgestem.fpga.adahessian import AdaHessian
+from bluesky_edgestem.fpga.bin_statistics import BinStatistics
 from bluesky_edgestem.fpga.float_model import centred_filters, float_model, recentre
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
 from bluesky_edgestem.fpga.quantised import quantised_model
 from bluesky_edgestem.fpga.reproducible import keras, tf
-from bluesky_edgestem.fpga.rounding import covariance, rounded
+from bluesky_edgestem.fpga.rounding import rounded
 from bluesky_edgestem.fpga.widths import Widths
 
 FRONTEND = Frontend(48, pixel_bits=16)
@@ -74,13 +75,15 @@ def main(patterns: int, epochs: tuple[int, int], seeds: int) -> dict:
     dose = np.full(len(some), DOMAIN.dose[1] / 3)
     bins = FRONTEND.attenuated(some.counts(dose, rng), FRONTEND.shift_for(dose, taught.brightest(FRONTEND)))
     divisor = normaliser(taught, FRONTEND, widths.filter_bits)
-    plain = float_model(widths, divisor, bins, 0)
+    over = BinStatistics.of(taught, FRONTEND, divisor)
+    plain = float_model(widths, divisor, over, bins, 0)
     learning.fit(
         plain, taught, FRONTEND, DOMAIN, epochs[0], learning.RATES[0], rng,
         progress=lambda epoch, value: recentre(plain, bins),
     )  # fmt: skip
     learned = centred_filters(plain)
-    filters = rounded(learned, covariance(taught, FRONTEND, divisor), widths.filter_bits)
+    bends = learning.curvature(plain, learning.Frames.drawn(taught[: learning.SEEN], FRONTEND, DOMAIN, rng))
+    filters = rounded(learned, over.covariance, widths.filter_bits, bends)
 
     def run(name: str, rate: float, seed: int) -> dict[str, float]:
         keras.utils.set_random_seed(seed)

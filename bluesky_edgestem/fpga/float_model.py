@@ -9,22 +9,44 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .bin_statistics import BinStatistics
 from .frontend import CORE
 from .reproducible import keras, tf
 from .student import OUTPUTS
 from .widths import Widths
 
+BASIS = 400  #: sums of bins that filters are made of; further ones are less than their noise at 10⁶ electrons
+STEADY = 0.1  #: size of the coefficients of filters whose features are of order one
 FILLED = 0.6  #: of the limit of features in floating point, what all but one of a thousand stay within
 
 
-class Normalised(keras.constraints.Constraint):
-    """Keeps the last column of the filters' kernel at the weights of the normaliser."""
+class Filters(keras.layers.Layer):
+    """Sums of bins, of which the last is the normaliser's; weights are those of a basis in which bins do not covary.
 
-    def __init__(self, weights: np.ndarray, unit: float) -> None:
-        self.column = (weights * unit).astype(np.float32)[:, None]
+    Bins next to each other say nearly the same, and how a disk is strained is in how they differ: trained bin by bin,
+    filters take several times as many steps to find that.
+    """
 
-    def __call__(self, w):
-        return tf.concat([w[:, :-1], self.column], 1)
+    def __init__(self, basis: np.ndarray, start: np.ndarray, column: np.ndarray, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._basis = tf.constant(basis, tf.float32)
+        self._column = tf.constant(column[:, None], tf.float32)
+        self._start = start.astype(np.float32)
+
+    def build(self, shape) -> None:
+        """Make what is trained."""
+        self.coefficients = self.add_weight(
+            name="coefficients", shape=self._start.shape, initializer=keras.initializers.Constant(self._start)
+        )
+
+    @property
+    def kernel(self):
+        """Weights of bins (CORE², filters + 1)."""
+        return tf.concat([self._basis @ self.coefficients, self._column], 1)
+
+    def call(self, bins):
+        """Sums (n, filters + 1) of bins (n, CORE²)."""
+        return bins @ self.kernel
 
 
 @keras.utils.register_keras_serializable("edgestem")
@@ -72,28 +94,36 @@ class Centred(keras.layers.Layer):
         return tf.clip_by_value((features - self.middle) / self.size, -self.limit, self.limit)
 
 
-def float_model(widths: Widths, weights: np.ndarray, bins: np.ndarray, seed: int) -> keras.Model:
+def float_model(
+    widths: Widths, weights: np.ndarray, statistics: BinStatistics, bins: np.ndarray, seed: int
+) -> keras.Model:
     """A model of floating point that has learned nothing, with the normaliser's `weights` (CORE²,).
 
-    The features of `bins` (n, CORE²) have a standard deviation of one.
+    Parameters
+    ----------
+    widths : Widths
+    weights : array (CORE²,)
+    statistics : BinStatistics
+        Of the bins that it will read.
+    bins : array (n, CORE²)
+        Some of them: their features have a standard deviation of about one.
+    seed : int
     """
     keras.utils.set_random_seed(seed)
-    filters = np.random.default_rng(seed).normal(size=(CORE**2, widths.filters))
-    features = bins @ filters / np.maximum(bins @ weights, 1)[:, None]
-    filters = (filters - features.mean(0) * weights[:, None]) / features.std(0)
+    basis, told = statistics.basis(BASIS)
+    start = np.random.default_rng(seed).normal(size=(len(told), widths.filters)) * np.sqrt(told)[:, None]
+    features = bins @ (basis @ start) / np.maximum(bins @ weights, 1)[:, None]
     # So that a step of training changes filters no more than layers.
-    unit = 0.1 / float(np.abs(filters).mean())
-    column = Normalised(weights, unit)
+    basis = basis / (STEADY * features.std(0).mean())
     x = first = keras.Input((CORE**2,), name="bins")
-    x = keras.layers.Dense(widths.filters + 1, use_bias=False, kernel_constraint=column, name="filters")(x)
-    x = Divide([0] * widths.filters, unit=unit, exact=False, name="features")(x)
+    x = Filters(basis, STEADY * start, weights, name="filters")(x)
+    x = Divide([0] * widths.filters, exact=False, name="features")(x)
     x = Centred(name="centred")(x)
     for i, size in enumerate(widths.hidden):
         start = keras.initializers.HeNormal(seed + i)
         x = keras.layers.Dense(size, activation="relu", kernel_initializer=start, name=f"dense{i}")(x)
     x = keras.layers.Dense(len(OUTPUTS), name=f"dense{len(widths.hidden)}")(x)
     model = keras.Model(first, x)
-    model.get_layer("filters").set_weights([np.concatenate([filters * unit, column.column], 1)])
     start = model.get_layer("dense0").get_weights()
     recentre(model, bins)
     model.get_layer("dense0").set_weights(start)
@@ -105,8 +135,8 @@ def recentre(model: keras.Model, bins: np.ndarray) -> None:
 
     The layer behind makes up for it: the model stays the same, but for features that are limited.
     """
-    sums = bins @ model.get_layer("filters").get_weights()[0]
-    features = sums[:, :-1] / np.maximum(sums[:, -1:], model.get_layer("features").unit)
+    sums = bins @ model.get_layer("filters").kernel.numpy()
+    features = sums[:, :-1] / np.maximum(sums[:, -1:], 1)
     layer, behind = model.get_layer("centred"), model.get_layer("dense0")
     (middle, size, _), (w, b) = layer.get_weights(), behind.get_weights()
     mean, deviation = features.mean(0), np.maximum(features.std(0), 1e-6)
@@ -117,6 +147,6 @@ def recentre(model: keras.Model, bins: np.ndarray) -> None:
 
 def centred_filters(model: keras.Model) -> np.ndarray:
     """Filters (CORE², filters) whose sums, over the normaliser's, are what a float model's first dense layer reads."""
-    kernel = model.get_layer("filters").get_weights()[0] / model.get_layer("features").unit
+    kernel = model.get_layer("filters").kernel.numpy()
     middle, size, _ = model.get_layer("centred").get_weights()
     return ((kernel[:, :-1] - middle * kernel[:, -1:]) / size).astype(float)

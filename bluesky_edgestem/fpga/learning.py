@@ -13,13 +13,14 @@ import numpy as np
 
 from ..analysis.optics import Optics
 from . import precision
+from .bin_statistics import BinStatistics
 from .float_model import centred_filters, float_model, recentre
 from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
 from .normaliser import normaliser
 from .quantised import dense_weights, quantised_model, settled, student_of
 from .reproducible import keras, tf
-from .rounding import covariance, rounded
+from .rounding import rounded
 from .student import FOLD, OUTPUTS, STRAIN_UNIT, Student
 from .symmetry import VARIANTS
 from .teaching import Domain, Lessons
@@ -28,16 +29,16 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (6e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
+RATES = (3e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
 SEEN, SEARCHED = 6000, 3000  #: lessons over which weights are rounded, and frames over which their bits are searched
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
 COUNTING = (0.2, 0.0021, 0.0009)
-ALWAYS = (0.0018, 0.0004, 0.0004)
-OF_SHEAR = 4.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
+ALWAYS = (0.0008, 0.0004, 0.0004)
+OF_SHEAR = 10.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
 #: How much rotation, centre, phase and the spread count beside strain.
-OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 10.0, 0.9
+OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 13.0, 1.8
 
 
 def targets(lessons: Lessons) -> np.ndarray:
@@ -172,6 +173,38 @@ def fit(
     return losses
 
 
+def curvature(model: keras.Model, frames: Frames) -> np.ndarray:
+    """Second derivatives of the loss by centred features of a float model, (filters, filters), over frames.
+
+    Those that the outputs' own curvature leaves are left out (Gauss and Newton).
+    """
+    known = ~frames.strange
+    features = keras.Model(model.input, model.get_layer("centred").output).predict(
+        frames.bins[known].astype(np.float32), verbose=0, batch_size=500
+    )
+    behind = [layer for layer in model.layers if layer.name.startswith("dense")]
+    total = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(features), BATCH):
+        some = slice(start, start + BATCH)
+        read = tf.constant(features[some])
+        truth, dose = tf.constant(frames.targets[known][some]), tf.constant(frames.dose[known][some])
+        with tf.GradientTape() as of_outputs:
+            of_outputs.watch(read)
+            outputs = read
+            for layer in behind:
+                outputs = layer(outputs)
+        slopes = of_outputs.batch_jacobian(outputs, read)
+        with tf.GradientTape() as second:
+            second.watch(outputs)
+            with tf.GradientTape() as first:
+                first.watch(outputs)
+                value = loss(outputs, truth, dose) * len(features[some])
+            gradient = first.gradient(value, outputs)
+        bends = second.batch_jacobian(gradient, outputs)
+        total += tf.einsum("noi,nop,npj->ij", slopes, bends, slopes).numpy()
+    return total / len(features)
+
+
 def searched(model: keras.Model, widths: Widths, seen: Frames) -> tuple[list[np.ndarray], list[dict[str, float]]]:
     """Bits of the weights of a trained QKeras model, and the front, by `precision.search`."""
     some = slice(0, SEARCHED)
@@ -195,7 +228,7 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (600, 200),
+    epochs: tuple[int, int] = (300, 100),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
@@ -210,7 +243,8 @@ def train(
     brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
     bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
     divisor = normaliser(lessons, frontend, widths.filter_bits)
-    plain = float_model(widths, divisor, bins, seed)
+    statistics = BinStatistics.of(lessons, frontend, divisor)
+    plain = float_model(widths, divisor, statistics, bins, seed)
 
     def told(name: str, of: int) -> Callable[[int, float], None]:
         return lambda epoch, value: say(f"{name}, epoch {epoch} of {of}: loss {value:.3f}")
@@ -223,7 +257,8 @@ def train(
 
     fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
     say("filters are rounded")
-    filters = rounded(centred_filters(plain), covariance(lessons, frontend, divisor), widths.filter_bits)
+    bends = curvature(plain, Frames.drawn(lessons[:SEEN], frontend, domain, rng))
+    filters = rounded(centred_filters(plain), statistics.covariance, widths.filter_bits, bends)
     model = quantised_model(widths, plain, filters, bins)
     fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
     say("weights are rounded")

@@ -114,7 +114,9 @@ def _added(layers: list[Dense], i: int, loss: Callable[[np.ndarray], float]) -> 
         new, bias = layer.rounded(np.full(len(layer.bias), bits))
         rounded = layer.reads @ new + bias
         for j in range(len(layer.bias)):
-            out[k, j] = loss(_outputs(layers, i, j, exact, rounded[:, j]))
+            # Errors and their opposites: what one sign gains by chance on these patterns is none of the bits' merit.
+            there, back = rounded[:, j], 2 * exact[:, j] - rounded[:, j]
+            out[k, j] = (loss(_outputs(layers, i, j, exact, there)) + loss(_outputs(layers, i, j, exact, back))) / 2
     return out
 
 

@@ -50,7 +50,7 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
     bins : array (n, CORE²)
         Patterns that tell the sizes of features and activations.
     """
-    whole = np.round(trained.get_layer("filters").get_weights()[0][:, -1] / trained.get_layer("features").unit)
+    whole = np.round(trained.get_layer("filters").kernel.numpy()[:, -1])
     divisors = np.maximum(bins @ whole, 1)[:, None]
     unit = 2.0 ** (1 - widths.filter_bits)
     quotients = bins @ filters / divisors

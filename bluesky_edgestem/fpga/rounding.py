@@ -9,49 +9,46 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
-from .frontend import ATTENUATION, CORE, Frontend
-from .symmetry import VARIANTS
-from .teaching import Lessons
-
-DOSE = 1e5  #: electrons per pattern whose counting noise filters are to pass as little of as before
 FINEST = 9  #: bits behind the point of the smallest unit of a neuron's weights: with more, TensorFlow would round sums
 UNITS = np.linspace(0.2, 0.9, 8)  #: that are tried, over the one in which the largest weight is just held
+SWEEPS = 4  #: times that filters are rounded anew, each with what the others then are
 
 
-def covariance(lessons: Lessons, frontend: Frontend, normaliser: np.ndarray) -> np.ndarray:
-    """Of what filters weigh, (CORE², CORE²): bins over the normaliser's sum, in all variants, with counting noise."""
-    bins = lessons.expected.astype(np.float32) / 1000
-    shares = np.where(frontend.outer, 1.0, 2.0**-ATTENUATION).astype(np.float32)
-    sums = np.maximum(bins @ normaliser.astype(np.float32), 1e-6)[:, None]
-    seen = bins * shares / sums
-    moments, mean = seen.T @ seen / len(seen), seen.mean(0)
-    moments[np.diag_indices(CORE**2)] += (bins * shares**2 / sums**2).mean(0) / DOSE
-    total, middle = np.zeros(moments.shape), np.zeros(CORE**2)
-    for variant in VARIANTS:
-        order = variant.bins(np.arange(CORE**2)[None])[0]
-        total += moments[np.ix_(order, order)] / len(VARIANTS)
-        middle += mean[order] / len(VARIANTS)
-    # A mean may change: the dense layers take it off.
-    return total - np.outer(middle, middle)
+def rounded(filters: np.ndarray, covariance: np.ndarray, bits: int, curvature: np.ndarray) -> np.ndarray:
+    """Filters (CORE², n) in whole numbers of `bits` bits with the sign, (CORE², n) int32, each in a unit of its own.
 
+    With errors e = units * whole - filters, tr(eᵀ covariance e curvature), what the loss rises by, is to be least: a
+    filter makes up for what rounding others has changed, as far as the loss cannot tell them apart. They are rounded
+    in turn, those first that count most, in the best of the units that are tried, and `SWEEPS` times.
 
-def rounded(filters: np.ndarray, covariance: np.ndarray, bits: int) -> np.ndarray:
-    """Whole numbers (CORE², n) int32 of `bits` bits with the sign, each column proportional to a filter (CORE², n).
-
-    Of units tried for each filter the one whose feature errs least, over what the covariance (CORE², CORE²) tells.
+    Parameters
+    ----------
+    filters : array (CORE², n)
+    covariance : array (CORE², CORE²)
+        Of what they weigh.
+    bits : int
+    curvature : array (n, n)
+        Second derivatives of the loss by features.
     """
     most = 2 ** (bits - 1) - 1
-    best, least = np.zeros(filters.shape, np.int32), np.full(filters.shape[1], np.inf)
     influence = _influence(covariance)
-    for of_largest in UNITS:
-        whole = _in_turn(filters, np.abs(filters).max(0) * of_largest / most, most, *influence)
-        # Of any size: what is wanted of a feature is that it goes with the filter's.
-        common = np.einsum("pk,pq,qk->k", whole, covariance, filters, optimize=True)
-        own = np.maximum(np.einsum("pk,pq,qk->k", whole, covariance, whole, optimize=True), 1e-30)
-        lost = -(common**2) / own
-        better = lost < least
-        best[:, better], least[better] = whole[:, better], lost[better]
-    return best
+    whole, errors, seen = np.zeros(filters.shape, np.int32), np.zeros(filters.shape), np.zeros(filters.shape)
+    for sweep in range(SWEEPS):
+        for k in np.argsort(-np.diag(curvature)):
+            others = curvature[k] / curvature[k, k]
+            others[k] = 0.0
+            wanted = filters[:, k] - errors @ others
+            units = np.abs(filters[:, k]).max() * UNITS / most
+            tried = _in_turn(np.tile(wanted[:, None], len(units)), units, most, *influence)
+            made = units * tried - filters[:, k, None]
+            passed = covariance @ made
+            beside = seen @ others
+            rise = (made * (passed + 2 * beside[:, None])).sum(0)
+            best = int(np.argmin(rise))
+            before = errors[:, k] @ (seen[:, k] + 2 * beside) if sweep else np.inf
+            if rise[best] < before:
+                whole[:, k], errors[:, k], seen[:, k] = tried[:, best], made[:, best], passed[:, best]
+    return whole
 
 
 def units_of(weights: np.ndarray, bits: np.ndarray) -> np.ndarray:

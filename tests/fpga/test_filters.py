@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.fpga import learning, teaching
+from bluesky_edgestem.fpga.bin_statistics import DOSE, BinStatistics
+from bluesky_edgestem.fpga.float_model import float_model
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
-from bluesky_edgestem.fpga.rounding import DOSE, covariance, in_units, rounded
+from bluesky_edgestem.fpga.reproducible import keras
+from bluesky_edgestem.fpga.rounding import in_units, rounded
 from bluesky_edgestem.fpga.symmetry import VARIANTS
 from bluesky_edgestem.fpga.teaching import Lessons
+from bluesky_edgestem.fpga.widths import Widths
 
 FRONTEND = Frontend(48)
 AXIS = np.arange(CORE) - (CORE - 1) / 2
@@ -81,9 +85,9 @@ def lost(filters: np.ndarray, whole: np.ndarray, over: np.ndarray) -> np.ndarray
 
 def test_what_is_left_to_round_makes_up_for_what_was():
     lessons = drawn(800)
-    over = covariance(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3))
+    over = BinStatistics.of(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3)).covariance
     filters = np.random.default_rng(0).normal(size=(CORE**2, 4)) * FRONTEND.outer[:, None]
-    whole = rounded(filters, over, 3)
+    whole = rounded(filters, over, 3, np.eye(4))
     assert whole.dtype == np.int32 and set(np.unique(whole)) <= set(range(-3, 4))
     alone = np.inf
     for of_largest in np.linspace(0.2, 0.9, 20):
@@ -91,6 +95,55 @@ def test_what_is_left_to_round_makes_up_for_what_was():
         alone = np.minimum(alone, lost(filters, np.clip(np.round(filters / unit), -3, 3), over))
     # Of the same bits: less than half of the error that rounding each weight by itself makes, at its best unit.
     assert (lost(filters, whole, over) < 0.5 * alone).all()
+
+
+def test_filters_make_up_for_each_other_where_the_loss_cannot_tell_them_apart():
+    lessons = drawn(400)
+    over = BinStatistics.of(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3)).covariance
+    rng = np.random.default_rng(2)
+    filters = rng.normal(size=(CORE**2, 6)) * FRONTEND.outer[:, None]
+    told = rng.normal(size=(6, 2))
+    bends = told @ told.T + 0.02 * np.eye(6)
+
+    def rise(whole: np.ndarray) -> float:
+        size = np.einsum("pk,pq,qk->k", whole, over, filters) / np.einsum("pk,pq,qk->k", whole, over, whole)
+        return float(np.sum(((whole * size - filters).T @ over @ (whole * size - filters)) * bends))
+
+    # Six filters of which the loss sees two sums: less than half of what is lost where each is rounded by itself.
+    assert rise(rounded(filters, over, 3, bends)) < 0.5 * rise(rounded(filters, over, 3, np.eye(6)))
+
+
+def test_the_curvature_is_that_of_the_loss_by_features():
+    lessons, domain = drawn(512), teaching.Domain()
+    frames = learning.Frames.drawn(lessons, FRONTEND, domain, np.random.default_rng(0))
+    weights = normaliser(lessons, FRONTEND, 3)
+    model = float_model(
+        Widths(filters=3, hidden=(4,)),
+        weights,
+        BinStatistics.of(lessons, FRONTEND, weights),
+        frames.bins[~frames.strange],
+        0,
+    )
+    w, b = model.get_layer("dense0").get_weights()
+    model.get_layer("dense0").set_weights([w, b + 50])  # all rectifiers are open: the network is linear
+    w, b = model.get_layer("dense1").get_weights()
+    # Spread and phase, of which the loss is no square, are the same for all; so wide a spread counts next to nothing.
+    w[:, 7:], b[7] = 0, 10
+    model.get_layer("dense1").set_weights([w, b])
+    bends = learning.curvature(model, frames)
+    assert np.allclose(bends, bends.T, rtol=1e-4)
+    known = ~frames.strange
+    features = model.get_layer("centred").output
+    read = keras.Model(model.input, features).predict(frames.bins[known].astype(np.float32), verbose=0).astype(float)
+    (w0, b0), (w1, b1) = (model.get_layer(f"dense{i}").get_weights() for i in (0, 1))
+
+    def loss(shift: np.ndarray) -> float:
+        outputs = ((read + shift) @ w0 + b0) @ w1 + b1
+        return float(learning.loss(outputs, frames.targets[known].astype(float), frames.dose[known].astype(float)))
+
+    for along in np.random.default_rng(3).normal(size=(4, 3)):
+        second = loss(along) + loss(-along) - 2 * loss(0 * along)
+        assert along @ bends @ along == pytest.approx(second, rel=1e-3)  # single against double precision
 
 
 def test_weights_are_rounded_in_their_units_and_zeros_stay():
@@ -109,9 +162,9 @@ def test_weights_are_rounded_in_their_units_and_zeros_stay():
 
 def test_more_bits_lose_less():
     lessons = drawn(400)
-    over = covariance(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3))
+    over = BinStatistics.of(lessons, FRONTEND, normaliser(lessons, FRONTEND, 3)).covariance
     filters = np.random.default_rng(1).normal(size=(CORE**2, 3))
-    by_bits = [lost(filters, rounded(filters, over, bits), over).mean() for bits in (2, 3, 4, 6)]
+    by_bits = [lost(filters, rounded(filters, over, bits, np.eye(3)), over).mean() for bits in (2, 3, 4, 6)]
     assert by_bits == sorted(by_bits, reverse=True)
     assert by_bits[-1] < 0.05 * by_bits[0]
 
@@ -119,7 +172,7 @@ def test_more_bits_lose_less():
 def test_the_covariance_is_that_of_counted_bins_in_every_variant():
     lessons = drawn(300)
     weights = normaliser(lessons, FRONTEND, 3)
-    over = covariance(lessons, FRONTEND, weights)
+    over = BinStatistics.of(lessons, FRONTEND, weights).covariance
     order = VARIANTS[5].bins(np.arange(CORE**2)[None])[0]
     assert np.allclose(over[np.ix_(order, order)], over, rtol=0, atol=1e-6 * np.abs(over).max())
     rng = np.random.default_rng(0)

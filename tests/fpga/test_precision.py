@@ -59,3 +59,11 @@ def test_a_budget_for_the_fewest_bits_only_is_kept_and_a_smaller_one_refused(lay
         precision.check_budget(Widths(filters=12, hidden=(20,), luts=fewest - 1))
     bits, _ = precision.search(layers, loss, 20 * precision.luts(12, 4, 1) + 3 * precision.luts(20, 4, 2))
     assert {int(n) for of_layer in bits for n in of_layer} == {4}
+
+
+def test_what_errors_gain_by_chance_is_none_of_the_bits_merit(layers, loss):
+    """A loss that goes with the error itself, whichever way it is, tells nothing of how many bits it takes."""
+    some = np.random.default_rng(1).normal(0, 30, (1500, 3))
+    bits, _ = precision.search(layers, loss, 1e9)
+    other, _ = precision.search(layers, lambda outputs: loss(outputs) + float((outputs * some).mean()), 1e9)
+    assert np.array_equal(bits[1], other[1])  # of the last layer, behind which nothing is rounded or limited
