@@ -17,6 +17,9 @@ from .widths import Widths
 
 BASIS = 400  #: sums of bins that filters are made of; further ones are less than their noise at 10⁶ electrons
 STEADY = 0.1  #: size of the coefficients of filters whose features are of order one
+#: Variance that rounding a filter to whole numbers up to one adds to its feature, over the sum of the weights' squares;
+#: found with three bits, and rounded together.
+ROUGH = 1.35e-7
 FILLED = 0.6  #: of the limit of features in floating point, what all but one of a thousand stay within
 
 
@@ -94,6 +97,27 @@ class Centred(keras.layers.Layer):
         return tf.clip_by_value((features - self.middle) / self.size, -self.limit, self.limit)
 
 
+class Roughened(keras.layers.Layer):
+    """Adds to centred features, in training, noise of the size that rounding their filters will have.
+
+    It goes with the root of the sum of a filter's squares. Filters that tell more by large weights of opposite signs
+    would lose that when they are rounded: they are not learned.
+    """
+
+    def __init__(self, filters: Filters, centred: Centred, variance: float, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self._filters, self._centred, self._variance = filters, centred, variance
+
+    def call(self, features, training=False):
+        """Features (n, filters) of the same."""
+        if not training:
+            return features
+        kernel = self._filters.kernel
+        weights = (kernel[:, :-1] - self._centred.middle * kernel[:, -1:]) / self._centred.size
+        size = tf.sqrt(self._variance * tf.reduce_sum(tf.square(weights), 0))
+        return features + size * tf.random.normal(tf.shape(features))
+
+
 def float_model(
     widths: Widths, weights: np.ndarray, statistics: BinStatistics, bins: np.ndarray, seed: int
 ) -> keras.Model:
@@ -116,9 +140,9 @@ def float_model(
     # So that a step of training changes filters no more than layers.
     basis = basis / (STEADY * features.std(0).mean())
     x = first = keras.Input((CORE**2,), name="bins")
-    x = Filters(basis, STEADY * start, weights, name="filters")(x)
-    x = Divide([0] * widths.filters, exact=False, name="features")(x)
-    x = Centred(name="centred")(x)
+    filters, centred = Filters(basis, STEADY * start, weights, name="filters"), Centred(name="centred")
+    x = centred(Divide([0] * widths.filters, exact=False, name="features")(filters(x)))
+    x = Roughened(filters, centred, ROUGH / (2 ** (widths.filter_bits - 1) - 1) ** 2, name="roughened")(x)
     for i, size in enumerate(widths.hidden):
         start = keras.initializers.HeNormal(seed + i)
         x = keras.layers.Dense(size, activation="relu", kernel_initializer=start, name=f"dense{i}")(x)

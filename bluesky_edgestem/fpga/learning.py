@@ -35,10 +35,10 @@ LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
 COUNTING = (0.2, 0.0021, 0.0009)
-ALWAYS = (0.0008, 0.0004, 0.0004)
-OF_SHEAR = 10.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
+ALWAYS = (0.0010, 0.0004, 0.0004)
+OF_SHEAR = 11.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
 #: How much rotation, centre, phase and the spread count beside strain.
-OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 13.0, 1.8
+OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 15.0, 1.8
 
 
 def targets(lessons: Lessons) -> np.ndarray:

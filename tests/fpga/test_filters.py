@@ -5,7 +5,7 @@ import pytest
 
 from bluesky_edgestem.fpga import learning, teaching
 from bluesky_edgestem.fpga.bin_statistics import DOSE, BinStatistics
-from bluesky_edgestem.fpga.float_model import float_model
+from bluesky_edgestem.fpga.float_model import ROUGH, centred_filters, float_model
 from bluesky_edgestem.fpga.frontend import CORE, Frontend
 from bluesky_edgestem.fpga.normaliser import normaliser
 from bluesky_edgestem.fpga.reproducible import keras
@@ -111,6 +111,21 @@ def test_filters_make_up_for_each_other_where_the_loss_cannot_tell_them_apart():
 
     # Six filters of which the loss sees two sums: less than half of what is lost where each is rounded by itself.
     assert rise(rounded(filters, over, 3, bends)) < 0.5 * rise(rounded(filters, over, 3, np.eye(6)))
+
+
+def test_features_are_as_noisy_in_training_as_rounding_will_make_them():
+    lessons = drawn(512)
+    weights = normaliser(lessons, FRONTEND, 3)
+    over = BinStatistics.of(lessons, FRONTEND, weights)
+    bins = learning.Frames.drawn(lessons, FRONTEND, teaching.Domain(), np.random.default_rng(0)).bins
+    model = float_model(Widths(filters=3, hidden=(4,)), weights, over, bins, 0)
+    layer, none = model.get_layer("roughened"), np.zeros((20000, 3), np.float32)
+    assert np.array_equal(layer(none), none)
+    noisy = layer(none, training=True).numpy()
+    filters = centred_filters(model)
+    wanted = np.sqrt(ROUGH / 3**2 * np.square(filters).sum(0))
+    assert noisy.std(0) == pytest.approx(wanted, rel=0.03)  # six standard deviations of 20,000 draws'
+    assert np.abs(np.corrcoef(noisy.T) - np.eye(3)).max() < 0.04
 
 
 def test_the_curvature_is_that_of_the_loss_by_features():
