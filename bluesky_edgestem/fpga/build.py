@@ -197,7 +197,7 @@ def verify(
         A form of the student cannot be compiled or run.
     """
     from . import area, hls, latency, logic
-    from .verification import Mismatches, golden_frames, in_portions
+    from .verification import Mismatches, golden_frames, in_portions, interrupted
     from .verilated import Simulation, ToolMissing, tool
 
     frames = golden_frames(student, lessons, plan.frames, plan.seed)
@@ -261,6 +261,20 @@ def verify(
         agreement["Verilog, rule"] = Mismatches.between(
             *(h[:, None].astype(int) for h in (rule(words, status), plain.holds))
         )
+        spoilt = interrupted(packets[:few], plan.pixels_a_clock, plan.seed)
+        left = simulation.send(spoilt, gaps=0.2, stalls=0.2, seed=plan.seed)
+        sizes = np.array([len(packet) for packet in spoilt])
+        told = np.repeat(status[:few], 2)
+        told[sizes < len(packets[0])], told[sizes > len(packets[0])] = 1, 2
+        said = np.column_stack([np.where(told[:, None] % 3, 0, np.repeat(words[:few], 2, 0)), told])
+        name = "Verilog, between frames cut short and too long"
+        agreement[name] = Mismatches.between(said, np.column_stack([left.words, left.status]))
+        stage(f"{name}: {agreement[name].words} words differ, {len(spoilt)} frames")
+        beats = stream.beats
+        left = simulation.send(packets[:few], reset_after=(few // 2) * beats + beats // 3)
+        numbers = np.concatenate([np.arange(few // 2), np.arange(few - few // 2)])
+        said = np.column_stack([words[:few], numbers])
+        agreement["Verilog, reset in mid-frame"] = Mismatches.between(said, np.column_stack([left.words, left.number]))
         out["cycles"] = {
             "latency": int(plain.latency.max()),
             "tail_latency": int(plain.tail_latency.max()),

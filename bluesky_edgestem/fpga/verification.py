@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,17 @@ def golden_frames(student: Student, lessons: Lessons, n: int, seed: int = 0) -> 
         special.append(one)
     frames[-len(special) :] = special[-n:]
     return frames
+
+
+def interrupted(packets: Sequence[np.ndarray], pixels_a_clock: int, seed: int = 0) -> list[np.ndarray]:
+    """Frames (pixels,), each followed by one that ends too early or too late, by up to a frame, in whole beats."""
+    rng, size = np.random.default_rng([seed, 5]), len(packets[0])
+    beats = size // pixels_a_clock
+    out = []
+    for packet in packets:
+        wrong = int(rng.integers(1, beats) + rng.choice([0, beats]))
+        out += [packet, np.resize(packet, wrong * pixels_a_clock)]
+    return out
 
 
 @dataclass(frozen=True)

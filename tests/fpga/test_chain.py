@@ -38,6 +38,7 @@ def test_all_forms_agree_bit_for_bit(built):
     assert set(agreement) == {
         "QKeras", "hls4ml, io_parallel", "hls4ml, io_stream", "alkaid", "Verilog, frames back to back",
         "Verilog, gaps, stalls, shifted", "Verilog, frame numbers and status", "Verilog, rule", "Verilog, by Icarus",
+        "Verilog, between frames cut short and too long", "Verilog, reset in mid-frame",
     }  # fmt: skip
     assert {name: row["words"] for name, row in agreement.items() if row["words"]} == {}
     assert agreement["Verilog, frames back to back"]["frames"] == 150
