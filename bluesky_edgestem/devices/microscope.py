@@ -23,7 +23,7 @@ from .detector import PixelatedDetector
 from .flight import Flight
 from .position_queue import PositionQueue
 from .scan_coils import ScanCoils, as_positions
-from .signals import CONNECTION_TIMEOUT, NamingDevice, signals_of, watch
+from .signals import FOUND_WITHIN, NamingDevice, signals_of, watch
 from .statuses import NamedStatus, in_order, together
 
 logger = logging.getLogger(__name__)
@@ -396,7 +396,7 @@ class Microscope(NamingDevice):
 
 def _connected(device: InferenceBoard | PositionQueue) -> Any:
     try:
-        device.wait_for_connection(timeout=CONNECTION_TIMEOUT)
+        device.wait_for_connection(timeout=FOUND_WITHIN)
     except TimeoutError:
         device.destroy()
         raise

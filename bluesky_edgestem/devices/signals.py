@@ -15,6 +15,8 @@ from .statuses import LostConnection, NamedStatus
 
 READ_TIMEOUT = 2.0
 CONNECTION_TIMEOUT = 2.0
+FOUND_WITHIN = 5.0
+"""Time [s] that the PVs of a whole device have to be found."""
 WRITE_TIMEOUT = 3.0
 """Time [s] for a put to complete and to be read back. ophyd's own default waits forever: an IOC that was killed then
 hangs the caproto client, and completes the put on the pyepics one as if all were well."""

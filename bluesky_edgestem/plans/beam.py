@@ -13,10 +13,8 @@ from bluesky.utils import MsgGenerator
 from ..analysis.optics import Optics
 from ..config import hint
 from ..devices.microscope import Microscope
+from ..devices.signals import FOUND_WITHIN
 from ..geometry import FieldOfView, ScanGrid
-
-CONNECTION_TIMEOUT = 5.0
-"""Time [s] that the microscope's PVs have to be found."""
 
 
 def as_field(field_of_view: FieldOfView | Sequence[float]) -> FieldOfView:
@@ -74,7 +72,7 @@ def prepare_beam(
     field = as_field(field_of_view)
     if optics is not None:
         optics = as_optics(optics)
-    microscope.wait_for_connection(timeout=CONNECTION_TIMEOUT)
+    microscope.wait_for_connection(timeout=FOUND_WITHIN)
     microscope.check_value(ScanGrid(field, 2, 2).positions)
     return field, optics or microscope.optics
 
