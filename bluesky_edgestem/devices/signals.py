@@ -57,6 +57,12 @@ def _timeout_of_put(completion: float | None) -> float | None:
     return LOST_MEANWHILE if ophyd.cl.name == "pyepics" else completion
 
 
+def _wait_briefly(pv: Any) -> None:
+    """Have pyepics' ``put`` to `pv` wait `LOST_MEANWHILE` for a connection lost since; by itself it waits seconds."""
+    if ophyd.cl.name == "pyepics":
+        pv.connection_timeout = LOST_MEANWHILE
+
+
 class _Bounded:
     """Timeouts for these signals alone: `EpicsSignalBase.set_defaults` would change every device of the session."""
 
@@ -169,6 +175,7 @@ class SetSignal(_Bounded, EpicsSignal):
         # caproto's client never completes a put that the IOC refused
         allowed = (timeout or self.write_timeout) + (settle_time or 0)
         status.after(allowed, complain)
+        _wait_briefly(self._write_pv)
         try:
             self.put(
                 value,
@@ -230,6 +237,7 @@ class BusySignal(_Bounded, EpicsSignal):
         lost = f"no connection to {self.pvname}; its IOC has ended or cannot be reached"
         if not self.answers:  # a put would wait for it
             raise LostConnection(lost)
+        _wait_briefly(self._write_pv)
         try:
             self.put(value, force=True, connection_timeout=LOST_MEANWHILE, timeout=timeout, **kwargs)
         except Exception as error:  # each of ophyd's control layers has its own
