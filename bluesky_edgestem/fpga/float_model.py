@@ -27,7 +27,7 @@ class Filters(keras.layers.Layer):
     """Sums of bins, of which the last is the normaliser's; weights are those of a basis in which bins do not covary.
 
     Bins next to each other say nearly the same, and how a disk is strained is in how they differ: trained bin by bin,
-    filters take several times as many steps to find that.
+    filters take two to three times as many epochs to find that.
     """
 
     def __init__(self, basis: np.ndarray, start: np.ndarray, column: np.ndarray, **kwargs) -> None:
@@ -112,8 +112,7 @@ class Roughened(keras.layers.Layer):
         """Features (n, filters) of the same."""
         if not training:
             return features
-        kernel = self._filters.kernel
-        weights = (kernel[:, :-1] - self._centred.middle * kernel[:, -1:]) / self._centred.size
+        weights = _centred(self._filters, self._centred)
         size = tf.sqrt(self._variance * tf.reduce_sum(tf.square(weights), 0))
         return features + size * tf.random.normal(tf.shape(features))
 
@@ -171,6 +170,10 @@ def recentre(model: keras.Model, bins: np.ndarray) -> None:
 
 def centred_filters(model: keras.Model) -> np.ndarray:
     """Filters (CORE², filters) whose sums, over the normaliser's, are what a float model's first dense layer reads."""
-    kernel = model.get_layer("filters").kernel.numpy()
-    middle, size, _ = model.get_layer("centred").get_weights()
-    return ((kernel[:, :-1] - middle * kernel[:, -1:]) / size).astype(float)
+    return _centred(model.get_layer("filters"), model.get_layer("centred")).numpy().astype(float)
+
+
+def _centred(filters, centred):
+    """Weights of bins (CORE², filters) of centred features, by the layers `Filters` and `Centred`."""
+    kernel = filters.kernel
+    return (kernel[:, :-1] - centred.middle * kernel[:, -1:]) / centred.size
