@@ -242,6 +242,8 @@ class BusySignal(_Bounded, EpicsSignal):
             self.put(value, force=True, connection_timeout=LOST_MEANWHILE, timeout=timeout, **kwargs)
         except Exception as error:  # each of ophyd's control layers has its own
             raise LostConnection(f"{lost} ({error})") from error
+        if not self.answers:  # pyepics' put to a lost PV says nothing
+            raise LostConnection(lost)
 
 
 AnySignal = ReadSignal | SetSignal | BusySignal

@@ -187,8 +187,8 @@ def stop_unaware(prefix, directory):
     return took, errors
 
 
-def end_unaware(prefix, directory):
-    """End an acquisition of an IOC that was lost between ophyd's look at its connection and the write.
+def end_unaware(prefix, directory, looked):
+    """End an acquisition of an IOC that was lost after `looked`, ophyd or also its layer, saw it connected.
 
     The IOC is to be killed once this tells that it is ready. The time [s] it took, and the error.
     """
@@ -197,10 +197,11 @@ def end_unaware(prefix, directory):
     while acquire.connected:
         time.sleep(0.01)
     acquire._ensure_connected = lambda *_, **__: None
-    type(acquire).answers = property(lambda _: True)
+    looks = iter([True])
+    type(acquire).answers = property(lambda _: next(looks, False))
     type(acquire).write_access = True
-    pv = acquire._write_pv
-    pv.wait_for_connection = lambda timeout=None: True
+    if looked == "layer":
+        acquire._write_pv.wait_for_connection = lambda timeout=None: True
     began = time.monotonic()
     try:
         acquire.end()
