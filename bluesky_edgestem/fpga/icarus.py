@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from .logic import Stream
+from .programs import run, tool
 from .student import OUTPUTS
-from .verilated import run, tool
-
-WITHOUT = "no second simulator agrees with Verilator (apt install iverilog)"
 
 
 def simulate(folder: Path, stream: Stream, frames: np.ndarray) -> np.ndarray:
@@ -22,7 +20,7 @@ def simulate(folder: Path, stream: Stream, frames: np.ndarray) -> np.ndarray:
     ToolMissing
         Icarus Verilog is not installed.
     """
-    compiler, runner = tool("iverilog", WITHOUT), tool("vvp", WITHOUT)
+    compiler, runner = tool("iverilog"), tool("vvp")
     bench = "icarus_bench.sv"
     beat_bits = stream.pixels_a_clock * stream.pixel_bits
     dtype = np.dtype(f"<u{stream.pixel_bits // 8}")
@@ -39,7 +37,7 @@ def simulate(folder: Path, stream: Stream, frames: np.ndarray) -> np.ndarray:
     sizes = {"BEAT_BITS": beat_bits, "RESULT_BITS": stream.result_bits, "BEATS": stream.beats, "FRAMES": len(frames)}
     parameters = [f"-Picarus_bench.{name}={value}" for name, value in sizes.items()]
     folder = folder.absolute()
-    sources = sorted(folder.glob("*.sv")) + sorted(folder.glob("*.v"))
+    sources = sorted(folder.glob("*.sv"))
     run(
         [compiler, "-g2012", "-s", "icarus_bench", "-o", "bench.vvp", *parameters, bench, *sources],
         place,

@@ -65,4 +65,12 @@ def budget(stream: Stream, cycles: int, tail: int, clock_MHz: float, cable_m: fl
     ]  # fmt: skip
     slower = max(link.seconds, board_in.seconds)
     whole = cables.seconds + slower + inference.seconds + leaving.seconds
-    return [*parts, Part("all, link and board's input at once", whole, MODELLED, "the sum")]
+    return [
+        *parts,
+        Part(
+            "all, link and board's input at once",
+            whole,
+            MODELLED,
+            "the sum; what receives the detector's packets and unpacks compressed pixels is not part of it",
+        ),
+    ]

@@ -212,6 +212,10 @@ module {TOP} (
   logic [{depth - 2}:0] token;
   logic [1:0] status;
   logic [31:0] number;
+  // The rule that is set when a frame has come through the filters is that of its result, however long it waits.
+  logic enabled, inside_holds;
+  logic [3:0] selected;
+  logic signed [{OUTPUT_BITS - 1}:0] low, high, most_log_sd;
   always_ff @(posedge clk) begin
     if (rst) begin
       {{token, busy, m_axis_tvalid}} <= 0;
@@ -223,14 +227,16 @@ module {TOP} (
     if (start) begin
       status <= status2 != 0 ? status2 : normaliser == 0 ? 2'd3 : 2'd0;
       number <= number2;
+      {{enabled, inside_holds, selected}} <= {{rule_enabled, rule_inside, rule_selected}};
+      {{low, high, most_log_sd}} <= {{rule_low, rule_high, rule_most_log_sd}};
     end
   end
 
   // A frame that was not whole has no words.
   logic holds;
   rule #(.WORDS({len(OUTPUTS)}), .BITS({OUTPUT_BITS}), .LOG_SD({OUTPUTS.index("log_sd")})) edge_rule (
-      .enabled(rule_enabled), .holds_inside(rule_inside), .selected(rule_selected), .low(rule_low), .high(rule_high),
-      .most_log_sd(rule_most_log_sd), .words(words{last}), .status, .holds);
+      .enabled, .holds_inside(inside_holds), .selected, .low, .high, .most_log_sd, .words(words{last}), .status,
+      .holds);
   assign m_axis_tdata = {{5'd0, holds, status, number,
       status == 1 || status == 2 ? {words}'d0 : words{last}}};
 endmodule

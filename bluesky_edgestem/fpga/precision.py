@@ -2,8 +2,8 @@
 
 Each neuron is tried with weights of each number of bits, all others as they were trained; what that adds to the loss,
 and LUTs times a price, are least for each neuron by itself. A higher price gives fewer LUTs and a larger loss: prices
-from low to high are the front, of which the best that fits is taken. (Shoham and Gersho, "Efficient bit allocation for
-an arbitrary set of quantizers", IEEE Trans. ASSP 36, 1445 (1988).)
+from low to high are the front, of which the largest that fits is taken. (Shoham and Gersho, "Efficient bit allocation
+for an arbitrary set of quantizers", IEEE Trans. ASSP 36, 1445 (1988).)
 """
 
 from __future__ import annotations

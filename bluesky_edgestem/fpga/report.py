@@ -10,6 +10,7 @@ from pathlib import Path
 from .shipped import FOLDER, folder_of
 
 NAME = "report.json"
+_NEEDED = {"date", "command", "hash", "network", "accuracy", "flagged_foreign", "agreement", "missing"}
 
 
 def load(folder: Path) -> dict:
@@ -23,12 +24,13 @@ def load(folder: Path) -> dict:
     path = Path(folder) / NAME
     try:
         report = json.loads(path.read_text())
-        if not {"hash", "agreement", "accuracy", "network"} <= set(report):
+        needed = _NEEDED | ({"budget"} if "cycles" in report else set())
+        if not isinstance(report, dict) or needed - set(report):
             raise json.JSONDecodeError("not a report", "", 0)
         return report
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} holds no {NAME}: it is no build; make one with `edgestem fpga build`") from None
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise ValueError(f"{path} is cut short or altered; make the build again with `edgestem fpga build`") from None
 
 
@@ -75,6 +77,15 @@ def text(report: dict) -> str:
             lines.append(
                 f"  {float(dose):9.0e}   {1e3 * own['rotation_rms']:.2f} ({1e3 * its['rotation_rms']:.2f}), "
                 f"{100 * own['phase_right']:.1f} % ({100 * its['phase_right']:.1f} %)"
+            )
+    if wider := report.get("beyond"):
+        lines += ["", "with strains up to half as large again as it was taught: flagged, strain RMS, 95 % cover:"]
+        for dose, row in wider.items():
+            own = row["student"]
+            rms = ", ".join(f"{100 * v:.2f}" for v in own.get("strain_rms", {}).values()) or "none known"
+            lines.append(
+                f"  {float(dose):9.0e}   {100 * own['flagged']:.1f} %, {rms} %, "
+                f"{100 * own.get('coverage', float('nan')):.1f} %"
             )
     lines += ["", "flagged of frames that show no lattice:"]
     for dose, row in report["flagged_foreign"].items():

