@@ -46,7 +46,7 @@ class Plan:
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
     patterns: int = 60000
-    epochs: tuple[int, int] = (600, 200)
+    epochs: tuple[int, int] = (300, 100)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on

@@ -29,7 +29,7 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (3e-3, 3e-3)  #: learning rates at their highest, in floating point and quantised
+RATES = (3e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
 SEEN, SEARCHED = 6000, 3000  #: lessons over which weights are rounded, and frames over which their bits are searched
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
@@ -38,7 +38,7 @@ COUNTING = (0.2, 0.0021, 0.0009)
 ALWAYS = (0.0010, 0.0004, 0.0004)
 OF_SHEAR = 11.0  #: how much shear along axes and diagonals, which is harder to read, counts beside dilation
 #: How much rotation, centre, phase and the spread count beside strain.
-OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 20.0, 2.5
+OF_ROTATION, OF_CENTRE, OF_PHASE, OF_SPREAD = 0.5, 0.2, 15.0, 1.8
 
 
 def targets(lessons: Lessons) -> np.ndarray:
@@ -228,7 +228,7 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (600, 200),
+    epochs: tuple[int, int] = (300, 100),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
