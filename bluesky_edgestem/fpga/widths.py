@@ -14,7 +14,7 @@ class Widths:
     filter_bits: int = 3  #: of the filters' weights, with the sign
     quotient_bits: int = 6  #: of what the dense layers read, without the sign
     activation_bits: tuple[int, ...] = (6,)  #: of what leaves each hidden layer
-    luts: int = 24000  #: that dense layers may take, about, for which the bits of each neuron's weights are searched
+    luts: int = 20500  #: that dense layers may take, about, for which the bits of each neuron's weights are searched
     weight_bits: tuple[int, ...] | None = None  #: of each dense layer's weights, with the sign, instead
     fan_in: tuple[int, ...] | None = None  #: inputs that a neuron of each dense layer reads at most; all by default
 
