@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import __version__
+from .option_types import seed
 
 #: Commands with a command line of their own, and where it is: module and what it does. Two words go before one.
 DELEGATED = {
@@ -96,12 +97,6 @@ def _interrupted_outside_imports() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is a whole number, 0 or above")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edgestem", description="Closed-loop 4D-STEM on Bluesky.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -109,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="run the closed loop on a simulated microscope and write a report")
-    demo.add_argument("--seed", type=_seed, help="another seed is another specimen")
+    demo.add_argument("--seed", type=seed, help="another seed is another specimen")
     _folder(demo)
     demo.set_defaults(command=_demo)
 

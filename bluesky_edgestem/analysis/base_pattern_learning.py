@@ -61,8 +61,11 @@ def _sites(lattice: FoundLattice, shape: tuple[int, int]) -> np.ndarray:
     return index[np.argsort(length, kind="stable")][: int((length < reach).sum())]
 
 
-def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress: Callable[[str], None]) -> Learned:
-    """Learn the base pattern of frames (n, ny, nx) whose lattice was found; `good` (ny, nx) marks pixels that count."""
+def first_reading(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray) -> tuple[BasePattern, Estimates]:
+    """A base pattern of even disks on the lattice that was found, and where in frames (n, ny, nx) those are.
+
+    `good` (ny, nx) marks pixels that count.
+    """
     shape = (frames.shape[1], frames.shape[2])
     degree = _degree(lattice.radius)
     index = _sites(lattice, shape)
@@ -73,16 +76,22 @@ def learn(frames: np.ndarray, lattice: FoundLattice, good: np.ndarray, progress:
     )  # fmt: skip
     dose = frames.sum((1, 2), dtype=float)
     transform, centre = search(base, frames)
+    return base, Estimates(transform, centre, base.background.share * dose, dose)
+
+
+def learn(frames: np.ndarray, base: BasePattern, at: Estimates, progress: Callable[[str], None]) -> Learned:
+    """Learn the base pattern of frames (n, ny, nx) from what `first_reading` gave of them."""
+    shape, radius = base.shape, base.aperture.radius
+    degree, index, transform, centre = base.aperture.degree, base.index, at.transform, at.centre
     places = centre[:, None] + np.einsum("nij,gj->ngi", transform, base.reflections)
-    reached = (np.abs(places - (np.array(shape[::-1]) - 1) / 2) < np.array(shape[::-1]) / 2 + lattice.radius).all(2)
+    reached = (np.abs(places - (np.array(shape[::-1]) - 1) / 2) < np.array(shape[::-1]) / 2 + radius).all(2)
     index = index[reached.any(0)]
     base = replace(base, beam=np.median(centre, 0), index=index, fills=base.fills[:, reached.any(0)])
-    at = Estimates(transform, centre, base.background.share * dose, dose)
     background, amount = learned_background(base, frames, at)
     base, at = replace(base, background=background), replace(at, background=amount)
     flat = np.zeros(base.fills.shape[2])
     on = (np.abs(base.reflections) < np.array(shape[::-1]) / 2).all(1).sum()
-    flat[0] = max(1 - background.share, 0.05) / (on * np.pi * lattice.radius**2)
+    flat[0] = max(1 - background.share, 0.05) / (on * np.pi * radius**2)
     by_degree = np.concatenate([np.full(d + 1, d) for d in range(degree + 1)])
     variance = (2 * flat[0]) ** 2 * np.where(by_degree == 0, 4.0, 1 / (1.0 + by_degree) ** 2)
     fills = np.broadcast_to(flat, (len(frames), *base.fills.shape[1:])).copy()

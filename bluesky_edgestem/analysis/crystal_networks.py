@@ -25,6 +25,7 @@ from .doubts import Doubt, certain, flags, suspicion
 from .lattice_view import PRIOR_SD, Beams, Lattice, strain_of
 from .materials import material
 from .optics import Optics
+from .pixel_defects import gaps
 from .projected_lattice import symmetry, wrapped
 from .weights_file import WeightsFile
 
@@ -175,10 +176,10 @@ class CrystalNetwork(nn.Module):
         saturated = np.zeros(len(frames), bool)
         if np.issubdtype(frames.dtype, np.integer):
             saturated = (frames == np.iinfo(frames.dtype).max).any((1, 2))
-        return said, best, probability, self._doubts(said, dose, saturated, broken)
+        return said, best, probability, self._doubts(said, dose, saturated, broken, bool(gaps(numbers).any()))
 
     def _doubts(
-        self, said: dict[str, np.ndarray], dose: np.ndarray, saturated: np.ndarray, broken: np.ndarray
+        self, said: dict[str, np.ndarray], dose: np.ndarray, saturated: np.ndarray, broken: np.ndarray, gap: bool
     ) -> list[Doubt]:
         among, fitted = " or ".join(self.among), ~np.isnan(said["misfit"])
         # Where only the network speaks: its log-odds below zero, in units of those of a pattern that it is sure of.
@@ -187,6 +188,7 @@ class CrystalNetwork(nn.Module):
             certain(broken, lambda i: "not counts: a pixel is negative or not a number"),
             certain(dose == 0, lambda i: "no electrons: the frame is empty"),
             certain(saturated, lambda i: "saturated: a pixel reached the largest value of its type"),
+            certain(np.full(len(dose), gap), lambda i: "a gap between the detector's modules, which it does not know"),
             certain(dose < FEWEST, lambda i: "too few electrons to find a lattice in"),
             Doubt(
                 np.abs(said["strain"]).max(1, initial=0.0) / LARGEST_STRAIN,

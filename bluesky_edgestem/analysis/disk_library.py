@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..option_types import positive, whole
 from . import disk_tables
 from .disk_tables import DiskTable
 from .materials import material
@@ -253,7 +254,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheduler", default="local", help="address of a Dask scheduler, for example tcp://host:8786, or local"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes on this machine, if local")
+    parser.add_argument("--workers", type=whole(1), default=1, help="processes on this machine, if local")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -268,10 +269,26 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("edgestem_data/disks.h5"), help="HDF5 file to write")
     parser.add_argument("--materials", nargs="+", default=MATERIALS, metavar="NAME", help="crystals")
-    parser.add_argument("--energies", nargs="+", type=float, default=ENERGIES, metavar="KEV", help="of the beam [keV]")
-    parser.add_argument("--step-nm", type=float, default=1.0, help="between thicknesses of bulk crystals [nm]")
-    parser.add_argument("--angle-mrad", type=float, default=10.0, help="largest semiangle and mistilt together [mrad]")
-    parser.add_argument("--step-mrad", type=float, default=0.25, help="between directions of the beam [mrad]")
+    parser.add_argument(
+        "--energies",
+        nargs="+",
+        type=positive("an energy [keV]"),
+        default=ENERGIES,
+        metavar="KEV",
+        help="of the beam [keV]",
+    )
+    parser.add_argument(
+        "--step-nm", type=positive("a step [nm]"), default=1.0, help="between thicknesses of bulk crystals [nm]"
+    )
+    parser.add_argument(
+        "--angle-mrad",
+        type=positive("an angle [mrad]"),
+        default=10.0,
+        help="largest semiangle and mistilt together [mrad]",
+    )
+    parser.add_argument(
+        "--step-mrad", type=positive("a step [mrad]"), default=0.25, help="between directions of the beam [mrad]"
+    )
     add_workers(parser)
     options = parser.parse_args(arguments)
     specs = standard(options.materials, options.energies, options.step_nm, options.angle_mrad, options.step_mrad)

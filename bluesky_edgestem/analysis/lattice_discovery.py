@@ -22,6 +22,8 @@ _ENOUGH, _TOGETHER = 2e5, 16
 _DIM = 0.001
 #: Of radii that are this nearly the best, the least is taken.
 _AS_GOOD = 0.99
+#: Disks in a sample that may be of a lattice, and samples that have to agree on one.
+_LEAST, _AGREE = 6, 3
 #: Two lattices are the same if their vectors' lengths and angle agree to this.
 _ALIKE = 0.06
 
@@ -33,7 +35,7 @@ class FoundLattice:
     vectors: np.ndarray  #: (2, 2) rows, shortest first, right-handed [pixels]
     centre: np.ndarray  #: (2,) x, y of the direct beam [pixels]
     radius: float  #: of the disks [pixels]
-    agreeing: float  #: share of the samples that have this lattice, in any rotation
+    agreeing: float  #: share of the samples with disks that have this lattice, in any rotation
 
 
 def _discs(shape: tuple[int, int], radius: float) -> np.ndarray:
@@ -104,7 +106,7 @@ def _reduced(vectors: np.ndarray) -> np.ndarray:
 
 def _lattice_of(places: np.ndarray, weights: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Vectors, a site, and the score (0 to 1) of the lattice that holds most of the disks' weight."""
-    if len(places) < 6:
+    if len(places) < _LEAST:
         return None
     weights = np.minimum(weights, np.median(weights))
     weights = weights / weights.sum()
@@ -245,7 +247,7 @@ def _completed(found: list[tuple], radius: float) -> np.ndarray:
 
 
 def _search(frames: np.ndarray, together: int) -> tuple[list[tuple], float, float]:
-    """Lattices (vectors, site, score, image) of samples that agree, their share of all, and the disks' first radius."""
+    """Lattices (vectors, site, score, image) of samples that agree, their share of those with disks, first radius."""
     images = samples(frames, together)
     shape = (frames.shape[1], frames.shape[2])
     radii = np.geomspace(2.0, min(shape) / 7, 36)
@@ -259,17 +261,19 @@ def _search(frames: np.ndarray, together: int) -> tuple[list[tuple], float, floa
         return [], 0.0, 0.0
     # Where nothing is between disks, one that is too large is as good, until it reaches the next.
     radius = float(radii[np.argmax(gain > _AS_GOOD * gain.max())])
-    found = []
+    found, crystalline = [], 0
     for image in images:
         places, heights = _peaks(correlator.ratio(image, radius), radius)
+        crystalline += len(places) >= _LEAST
         lattice = _lattice_of(places, np.sqrt(heights), radius)
         if lattice is not None and lattice[2] > 0.5:
             found.append((*lattice, image))
-    if not found:
+    if len(found) < min(_AGREE, len(images)):
         return [], 0.0, radius
     agreeing = np.array([[_alike(a[0], b[0]) for b in found] for a in found])
     members = agreeing[agreeing.sum(1).argmax()]
-    return [f for f, m in zip(found, members, strict=True) if m], float(members.sum() / len(images)), radius
+    share = members.sum() / crystalline if members.sum() >= min(_AGREE, len(images)) else 0.0
+    return [f for f, m in zip(found, members, strict=True) if m], float(share), radius
 
 
 def find_lattice(frames: np.ndarray) -> FoundLattice | None:
@@ -283,7 +287,8 @@ def find_lattice(frames: np.ndarray) -> FoundLattice | None:
     Returns
     -------
     FoundLattice or None
-        None if fewer than half of the samples show one and the same lattice.
+        None if fewer than half of the samples that show disks, or fewer than three of all sixteen, show one lattice:
+        a scan may be of vacuum for the most part.
     """
     mean = max(float(frames[:: max(1, len(frames) // 32)].sum((1, 2), dtype=float).mean()), 1.0)
     most = int(np.clip(np.ceil(_ENOUGH / mean), 1, min(_TOGETHER, len(frames))))

@@ -130,8 +130,9 @@ def prepare(model: ScatteringModel, beam: Beam) -> Setting:
     )
 
 
-def find_centre(setting: Setting, counts: Tensor, dose: Tensor) -> Tensor:
-    """Place (b, 2) of the direct disk's centre [pixels from the first pixel's centre]."""
+def find_centre(setting: Setting, counts: Tensor, dose: Tensor, good: Tensor) -> Tensor:
+    """Place (b, 2) of the direct disk's centre [pixels from the first pixel's centre]; `good` (n, n) marks pixels that
+    count."""
     b, n, _ = counts.shape
     radius = setting.beam.radius
     centre = torch.full((b, 2), (n - 1) / 2)
@@ -141,7 +142,7 @@ def find_centre(setting: Setting, counts: Tensor, dose: Tensor) -> Tensor:
         total = near.sum((1, 2)).clamp(min=1e-9)
         centre = torch.stack([(near.sum(1) * axis).sum(1), (near.sum(2) * axis).sum(1)], -1) / total[:, None]
     centre = centre.clamp(0, n - 1)
-    one = torch.ones(b, n, n)
+    one = good.expand(b, n, n)
     zero = torch.zeros(b, n, n)
     maps = disk_maps(
         {0: setting.direct},

@@ -33,6 +33,7 @@ from .lattice_inference import (
     search,
 )
 from .optics import Optics
+from .pixel_defects import gaps, share_in
 from .readings import PRIOR_SD, Reading, check_optics, checked, described, doubts
 from .scattering import Beam, ScatteringModel, squared_distance
 from .weights_file import WeightsFile
@@ -94,6 +95,11 @@ def pooled(values: Tensor, variances: Tensor) -> Tensor:
     return mean + (values - mean) * spread2 / (spread2 + variances)
 
 
+#: Share of the electrons that a gap may hide: dose, and with it the phase, is no better known than that.
+_HIDDEN = 0.1
+_BEHIND_A_GAP = "a gap between the detector's modules hides much of the direct beam"
+
+
 class DescriptorNetwork(nn.Module):
     """Strain, rotation and phase of monolayers from diffraction patterns of separate disks."""
 
@@ -122,15 +128,19 @@ class DescriptorNetwork(nn.Module):
         self._settings.clear()
         return super().train(mode)
 
-    def forward(self, counts: Tensor, setting: Setting) -> Reading:
-        """Read counts (b, n, n), float32."""
+    def forward(self, counts: Tensor, setting: Setting, good: Tensor | None = None, hidden: float = 0.0) -> Reading:
+        """Read counts (b, n, n), float32.
+
+        `good` (n, n) is 0 for pixels that do not count, which have hidden a share of the electrons.
+        """
         beam = setting.beam
         n = beam.optics.n_pixels
-        dose = counts.sum((1, 2))
+        good = torch.ones(n, n) if good is None else good
+        dose = counts.sum((1, 2)) / (1 - hidden)
         with torch.no_grad():
-            centre = find_centre(setting, counts, dose)
+            centre = find_centre(setting, counts, dose, good)
             from_beam2 = squared_distance(n, centre)
-            seen = beam.seen(centre)
+            seen = beam.seen(centre) * good
             start, _ = search(setting, counts, dose, seen, centre)
             places = centre[:, None] + positions(start, setting.vectors)
         expected = beam.background(from_beam2) + self.scattering.floor(beam)
@@ -145,7 +155,9 @@ class DescriptorNetwork(nn.Module):
             information, _ = fisher(setting, mode, dose)
             beforehand = torch.diag(torch.tensor([PRIOR_SD[0] ** -2] * 3 + [0.1**-2]))
         posterior = sample(setting, maps, centre, mode, torch.linalg.inv(information + beforehand))
-        phase_logits, brightness, brightness_sd = self._compare(setting, counts, seen, expected, centre, posterior.mean)
+        phase_logits, brightness, brightness_sd = self._compare(
+            setting, counts, dose, seen, expected, centre, posterior.mean
+        )
         out = self.head(_features(beam, dose, posterior, scale).detach())
         stretch = torch.exp(0.5 * torch.stack([out[:, 0]] * 3 + [out[:, 1]], -1))
         # What the model leaves out does not shrink with the dose; it grows with a disk's radius.
@@ -173,10 +185,9 @@ class DescriptorNetwork(nn.Module):
         within = [(windows(image * seen, corner, 2 * half + 1) * disk).sum((1, 2)) for image in (counts, expected)]
         return (counts * seen).sum((1, 2)) - within[0], (expected * seen).sum((1, 2)) - within[1]
 
-    def _compare(self, setting, counts, seen, expected, centre, unknowns) -> tuple[Tensor, Tensor, Tensor]:
+    def _compare(self, setting, counts, dose, seen, expected, centre, unknowns) -> tuple[Tensor, Tensor, Tensor]:
         """Log-likelihoods (b, phases) of the disks' brightness; electrons in the disks over expected, and its sd."""
         beam = setting.beam
-        dose = counts.sum((1, 2))
         relative = positions(unknowns, setting.vectors)
         half = int(beam.radius + 4)
         corner, distance = around(centre[:, None] + relative, half)
@@ -260,11 +271,14 @@ class DescriptorNetwork(nn.Module):
         setting = self.setting(optics)
         frames, broken = as_counts(frames)
         full = np.iinfo(frames.dtype).max
+        gap = gaps(frames)
+        good, hidden = torch.from_numpy((~gap).astype(np.float32)), share_in(gap, frames) if gap.any() else 0.0
         batches = -(-len(frames) // BATCH)
         for some, bad in zip(np.array_split(frames, batches), np.array_split(broken, batches), strict=True):
             counts = torch.from_numpy(some.astype(np.float32))
-            reading = self(counts, setting)
-            yield reading, doubts(reading, counts, (some == full).any(axis=(1, 2)), bad)
+            reading = self(counts, setting, good, hidden)
+            against = doubts(reading, counts, (some == full).any(axis=(1, 2)), bad)
+            yield reading, [Doubt(np.full(len(some), hidden / _HIDDEN), lambda i: _BEHIND_A_GAP), *against]
 
     def save(self, path: Path, card: dict) -> None:
         """Write the weights with the facts of their training, under a checksum."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..option_types import whole
 from . import disk_library
 from .diffraction import counted
 from .disk_tables import DiskTable
@@ -125,7 +126,6 @@ def generate(
     with resumable(path) as file:
         if different := [f"{k} {file.attrs[k]}, wanted {v}" for k, v in stated.items() if file.attrs.get(k, v) != v]:
             raise ValueError(f"{path} holds other patterns ({'; '.join(different)}): choose another file, or those")
-        file.attrs.update(stated)
         file.pop("unfinished", None)
         missing = [index for index in range(wanted) if _group(index) not in file]
         if not missing:
@@ -142,7 +142,9 @@ def generate(
                 for index in missing
             ]
             for done, task in enumerate(as_completed(tasks, loop=dask.loop), wanted - len(missing) + 1):
-                _write(file, task.result())
+                block = task.result()
+                file.attrs.update(stated)  # with the first of its blocks: a run that drew none settles nothing
+                _write(file, block)
                 task.release()
                 if progress is not None:
                     progress(done, wanted)
@@ -182,9 +184,9 @@ def main(arguments: Sequence[str]) -> int:
         "--out", type=Path, default=Path("edgestem_data/crystal_patterns.h5"), help="HDF5 file to write"
     )
     parser.add_argument("--library", type=Path, default=Path("edgestem_data/disks.h5"), help="library of disks")
-    parser.add_argument("--patterns", type=int, default=50_000, help="rounded up to whole blocks of 500")
-    parser.add_argument("--pixels", type=int, default=128, help="along each side of the frames")
-    parser.add_argument("--seed", type=int, default=0, help="settles every draw")
+    parser.add_argument("--patterns", type=whole(1), default=50_000, help="rounded up to whole blocks of 500")
+    parser.add_argument("--pixels", type=whole(32, 1024), default=128, help="along each side of the frames")
+    parser.add_argument("--seed", type=whole(), default=0, help="settles every draw")
     disk_library.add_workers(parser)
     options = parser.parse_args(arguments)
 

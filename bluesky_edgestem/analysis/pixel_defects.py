@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: Counts that a gap would hold, if it were none, at least; and what the line beside it has at least of the next one, on
+#: one side: with nothing between disks, lines beside their edges have about half.
+_EXPECTED, _LEVEL = 100.0, 0.8
+
 
 @dataclass(frozen=True)
 class PixelDefects:
@@ -69,3 +73,53 @@ def good_pixels(frames: np.ndarray) -> np.ndarray:
     # A hot neighbour hides nothing here: it raises the largest, and the dead are told by the smallest.
     dead = (total < 0.2 * lowest) & (lowest - total > 6 * np.sqrt(lowest))
     return ~(hot | dead)
+
+
+def gaps(frames: np.ndarray) -> np.ndarray:
+    """Gaps between a detector's modules that it fills with zeros: whole rows and columns without a count.
+
+    They are between lines that count, one of which is no edge of disks: where nothing is between disks, lines without a
+    count are, too.
+
+    Parameters
+    ----------
+    frames : array (n, ny, nx), unsigned integers
+
+    Returns
+    -------
+    array (ny, nx) bool
+    """
+    total = frames.sum(0, dtype=float)
+    out = np.zeros(total.shape, bool)
+    for line in _empty(total.sum(1)):
+        out[line] = True
+    for line in _empty(total.sum(0)):
+        out[:, line] = True
+    return out
+
+
+def _empty(counts: np.ndarray) -> list[slice]:
+    """Runs of lines without a count between lines of `counts` (n,) that end abruptly there."""
+    edges = np.diff(np.concatenate([[False], counts == 0, [False]]).astype(int))
+    runs = []
+    for start, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
+        if start < 2 or end > len(counts) - 2:
+            continue
+        beside, farther = counts[[start - 1, end]], counts[[start - 2, end + 1]]
+        if beside.min() * (end - start) >= _EXPECTED and ((farther > 0) & (beside >= _LEVEL * farther)).any():
+            runs.append(slice(start, end))
+    return runs
+
+
+def share_in(gap: np.ndarray, frames: np.ndarray) -> float:
+    """Share of the electrons of frames (n, ny, nx) that a gap (ny, nx), bool, has hidden, about.
+
+    By what stands on either side of it, on average over the frames.
+    """
+    total = frames.sum(0, dtype=float)
+    filled = total.copy()
+    for image, hidden in ((filled, gap.all(1)), (filled.T, gap.all(0))):
+        at = np.arange(len(hidden))
+        for column in image.T:
+            column[hidden] = np.expm1(np.interp(at[hidden], at[~hidden], np.log1p(column[~hidden])))
+    return float(1 - total.sum() / filled.sum())

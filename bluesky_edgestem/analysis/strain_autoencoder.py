@@ -24,6 +24,7 @@ from .disk_aperture import Aperture
 from .disk_scoring import KnownInformation, known_information
 from .doubts import Doubt, certain, flags, suspicion
 from .kernels import in_parts
+from .lattice_evidence import lattice_evidence
 from .one_thread import one_thread
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ class StrainAutoencoder:
         """
         _checked(frames)
         # Here, so that what reads with weights needs nothing of what makes them.
-        from .base_pattern_learning import learn
+        from .base_pattern_learning import first_reading, learn
         from .lattice_discovery import find_lattice
-        from .pixel_defects import good_pixels
+        from .pixel_defects import gaps, good_pixels
 
         tell = progress or (lambda line: None)
         network = cls()
@@ -131,17 +132,29 @@ class StrainAutoencoder:
         if len(drawn) < _LEAST:
             network.why = f"{len(drawn)} frames hold electrons counted, and no saturated pixel; {_LEAST} are needed"
             return network
-        good = good_pixels(drawn) & ~masked
+        good = good_pixels(drawn) & ~masked & ~gaps(drawn)
         lattice = find_lattice(drawn * good)
         if lattice is None:
             network.why = (
-                "no lattice of separate disks was found in half of the frames: they may overlap, hold too few "
-                "electrons, or not be of a crystal"
+                "no lattice of separate disks was found in half of the frames that show disks: they may overlap, hold "
+                "too few electrons, or not be of a crystal"
             )
             return network
         tell(f"lattice of {np.linalg.norm(lattice.vectors, axis=1).round(1).tolist()} pixels")
         with one_thread():
-            learned = learn(drawn, lattice, good.astype(np.float32), tell)
+            base, at = first_reading(drawn, lattice, good.astype(np.float32))
+            shows = lattice_evidence(base, drawn, at.transform, at.centre) > 1
+            if shows.sum() < _LEAST:
+                network.why = (
+                    f"{shows.sum()} of {len(shows)} frames show a lattice; {_LEAST} are needed: the others hold "
+                    "too few electrons, or are of vacuum or of a support"
+                )
+                return network
+            if not shows.all():
+                tell(f"{(~shows).sum()} of {len(shows)} frames show no lattice, and are not learned from")
+                drawn, at = drawn[shows], at.part(shows)
+            network.report["without_lattice"] = int((~shows).sum())
+            learned = learn(drawn, base, at, tell)
             network._take(learned)
             network._calibrate(learned, rng)
         tell(f"counting noise makes {np.sqrt(network.stretch):.2f} times the error that it should")
@@ -150,7 +163,7 @@ class StrainAutoencoder:
     def _take(self, learned: Learned) -> None:
         base = self.base = learned.base
         misfit = float(np.median(learned.misfit))
-        self.report = {
+        self.report |= {
             "frames": len(learned.misfit),
             "dose": float(np.median(learned.estimates.dose)),
             "disk_radius_px": base.aperture.radius,
@@ -263,7 +276,10 @@ class StrainAutoencoder:
         # Disks that agree on no lattice have other fills than were learned: then the map is as wrong as they differ.
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
-        doubts = self._doubts(base, dose, saturated, transform, centre, covariance, misfit, disagreement)
+        finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1)
+        shown = np.zeros(len(frames))
+        shown[finite] = lattice_evidence(base, frames[finite], transform[finite], centre[finite])
+        doubts = self._doubts(base, dose, saturated, transform, centre, covariance, misfit, disagreement, shown)
         return transform, centre, covariance, dose, [certain(broken, lambda i: NO_COUNTS), *doubts]
 
     def _known(self, base: BasePattern, transform: np.ndarray) -> tuple[KnownInformation, np.ndarray]:
@@ -308,7 +324,7 @@ class StrainAutoencoder:
         in_parts(n, encode_part)
         return transform, centre, covariance, misfit, scatter, dose, brightest
 
-    def _doubts(self, base, dose, saturated, transform, centre, covariance, misfit, disagreement) -> list[Doubt]:
+    def _doubts(self, base, dose, saturated, transform, centre, covariance, misfit, disagreement, shown) -> list[Doubt]:
         with np.errstate(invalid="ignore"):
             sd = np.sqrt(np.einsum("nii->ni", covariance[:, :4, :4])).max(1)
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1) & np.isfinite(sd)
@@ -321,6 +337,13 @@ class StrainAutoencoder:
             certain(saturated, lambda i: "saturated: a pixel reached the largest value of its type"),
             certain(~finite, lambda i: "no lattice like the base pattern's"),
             Doubt(away / MARGIN, lambda i: f"the beam is {away[i]:.0f} pixels from where it mostly is"),
+            Doubt(
+                1 / np.maximum(shown, 1e-3),
+                lambda i: (
+                    "no lattice like the base pattern's: its disks would hold no more than what is around them, as in "
+                    "vacuum, on a support, or with too few electrons"
+                ),
+            ),
             Doubt(
                 np.abs(stretch - 1).max(1) / 0.12,
                 lambda i: (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
+from ..option_types import whole
 from . import crystals
 from .training_data import PATTERNS_PER_CONDITION
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{', '.join(thick_only)}: for the crystal network; name a thick --material, or leave it out")
     if thick and options.patterns != parser.get_default("patterns"):
         parser.error("--patterns: for the likelihood network; the crystal network sees --batch patterns a step")
-    data = options.data or Path("edgestem_data") / ("disks.h5" if thick else "patterns.h5")
+    data = options.data or Path("edgestem_data") / ("training_disks.h5" if thick else "patterns.h5")
     out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
     typed = f"edgestem train descriptors --seed {options.seed}"
     averaged = f" --averaging {options.averaging}" if options.averaging else ""
@@ -58,15 +58,6 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return int(text)
-
-    return number
-
-
 def _minutes(text: str) -> float:
     try:
         minutes = float(text)
@@ -88,17 +79,17 @@ def _parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--seed", type=_whole(0), default=0, help="settles patterns, noise and training")
-    parser.add_argument("--workers", type=_whole(1), default=1, help="processes that compute patterns or tables")
+    parser.add_argument("--seed", type=whole(0), default=0, help="settles patterns, noise and training")
+    parser.add_argument("--workers", type=whole(1), default=1, help="processes that compute patterns or tables")
     parser.add_argument("--out", type=Path, help="weights file to write; descriptor.pt, or crystal.pt")
     parser.add_argument(
         "--data",
         type=Path,
-        help="HDF5 file of the patterns, edgestem_data/patterns.h5, or tables, edgestem_data/disks.h5",
+        help="HDF5 file of the patterns, edgestem_data/patterns.h5, or tables, edgestem_data/training_disks.h5",
     )
     parser.add_argument(
         "--patterns",
-        type=_whole(_LEAST),
+        type=whole(_LEAST),
         default=4800,
         help=f"multislice patterns of monolayers, {_LEAST} or more; 60 ms each",
     )
@@ -114,9 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know; MoS2 and WS2 alone are the likelihood network's",
     )
     crystal.add_argument(
-        "--steps", type=_whole(1), default=3000, help="of the optimiser; a tenth of a second each on a GPU"
+        "--steps", type=whole(1), default=3000, help="of the optimiser; a tenth of a second each on a GPU"
     )
     crystal.add_argument("--minutes", type=_minutes, default=0.0, help="train no longer than so long; 0 for no limit")
-    crystal.add_argument("--batch", type=_whole(2), default=480, help="patterns a step")
+    crystal.add_argument("--batch", type=whole(2), default=480, help="patterns a step")
     crystal.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="what computes")
     return parser

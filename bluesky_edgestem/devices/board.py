@@ -123,6 +123,7 @@ class InferenceBoard(NamingDevice):
         self._flights: list[_Flight] = []
         self._stagings = 0  # what a staging under way is told by that it has been ended
         self._steps = threading.Lock()
+        self._told: set[int] = set()  # series of which a frame without a result was logged
         self._last: dict[int, int] = {}  # frame of the latest result of each series
         self._given = 0  # results since it was staged
         self._silent = False
@@ -181,6 +182,7 @@ class InferenceBoard(NamingDevice):
         with self._change:
             self._rows.clear()
             self._flights.clear()
+            self._told.clear()
             self._last.clear()
             self._given = 0
             self._silent = False
@@ -350,10 +352,26 @@ class InferenceBoard(NamingDevice):
                     *(self.name, missing()[0], PATIENCE),
                 )
             rows = [None if key is None else self._trusted(key) for key in keys]
+            if not self._silent:
+                self._tell_of_the_first(numbers, keys, rows)
         came = np.array([row is not None for row in rows], bool)
         told = np.array([row for row in rows if row is not None]).reshape(-1, len(COLUMNS))
         first, second = str(self.phases.latest).split()
         return descriptors(told, (first, second)), came
+
+    def _tell_of_the_first(
+        self, numbers: Sequence[int], keys: Sequence[tuple[int, int] | None], rows: Sequence[np.ndarray | None]
+    ) -> None:
+        """Log the first frame of each series that the fallback reads although the board is not silent."""
+        for number, key, row in zip(numbers, keys, rows, strict=True):
+            if key is None or row is not None or key[0] in self._told:
+                continue
+            self._told.add(key[0])
+            made = self._rows.get(key)
+            why = "it was lost on the way, refused, or is no longer among the latest"
+            if made is not None:
+                why = f"the board was set for {made[ELECTRONS]:g} electrons when it made that"
+            log.warning("%s has no result of frame %d, %s; its fallback reads such frames", self.name, number, why)
 
     def _key(self, number: int) -> tuple[int, int] | None:
         """Series and frame of the frame with an index; None where its flight was not announced."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..analysis.optics import Optics
+from ..option_types import whole
 from . import report
 from .build import TARGETS, Plan, build
 from .frontend import Frontend
@@ -25,19 +26,8 @@ OF_STUDENT = (
 )  # fmt: skip
 
 
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    """What reads a whole number from `low` to `high` off the command line."""
-
-    def read(value: str) -> int:
-        if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
-            raise argparse.ArgumentTypeError(f"{value!r}: give a whole number from {low} to {high}")
-        return int(value)
-
-    return read
-
-
 def _clock(value: str) -> float:
-    matched = re.fullmatch(r"([\d.]+)\s*MHz", value)
+    matched = re.fullmatch(r"(\d+(?:\.\d*)?)\s*MHz", value)
     if not matched or not 1 <= float(matched[1]) <= 1000:
         raise argparse.ArgumentTypeError(f"{value!r} is no clock; give 1MHz to 1000MHz, for example 100MHz")
     return float(matched[1])
@@ -70,52 +60,50 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--energy-keV", type=float, default=80.0, help="beam energy [keV]")
     parser.add_argument("--semiangle-mrad", type=float, default=2.0, help="convergence semiangle [mrad]")
     parser.add_argument(
-        "--frame", type=_whole(48, 4096), default=48, help="pixels along each side of the detector's frames"
+        "--frame", type=whole(48, 4096), default=48, help="pixels along each side of the detector's frames"
     )
     parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
     parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
-    parser.add_argument("--bin-bits", type=_whole(4, 12), default=7, help="depth of what the network sees, 4 to 12")
+    parser.add_argument("--bin-bits", type=whole(4, 12), default=7, help="depth of what the network sees, 4 to 12")
     parser.add_argument("--pixels-a-clock", type=int, default=8, choices=(1, 8, 16), help="on the board's input")
     parser.add_argument(
-        "--patterns", type=_whole(500, 10**7), default=Plan.patterns, help="patterns that the teacher reads"
+        "--patterns", type=whole(500, 10**7), default=Plan.patterns, help="patterns that the teacher reads"
     )
     parser.add_argument(
-        "--epochs", type=_whole(1, 10**4), nargs=2, default=list(Plan.epochs), help="in floating point, and quantised"
+        "--epochs", type=whole(1, 10**4), nargs=2, default=list(Plan.epochs), help="in floating point, and quantised"
     )
-    parser.add_argument("--filters", type=_whole(1, 256), default=Widths.filters, help="matched filters")
+    parser.add_argument("--filters", type=whole(1, 256), default=Widths.filters, help="matched filters")
     parser.add_argument(
-        "--hidden", type=_whole(1, 1024), nargs="+", default=list(Widths.hidden), help="sizes of hidden layers"
+        "--hidden", type=whole(1, 1024), nargs="+", default=list(Widths.hidden), help="sizes of hidden layers"
     )
     parser.add_argument(
         "--filter-bits", type=int, default=Widths.filter_bits, choices=(2, 3, 4), help="of the filters' weights"
     )
     parser.add_argument(
-        "--luts", type=_whole(1, 10**7), default=Widths.luts,
+        "--luts", type=whole(1, 10**7), default=Widths.luts,
         help="that dense layers may take, about, for which the bits of each neuron's weights are searched",
     )  # fmt: skip
     parser.add_argument(
-        "--weight-bits", type=_whole(2, 12), nargs="+", help="of each dense layer's weights; searched if left out"
+        "--weight-bits", type=whole(2, 12), nargs="+", help="of each dense layer's weights; searched if left out"
     )
     parser.add_argument(
-        "--fan-in", type=_whole(1, 1024), nargs="+",
+        "--fan-in", type=whole(1, 1024), nargs="+",
         help="inputs that a neuron of each dense layer reads at most; all if left out",
     )  # fmt: skip
     parser.add_argument(
         "--activation-bits",
-        type=_whole(2, 12),
+        type=whole(2, 12),
         nargs="+",
         default=list(Widths.activation_bits),
         help="behind each hidden layer",
     )
+    parser.add_argument("--frames", type=whole(10, 10**7), default=Plan.frames, help="on which all forms have to agree")
     parser.add_argument(
-        "--frames", type=_whole(10, 10**7), default=Plan.frames, help="on which all forms have to agree"
+        "--scored", type=whole(1, 10**5), default=Plan.scored, help="multislice patterns that the accuracy is of"
     )
-    parser.add_argument(
-        "--scored", type=_whole(1, 10**5), default=Plan.scored, help="multislice patterns that the accuracy is of"
-    )
-    parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="settles every draw")
-    parser.add_argument("--workers", type=_whole(1, 1000), default=Plan.workers, help="processes that draw patterns")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="settles every draw")
+    parser.add_argument("--workers", type=whole(1, 1000), default=Plan.workers, help="processes that draw patterns")
     parser.add_argument("--synthesise", action="store_true", help="run Vitis HLS, where it is installed")
     parser.add_argument("--no-route", action="store_true", help="leave out the routed clock, which takes half an hour")
     return parser

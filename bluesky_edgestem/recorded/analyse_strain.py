@@ -15,10 +15,11 @@ from .. import __version__
 from ..analysis.materials import Material
 from ..analysis.strain import COMPONENTS, StrainMaps
 from ..analysis.strain_frame import Reference, StrainFrame, as_reference, check_reference, joined, strain_maps
-from .arguments import add_scan, opened, seed
+from ..option_types import seed
+from .arguments import add_scan, opened
 from .scan import RecordedScan
 from .strain_file import scan_of
-from .train_strain import say_whether_converged, tell
+from .train_strain import saved, say_whether_converged, tell
 
 if TYPE_CHECKING:
     from ..analysis.affine_readings import AffineReadings
@@ -90,13 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
         output = options.output or _folder_of(scan.name)
-        output.mkdir(parents=True, exist_ok=True)
+        if output.exists() and not output.is_dir():
+            raise FileExistsError(f"{output} is a file: name a folder by --output")
         weights = options.weights or output / "strain.pt"
         if network is None:
             network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
             if network.base is None:
                 return say_whether_converged(network)
-            network.save(weights)
+            output.mkdir(parents=True, exist_ok=True)
+            weights = saved(network, weights)
+        # Before it reads: where the training has failed, reading may say only that it found nothing.
+        status = say_whether_converged(network)
+        output.mkdir(parents=True, exist_ok=True)
         if isinstance(options.reference, Material):  # a wrong calibration: told before thousands of frames are read
             StrainFrame.of_lattice(
                 options.reference, network.base_vectors, scan.scan.optics, options.rotation, options.mirrored
@@ -123,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             uid = write_run(client, maps, scan.numbers, scan.start, provenance)
             print(f'in the catalog as run {uid}; all analyses of this run: "analyses={scan.name}"')
-    return say_whether_converged(network)
+    return status
 
 
 def _angle(text: str) -> float:

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
 SUFFIXES = (".h5", ".hdf5", ".nxs", ".nx5", ".hdf", ".emd")
 
 
-def seed(text: str) -> int:
-    """A seed, for argparse."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is a whole number, 0 or above")
-    return int(text)
-
-
 def add_scan(parser: argparse.ArgumentParser) -> None:
     """Add what names a scan; `opened` takes it."""
     parser.add_argument("scan", help="uid of a run in the catalog (its first characters do), or an HDF5 file of frames")

@@ -6,8 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .arguments import add_scan, opened, seed
+from ..option_types import seed
+from .arguments import add_scan, opened
+
+if TYPE_CHECKING:
+    from ..analysis.strain_autoencoder import StrainAutoencoder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in network.report.items():
         print(f"  {name}: {value}")
     if network.base is not None:
-        output = options.output
-        if not network.converged and output.exists():  # it may have cost others a scan
-            output = output.with_stem(f"{output.stem}-not-converged")
-        network.save(output)
-        print(f"weights: {output}")
+        print(f"weights: {saved(network, options.output)}")
     return say_whether_converged(network)
+
+
+def saved(network: StrainAutoencoder, output: Path) -> Path:
+    """Where the weights were written: beside those that are there if they have not converged."""
+    if not network.converged and output.exists():  # it may have cost others a scan
+        output = output.with_stem(f"{output.stem}-not-converged")
+    network.save(output)
+    return output
 
 
 def tell(line: str) -> None:
@@ -47,7 +56,7 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
-def say_whether_converged(network) -> int:
+def say_whether_converged(network: StrainAutoencoder) -> int:
     """Exit status 0, or 1 after the reason why the network has not converged."""
     if network.converged:
         return 0

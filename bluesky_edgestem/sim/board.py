@@ -57,7 +57,8 @@ class Model:
     def outputs(self, images: np.ndarray, electrons: float) -> tuple[np.ndarray, np.ndarray]:
         """Output words (n, 9) and status (n,) of frames that are expected to have so many electrons."""
         side = self.student.frontend.n_pixels
-        if images.shape[1:] == (side, side):
+        if np.prod(images.shape[1:]) == side**2:  # pixels are counted, not rows
+            images = images.reshape(len(images), side, side)
             shift = self.student.frontend.shift_for(electrons, self.student.brightest)
             return self.student.outputs(images, shift, self.dense)
         # As the Verilog has it: a result without words, whose status says that the frame ended early or late.
@@ -113,6 +114,7 @@ class Board:
     """
 
     def __init__(self, model: Model, address: str, protocol: str = "v1") -> None:
+        Receiver.load()  # not at `start`, which clients wait for
         self.model, self.address, self._protocol = model, address, protocol
         self.electrons = 1e4
         self.rule: Rule | None = None

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import signal
 import socket
@@ -25,6 +24,7 @@ from ..fpga.shipped import folder_of
 from ..fpga.student import NAME as STUDENT
 from ..fpga.student import Student
 from ..geometry import FieldOfView
+from ..option_types import positive, seed
 from .board import Board, Model
 from .column import Column
 from .frames import SOURCES, Renderer, die_with_parent
@@ -224,9 +224,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Optics()
     parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
     parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
-    parser.add_argument("--seed", type=_seed, default=0, help="draws the specimen and the noise (default: %(default)s)")
-    parser.add_argument("--field", type=_length, default=100.0, help="size of the specimen's region [nm] (%(default)s)")
-    parser.add_argument("--scan-range", type=_length, default=120.0, help="reach of the coils [nm] (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="draws the specimen and the noise (default: %(default)s)")
+    parser.add_argument(
+        "--field",
+        type=positive("a length [nm]"),
+        default=100.0,
+        help="size of the specimen's region [nm] (%(default)s)",
+    )
+    parser.add_argument(
+        "--scan-range", type=positive("a length [nm]"), default=120.0, help="reach of the coils [nm] (%(default)s)"
+    )
     # Of a board's build, where there is one: it reads no other frames.
     for name, type_, what, usual in (
         ("--energy", float, "beam energy [keV]", default.energy_keV),
@@ -273,26 +280,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the process that started this one does"
     )
-
-
-def _length(text: str) -> float:
-    try:
-        length = float(text)
-    except ValueError:
-        length = math.nan
-    if not 0 < length < math.inf:  # limits of 0 to 0 are none at all to an EPICS client
-        raise argparse.ArgumentTypeError(f"{text!r} is no length; a length is a number above 0 [nm]")
-    return length
-
-
-def _seed(text: str) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if seed < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is a whole number, 0 or above")
-    return seed
 
 
 def _served_already(pv: str) -> bool:

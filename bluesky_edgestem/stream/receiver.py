@@ -118,6 +118,16 @@ class Receiver:
         for thread in self._threads:
             thread.start()
 
+    @staticmethod
+    def load() -> None:
+        """Load the compiled code, which takes seconds where it has to be compiled: before anybody waits for it."""
+        blobs.load()
+        context = zmq.Context()
+        try:
+            Inbox(context.socket(zmq.PULL), BATCH, BATCH_BYTES).take()
+        finally:
+            context.destroy(0)
+
     def _connect(self, address: str) -> Inbox:
         socket = self._context.socket(zmq.PULL)
         socket.set_hwm(HIGH_WATER_MARK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..option_types import positive
 from .gate import Reduce
 from .nexus import Context
 from .receiver import PROTOCOLS, VERIFY, Receiver
@@ -76,16 +76,6 @@ def record(
         receiver.close()
 
 
-def _time(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to wait; a time is a number of seconds above 0")
-    return value
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit status 0 for a complete series, 3 for one that lacks frames."""
     parser = argparse.ArgumentParser(
@@ -95,9 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="file to write; it must not exist")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="v1", help="of the stream (%(default)s)")
     parser.add_argument(
-        "--timeout", type=_time, default=10.0, help="close a series without a message for so long [s] (%(default)s)"
+        "--timeout",
+        type=positive("a time to wait [s]"),
+        default=10.0,
+        help="close a series without a message for so long [s] (%(default)s)",
     )
-    parser.add_argument("--start-timeout", type=_time, help="wait so long for a series to begin [s] (for ever)")
+    parser.add_argument(
+        "--start-timeout", type=positive("a time to wait [s]"), help="wait so long for a series to begin [s] (for ever)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="sockets that share the stream (%(default)s)")
     parser.add_argument("--no-verify", action="store_true", help="do not decode frames: damaged ones go to the file")
     options = parser.parse_args(argv)

@@ -65,6 +65,12 @@ def test_a_thick_crystal_is_read_within_what_the_network_says_of_its_errors(netw
     assert np.all(found.strain_sd < 5e-3)
 
 
+def test_a_gap_between_modules_is_told(network, expected) -> None:
+    frames = counted(expected, 1e5, n=2)
+    frames[:, 70:73] = 0
+    assert all(reason.startswith("a gap between the detector's") for reason in network.predict(frames, OPTICS).flagged)
+
+
 def test_frames_that_hold_no_electrons_or_too_many_are_flagged(network, expected) -> None:
     frames = counted(expected, 1e5, n=3)
     frames[1] = 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bluesky_edgestem.analysis.pixel_defects import PixelDefects, good_pixels
+from bluesky_edgestem.analysis.pixel_defects import PixelDefects, gaps, good_pixels, share_in
 
 
 def test_defects_change_their_own_pixels_only_and_in_every_frame():
@@ -41,3 +41,34 @@ def test_defects_are_found_in_frames_with_structure():
     found = ~good_pixels(frames)
     # The dead pixel at (36, 25) has a hot neighbour, the hot one at (36, 26) a dead one; neither hides the other.
     assert np.argwhere(found).tolist() == [[10, 10], [25, 22], [25, 36], [26, 36], [40, 40]]
+
+
+def disks(background):
+    """Flat disks on a square lattice along the frame's axes, (96, 96), of one electron."""
+    y, x = np.indices((96, 96))
+    out = np.full((96, 96), float(background))
+    for h in range(-1, 2):
+        for k in range(-1, 2):
+            out += (np.hypot(x - 47.6 - 28 * h, y - 48.3 - 28 * k) < 6) / (1 + 3 * (h * h + k * k))
+    return out / out.sum()
+
+
+@pytest.mark.parametrize("dose", [1e3, 1e5])
+@pytest.mark.parametrize("background", [0.0, 0.01])
+def test_lines_without_a_count_are_a_gap_only_between_lines_that_end_abruptly(dose, background):
+    expected = disks(background)
+    frames = np.random.default_rng(3).poisson(dose * expected, (200, 96, 96)).astype(np.uint16)
+    assert not gaps(frames).any(), "between disks there is nothing, and no gap"
+    frames[:, 60:64] = frames[:, :, 43:46] = 0
+    found = gaps(frames)
+    if background:
+        assert np.flatnonzero(found.all(1)).tolist() == [60, 61, 62, 63]
+    assert np.flatnonzero(found.all(0)).tolist() == [43, 44, 45]
+    hidden = 1 - expected[~found].sum()
+    assert 0.5 < share_in(found, frames) / hidden < 2, "what is beside the gap tells about how much"
+
+
+def test_the_rim_of_a_frame_is_no_gap():
+    frames = np.ones((50, 40, 40), np.uint16)
+    frames[:, :6] = frames[:, :, -3:] = 0
+    assert not gaps(frames).any()

@@ -365,9 +365,11 @@ def test_maps_of_one_lattice_are_given_the_indices_of_others(whole):
     assert nothing == pytest.approx(np.eye(2)[None])
 
 
-def test_pixels_that_the_detector_masks_count_for_nothing(scan, held_out, network):
+@pytest.mark.parametrize("fill", [2**32 - 1, 0])
+def test_pixels_that_the_detector_masks_count_for_nothing(scan, held_out, network, fill):
+    # With its largest number, or with zero, which is known by whole rows or columns without a count.
     counts = np.random.default_rng(1).poisson(5e4 * scan[0]).astype(">u4")
-    counts[:, 30:32] = 2**32 - 1
+    counts[:, 30:32] = fill
     other = StrainAutoencoder.train(counts, seed=3)
     assert other.converged, other.why
     assert other.base is not None and not other.base.good[30:32].any() and other.base.good[32:].mean() > 0.99
@@ -375,7 +377,7 @@ def test_pixels_that_the_detector_masks_count_for_nothing(scan, held_out, networ
     assert other.stretch == pytest.approx(network.stretch, abs=0.2)
     seen = np.random.default_rng(6).poisson(1e5 * held_out[0]).astype(np.uint32)
     whole = np.sqrt((errors(network.read(seen), held_out[1])[1:] ** 2).mean())
-    seen[:, 30:32] = 2**32 - 1
+    seen[:, 30:32] = fill
     seen[0, 40, 40] = 2**32 - 1
     readings = other.read(seen)
     assert readings.flagged[0].startswith("saturated") and (readings.flagged[1:] == "").all()
@@ -416,6 +418,40 @@ def test_a_scan_without_a_lattice_does_not_converge():
         network.read(noise)
 
 
+def beyond_the_crystal(support):
+    """Probabilities (80, 80) of vacuum, or with some of the electrons in the diffuse rings of a `support`."""
+    away = np.hypot(*(np.indices((80, 80)) - 39.5))
+    beam = np.clip(OPTICS.disk_radius + 0.5 - away, 0, 1)
+    rings = 1 / (1 + (away / 6) ** 2) + 0.3 * np.exp(-0.5 * ((away - 16) / 4) ** 2)
+    return diffraction.detected((1 - support) * beam / beam.sum() + support * rings / rings.sum(), OPTICS)
+
+
+@pytest.mark.parametrize("support", [0.0, 0.4])
+@pytest.mark.parametrize("dose", [1e3, 1e4, 1e5, 1e6])
+def test_a_frame_beyond_the_crystal_is_flagged(network, support, dose):
+    # At 10⁴ electrons, half of them were read as a crystal in some rotation before lattices were asked for evidence.
+    counts = np.random.default_rng(8).poisson(dose * np.broadcast_to(beyond_the_crystal(support), (200, 80, 80)))
+    readings = network.read(counts.astype(np.uint32))
+    assert (readings.flagged != "").all()
+
+
+@pytest.mark.parametrize(("beyond", "support"), [(96, 0.0), (288, 0.0), (96, 0.4)])
+def test_a_scan_that_reaches_beyond_the_crystal_learns_of_the_crystal(scan, network, beyond, support):
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(5e4 * scan[0]).astype(np.uint16)
+    others = rng.poisson(5e4 * np.broadcast_to(beyond_the_crystal(support), (beyond, 80, 80))).astype(np.uint16)
+    learned = StrainAutoencoder.train(np.concatenate([counts, others]), seed=3)
+    assert learned.converged, learned.why
+    assert learned.report["without_lattice"] == beyond
+    readings, alone = learned.read(counts), network.read(counts)
+    assert (readings.flagged == "").all()
+    # As well as of the crystal alone; the first lattice, and with it the reference, is of another frame.
+    assert abs(learned.report["modes"] - network.report["modes"]) <= 1
+    assert np.median(readings.transform_sd) == pytest.approx(np.median(alone.transform_sd), rel=0.1)
+    truth = scan[1]
+    assert np.abs(errors(readings, truth)).mean() == pytest.approx(np.abs(errors(alone, truth)).mean(), rel=0.1)
+
+
 def test_too_few_frames_do_not_converge():
     network = StrainAutoencoder.train(np.zeros((40, 64, 64), np.uint16))
     assert not network.converged
@@ -444,7 +480,7 @@ def test_disks_that_disagree_are_on_no_lattice_if_they_leave_the_map_unsure(netw
     transform, centre = np.eye(2)[None], network.base.beam[None]
     doubts = network._doubts(
         network.base, np.array([1e5]), np.array([False]), transform, centre, sd**2 * np.eye(6)[None],
-        np.array([1.0]), np.array([20.0]),
+        np.array([1.0]), np.array([20.0]), np.array([5.0]),
     )  # fmt: skip
     (flag,) = flags(doubts)
     assert flag.startswith(told) and bool(flag) == bool(told)

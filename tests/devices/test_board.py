@@ -76,10 +76,14 @@ def test_a_monitor_that_was_lost_is_made_up_for_by_the_next(board):
     assert read(board, range(6))[1] == [True] * 6
 
 
-def test_a_result_for_another_number_of_electrons_is_not_used(board):
+def test_a_result_for_another_number_of_electrons_is_not_used(board, caplog):
     board.expect(1, 0, 1e4)
-    board._take(monitor((1, 0, 1e4, 0.1), (1, 1, 5e3, 0.2)))
-    assert read(board, range(2)) == ([0.1], [True, False])
+    board._take(monitor((1, 0, 1e4, 0.1), (1, 1, 5e3, 0.2), (1, 2, 5e3, 0.2)))
+    assert read(board, range(3)) == ([0.1], [True, False, False])
+    assert caplog.messages == [
+        "board has no result of frame 1, the board was set for 5000 electrons when it made that; its fallback reads "
+        "such frames"
+    ]
 
 
 def test_a_frame_that_the_board_missed_is_not_waited_for(board, caplog):
@@ -88,7 +92,9 @@ def test_a_frame_that_the_board_missed_is_not_waited_for(board, caplog):
     began = time.monotonic()
     assert read(board, range(3)) == ([0.1, 0.3], [True, False, True])
     assert time.monotonic() - began < 0.2
-    assert not caplog.messages
+    assert read(board, range(3)) == ([0.1, 0.3], [True, False, True])
+    (told,) = caplog.messages  # once a series
+    assert told.startswith("board has no result of frame 1, it was lost on the way, refused, or")
 
 
 def test_a_result_is_waited_for(board):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.cli import main
+from bluesky_edgestem.recorded import analyse_strain
 
 PEER = Path(__file__).parents[2] / ".venv-libertem/bin/python"
 READ = np.arange(96) != 50
@@ -119,6 +120,29 @@ def test_without_weights_a_network_is_trained_and_kept(write, network, tmp_path,
     assert "not read, 1: no electrons: the frame is empty" in said
     assert main(["analyse", "strain", str(write()), "--seed", "13"]) == 1
     assert "has not converged" in capsys.readouterr().err
+    kept = {file.name: file.read_text() for file in (tmp_path / "strain_run").glob("*.pt")}
+    assert kept == {"strain.pt": "6", "strain-not-converged.pt": "13"}
+
+
+def test_why_a_training_failed_is_told_before_reading_fails_for_it(write, network, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def nothing(*_):
+        raise ValueError("the median of the scan holds no pattern that could be read")
+
+    monkeypatch.setattr(analyse_strain, "read_scan", nothing)
+    assert main(["analyse", "strain", str(write()), "--seed", "13"]) == 1
+    told = capsys.readouterr().err
+    assert told.index("has not converged, its strain is not to be trusted") < told.index(
+        "no pattern that could be read"
+    )
+
+
+def test_results_do_not_go_to_a_file(write, network, tmp_path, capsys):
+    (tmp_path / "w.pt").write_text("4")
+    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path / "w.pt")]
+    assert main(["analyse", "strain", str(write()), *words]) == 1
+    assert "w.pt is a file: name a folder by --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

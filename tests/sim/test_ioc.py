@@ -51,7 +51,7 @@ def test_a_seed_is_a_whole_number_not_below_0(bad, capsys):
 def test_a_length_that_is_none_is_refused(option, bad, capsys):
     with pytest.raises(SystemExit):
         main([f"{option}={bad}"])
-    assert f"{option}: '{bad}' is no length; a length is a number above 0 [nm]" in capsys.readouterr().err
+    assert f"{option}: '{bad}' is not a length [nm], a number above 0" in capsys.readouterr().err
 
 
 def served_optics(*argv):

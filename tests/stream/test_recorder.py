@@ -331,7 +331,7 @@ def test_a_folder_that_is_not_there_is_told_of_before_the_series(tmp_path: Path)
 def test_a_time_that_is_none_is_refused(tmp_path: Path, time: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["tcp://127.0.0.1:1", str(tmp_path / "run.h5"), f"--timeout={time}"])
-    assert "is no time to wait; a time is a number of seconds above 0" in capsys.readouterr().err
+    assert "is not a time to wait [s], a number above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("address", "options"), [("nonsense", {}), ("tcp://127.0.0.1:1", {"protocol": "v3"})])
