@@ -16,8 +16,8 @@ from .kernels import in_parts, kernel
 _CHANCE, _DIFFUSE = 4.5, 0.1
 #: The ring around a disk begins so many pixels outside of it, for blur and for what the search leaves, and ends there.
 _CLEAR, _RING, _ROOM = 1.0, 1.5, 2.0
-#: Disks that are looked at, those nearest to the beam.
-_MOST = 24
+#: Disks that are looked at, the brightest, until the evidence is this.
+_MOST, _PLAIN = 24, 4.0
 
 
 @kernel
@@ -34,36 +34,29 @@ def _sums(frame, good, rows, columns, row, column):  # pragma: no cover - compil
 
 
 @kernel
-def _excess(frames, good, transform, centre, neighbours, reflections, radius, clear, outer, excess, variance, held):
-    # pragma: no cover - compiled
-    """Fill `excess` (n,) with what disks hold over the rings around them, `variance` (n,) and all that they hold.
+def _evidence(
+    frames, good, transform, centre, reflections, disk, ring, neighbours, clear2, chance, diffuse, most, plain, evidence
+):  # pragma: no cover - compiled
+    """Fill `evidence` (n,): what disks hold over the rings around them, over what chance and a support make.
 
-    Rings leave out what is in the `neighbours` (k, 2), places of the sites around one.
+    `disk` and `ring` (2, k) are rows and columns of their pixels around a site; of a ring those are left out whose
+    squared distance from one of the `neighbours` (s, 2), sites around the first, is less than `clear2`.
     """
     n_frames, ny, nx = frames.shape
-    reach = int(np.ceil(outer))
-    most = (2 * reach + 1) ** 2
-    rows, columns = np.empty((2, most), np.int64), np.empty((2, most), np.int64)
-    count = np.zeros(2, np.int64)
+    rows, columns = np.empty_like(ring[0]), np.empty_like(ring[0])
     for n in range(n_frames):
         m = transform[n]
-        count[:] = 0
-        for y in range(-reach, reach + 1):
-            for x in range(-reach, reach + 1):
-                away = x * x + y * y
-                if away > outer**2 or radius**2 < away <= (radius + clear) ** 2:
-                    continue
-                of = 0 if away <= radius**2 else 1
-                alone = True
-                for k in range(len(neighbours)):
-                    if of == 1:
-                        sx = m[0, 0] * neighbours[k, 0] + m[0, 1] * neighbours[k, 1] - x
-                        sy = m[1, 0] * neighbours[k, 0] + m[1, 1] * neighbours[k, 1] - y
-                        alone = alone and sx * sx + sy * sy > (radius + clear) ** 2
-                if alone:
-                    rows[of, count[of]], columns[of, count[of]] = y, x
-                    count[of] += 1
-        excess[n], variance[n], held[n] = 0.0, 1.0, 0.0
+        count = 0
+        for i in range(ring.shape[1]):
+            alone = True
+            for k in range(len(neighbours)):
+                sx = m[0, 0] * neighbours[k, 0] + m[0, 1] * neighbours[k, 1] - ring[1, i]
+                sy = m[1, 0] * neighbours[k, 0] + m[1, 1] * neighbours[k, 1] - ring[0, i]
+                alone = alone and sx * sx + sy * sy > clear2
+            if alone:
+                rows[count], columns[count] = ring[0, i], ring[1, i]
+                count += 1
+        excess, variance, held, evidence[n] = 0.0, 1.0, 0.0, 0.0
         seen = 0
         for g in range(len(reflections)):
             gx, gy = reflections[g, 0], reflections[g, 1]
@@ -71,17 +64,18 @@ def _excess(frames, good, transform, centre, neighbours, reflections, radius, cl
             row = int(np.rint(centre[n, 1] + m[1, 0] * gx + m[1, 1] * gy))
             if row < 0 or column < 0 or row >= ny or column >= nx:
                 continue
-            inside, pixels = _sums(frames[n], good, rows[0, : count[0]], columns[0, : count[0]], row, column)
-            around, ring = _sums(frames[n], good, rows[1, : count[1]], columns[1, : count[1]], row, column)
+            inside, pixels = _sums(frames[n], good, disk[0], disk[1], row, column)
+            around, beside = _sums(frames[n], good, rows[:count], columns[:count], row, column)
             # Of others too little is in the frame.
-            if pixels > 0.5 * count[0] and ring > 0.25 * count[1]:
-                part = pixels / ring
-                excess[n] += inside - part * around
-                variance[n] += inside + part**2 * around
-                held[n] += inside
+            if pixels > 0.5 * disk.shape[1] and beside > 0.25 * count:
+                part = pixels / beside
+                excess += inside - part * around
+                variance += inside + part**2 * around
+                held += inside
                 seen += 1
-            if seen == _MOST:
-                break
+                evidence[n] = max(excess, 0.0) / (chance * np.sqrt(variance) + diffuse * held)
+                if seen == most or evidence[n] > plain:
+                    break
 
 
 def lattice_evidence(base: BasePattern, frames: np.ndarray, transform: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -97,20 +91,25 @@ def lattice_evidence(base: BasePattern, frames: np.ndarray, transform: np.ndarra
     Returns
     -------
     (n,) float
-        A frame that shows the lattice has more than one; one that holds half of no disk but the direct beam has 0.
+        A frame that shows the lattice has more than one, of which no more is told than that it is `_PLAIN`; one that
+        holds half of no disk but the direct beam has 0.
     """
     around = np.array([(h, k) for h in (-1, 0, 1) for k in (-1, 0, 1) if (h, k) != (0, 0)], float) @ base.vectors
     radius, outer = base.aperture.radius, _RING * base.aperture.radius + _ROOM
     around = around[np.linalg.norm(around, axis=1) < 1.1 * (outer + radius + _CLEAR)]  # others are out of reach
-    off_beam = base.reflections[(base.index != 0).any(1)]
-    off_beam = off_beam[np.argsort(np.linalg.norm(off_beam, axis=1), kind="stable")]
-    excess, variance, held = np.zeros((3, len(frames)))
+    reach = int(np.ceil(outer))
+    square = np.stack(np.indices((2 * reach + 1, 2 * reach + 1))).reshape(2, -1) - reach
+    away = np.hypot(*square)
+    disk, ring = square[:, away <= radius], square[:, (away > radius + _CLEAR) & (away <= outer)]
+    brightest = np.argsort(-base.fills[0, :, 0], kind="stable")
+    off_beam = base.reflections[brightest][(base.index[brightest] != 0).any(1)]
+    out = np.zeros(len(frames))
 
     def part(p: slice) -> None:
-        _excess(
-            frames[p], base.good, transform[p], centre[p], around, off_beam, radius, _CLEAR, outer, excess[p],
-            variance[p], held[p],
+        _evidence(
+            frames[p], base.good, transform[p], centre[p], off_beam, disk, ring, around, (radius + _CLEAR) ** 2,
+            _CHANCE, _DIFFUSE, _MOST, _PLAIN, out[p],
         )  # fmt: skip
 
     in_parts(len(frames), part)
-    return np.maximum(excess, 0.0) / (_CHANCE * np.sqrt(variance) + _DIFFUSE * held)
+    return out

@@ -29,7 +29,9 @@ def test_report_and_card_are_of_this_student(made, capsys):
     assert {name: row["frames"] for name, row in said["agreement"].items()} == {
         "QKeras": 10_000, "hls4ml, io_parallel": 10_000, "hls4ml, io_stream": 10_000, "alkaid": 10_000,
         "Verilog, frames back to back": 10_000, "Verilog, gaps, stalls, shifted": 1000,
-        "Verilog, frame numbers and status": 10_000, "Verilog, rule": 10_000, "Verilog, by Icarus": 5,
+        "Verilog, frame numbers and status": 10_000, "Verilog, rule": 10_000,
+        "Verilog, between frames cut short and too long": 2000, "Verilog, reset in mid-frame": 1000,
+        "Verilog, by Icarus": 5,
     }  # fmt: skip
     card = (shipped.FOLDER / "board.md").read_text()
     assert made.hash in card
@@ -42,10 +44,28 @@ def test_report_and_card_are_of_this_student(made, capsys):
     assert f"student {made.hash}" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    results = json.loads((Path(__file__).parents[2] / "benchmarks/results.json").read_text())
+    return {name: results[name]["result"] for name in ("board", "board_clock", "board_ioc")}
+
+
 @pytest.mark.parametrize("benchmark", ["board", "board_clock"])
-def test_figures_that_are_quoted_are_of_this_student(made, benchmark):
-    results = Path(__file__).parents[2] / "benchmarks/results.json"
-    assert json.loads(results.read_text())[benchmark]["result"]["hash"] == made.hash
+def test_figures_that_are_quoted_are_of_this_student(made, measured, benchmark):
+    assert measured[benchmark]["hash"] == made.hash
+
+
+def test_what_was_asked_of_the_board_is_what_was_measured(measured):
+    board, clock = measured["board"], measured["board_clock"]["routed_clock_MHz"]
+    assert board["mismatches"] == 0
+    assert {dose for dose, row in board["accuracy"].items() if row["ratio"] <= 1.5} == {"1e3", "1e4", "1e5", "1e6"}
+    assert board["area"]["LUT"] <= 30_000 and board["area"]["DSP"] == 0
+    assert board["cycles"]["latency"] <= 306 and board["cycles"]["latency"] / clock <= 4  # [µs]
+    assert measured["board_ioc"]["48 px"]["frames_per_s"] >= 5000
+    others = board["detectors"]
+    assert others["96 px, 16 a clock"]["interval_cycles"] / clock <= 8.3
+    assert others["192 px, 16 a clock"]["latency_cycles"] / clock < 50
+    assert others["192 px, 8 a clock"]["latency_cycles"] / 100 < 50  # at the clock that was asked for
 
 
 def test_its_name_is_told_from_a_folder(tmp_path, monkeypatch):
