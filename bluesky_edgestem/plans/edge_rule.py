@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -48,13 +49,18 @@ class EdgeRule:
     limit: int = 100
 
     def __post_init__(self) -> None:
+        for name in ("low", "high", "spacing"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, Real):
+                raise ValueError(f"{name} is {value!r}; a number is needed")
+        if not isinstance(self.inside, bool):
+            raise ValueError(f"inside is {self.inside!r}; allowed is True | False")
         if self.quantity not in QUANTITIES:
             raise ValueError(f"quantity is {self.quantity!r}; allowed is {' | '.join(QUANTITIES)}")
         if not -1 <= self.low <= self.high <= 1:
             raise ValueError(f"the range is from {self.low:g} to {self.high:g}; allowed is -1 to 1, low not above high")
         if not 1e-3 <= self.spacing <= 1e3:
             raise ValueError(f"spacing is {self.spacing:g} nm; allowed is 0.001 to 1000 nm")
-        if not isinstance(self.limit, int) or not 1 <= self.limit <= 65536:
+        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or not 1 <= self.limit <= 65536:
             raise ValueError(f"limit is {self.limit}; allowed is a whole number of positions, 1 to 65536")
 
     @classmethod
@@ -68,6 +74,8 @@ class EdgeRule:
         """
         if isinstance(rule, EdgeRule):
             return rule
+        if not isinstance(rule, dict):
+            raise ValueError(f"a rule is an EdgeRule or a dict with its fields, got {rule!r}")
         known = [field.name for field in fields(cls)]
         if unknown := set(rule) - set(known):
             raise ValueError(f"a rule has no {', '.join(sorted(unknown))}; it has {', '.join(known)}")

@@ -17,6 +17,9 @@ from bluesky_edgestem.plans.survey import Survey
         ({"spacing": 0.0}, "spacing is 0 nm; allowed is 0.001 to 1000 nm"),
         ({"limit": 0}, "limit is 0; allowed is a whole number of positions, 1 to 65536"),
         ({"limit": 1.5}, r"limit is 1\.5; allowed is a whole number"),
+        ({"limit": True}, "limit is True; allowed is a whole number"),
+        ({"low": "x"}, "low is 'x'; a number is needed"),
+        ({"inside": "no"}, r"inside is 'no'; allowed is True \| False"),
     ],
 )
 def test_a_rule_that_is_not_allowed_is_refused(changed, told):
@@ -48,6 +51,7 @@ def test_a_rule_needs_a_board_and_no_raster():
     [
         ({"quantity": "exx", "low": 0.0, "high": 0.1, "above": 1}, "a rule has no above; it has quantity, low, high"),
         ({"quantity": "exx", "low": 0.0}, "the rule says nothing of high"),
+        ([1], r"a rule is an EdgeRule or a dict with its fields, got \[1\]"),
     ],
 )
 def test_a_dict_that_is_no_rule_is_refused(rule, told):
