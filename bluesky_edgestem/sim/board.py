@@ -114,7 +114,7 @@ class Board:
     """
 
     def __init__(self, model: Model, address: str, protocol: str = "v1") -> None:
-        Receiver.load()  # not at `start`, which clients wait for
+        Receiver.load(protocol)  # not at `start`, which clients wait for
         self.model, self.address, self._protocol = model, address, protocol
         self.electrons = 1e4
         self.rule: Rule | None = None

@@ -119,9 +119,10 @@ class Receiver:
             thread.start()
 
     @staticmethod
-    def load() -> None:
+    def load(protocol: str) -> None:
         """Load the compiled code, which takes seconds where it has to be compiled: before anybody waits for it."""
         blobs.load()
+        PROTOCOLS[protocol]()
         context = zmq.Context()
         try:
             Inbox(context.socket(zmq.PULL), BATCH, BATCH_BYTES).take()
