@@ -1,4 +1,7 @@
-"""The clock of the board that ships, placed and routed on another device, whose tools are free: a proxy."""
+"""The clock of the board that ships, placed and routed on another device, whose tools are free: a proxy.
+
+It is the best of a few placements, as one who makes a bitstream takes it; all are told.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ from tempfile import TemporaryDirectory
 from bluesky_edgestem.fpga import area, logic, shipped, student
 from bluesky_edgestem.fpga.student import Student
 
+SEEDS = (1, 2, 3)
+
 
 def main(small: bool) -> dict:
-    """The clock [MHz], and of which student."""
+    """The clock [MHz], those of all placements, and of which student."""
     made = Student.load(shipped.FOLDER / student.NAME)
     with TemporaryDirectory() as folder:
         logic.write(made, Path(folder), 8)
-        clock = {} if small else {"routed_clock_MHz": area.routed_clock(Path(folder))}
-    return {"hash": made.hash} | clock
+        placements = [] if small else area.routed_clocks(Path(folder), SEEDS)
+    return {"hash": made.hash} | (
+        {"routed_clock_MHz": max(placements), "placements_MHz": placements} if placements else {}
+    )
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ def verify(
         stage(f"cells: {out['area']}")
 
     def route() -> None:
-        out["routed_clock_MHz"] = area.routed_clock(verilog)
+        (out["routed_clock_MHz"],) = area.routed_clocks(verilog)
         stage(f"clock of the routed proxy: {out['routed_clock_MHz']} MHz")
 
     attempt(count, may_fail=True)

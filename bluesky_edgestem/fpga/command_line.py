@@ -119,6 +119,8 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.weight_bits and options.luts != parser.get_default("luts"):
+        raise ValueError("--luts is what bits of weights are searched for; with --weight-bits there is no search")
     teacher = None
     if options.teacher not in SHIPPED_TEACHERS:
         teacher = Path(options.teacher)

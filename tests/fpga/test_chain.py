@@ -152,6 +152,7 @@ def test_a_report_without_some_steps_says_which(built):
         (["--teacher", "nobody"], "neither descriptors-MoS2 nor descriptors-WS2"),
         (["--frame", "100", "--bin", "4"], "sees 192 pixels"),
         (["--weight-bits", "5"], "1 hidden layers need 2 weight_bits"),
+        (["--weight-bits", "5", "5", "--luts", "900"], "with --weight-bits there is no search"),
         (["--view-mrad", "200"], "first-order reflections"),
         (["--student", "shipped", "--frame", "96", "--luts", "9000"], "what --frame, --luts says is the student's own"),
         (["--luts", "5000"], "with 4 bits a weight, 5000 are allowed"),
