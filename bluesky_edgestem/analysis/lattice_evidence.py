@@ -98,7 +98,7 @@ def lattice_evidence(base: BasePattern, frames: np.ndarray, transform: np.ndarra
     radius, outer = base.aperture.radius, _RING * base.aperture.radius + _ROOM
     around = around[np.linalg.norm(around, axis=1) < 1.1 * (outer + radius + _CLEAR)]  # others are out of reach
     reach = int(np.ceil(outer))
-    square = np.stack(np.indices((2 * reach + 1, 2 * reach + 1))).reshape(2, -1) - reach
+    square = np.indices((2 * reach + 1, 2 * reach + 1)).reshape(2, -1) - reach
     away = np.hypot(*square)
     disk, ring = square[:, away <= radius], square[:, (away > radius + _CLEAR) & (away <= outer)]
     brightest = np.argsort(-base.fills[0, :, 0], kind="stable")
