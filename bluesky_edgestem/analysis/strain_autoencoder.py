@@ -277,8 +277,9 @@ class StrainAutoencoder:
         disagreement = np.maximum(scatter / self.scatter, 1.0)
         covariance = covariance * (self.stretch * disagreement)[:, None, None]
         finite = np.isfinite(transform).all((1, 2)) & np.isfinite(centre).all(1)
-        shown = np.zeros(len(frames))
-        shown[finite] = lattice_evidence(base, frames[finite], transform[finite], centre[finite])
+        # Frames are not indexed, which would copy them all.
+        somewhere = np.where(finite[:, None, None], transform, np.eye(2)), np.where(finite[:, None], centre, base.beam)
+        shown = np.where(finite, lattice_evidence(base, frames, *somewhere), 0.0)
         doubts = self._doubts(base, dose, saturated, transform, centre, covariance, misfit, disagreement, shown)
         return transform, centre, covariance, dose, [certain(broken, lambda i: NO_COUNTS), *doubts]
 

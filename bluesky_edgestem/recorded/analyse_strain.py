@@ -96,13 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         weights = options.weights or output / "strain.pt"
         if network is None:
             network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
-            if network.base is None:
-                return say_whether_converged(network)
-            output.mkdir(parents=True, exist_ok=True)
-            weights = saved(network, weights)
         # Before it reads: where the training has failed, reading may say only that it found nothing.
         status = say_whether_converged(network)
+        if network.base is None:
+            return status
         output.mkdir(parents=True, exist_ok=True)
+        if options.weights is None:
+            weights = saved(network, weights)
         if isinstance(options.reference, Material):  # a wrong calibration: told before thousands of frames are read
             StrainFrame.of_lattice(
                 options.reference, network.base_vectors, scan.scan.optics, options.rotation, options.mirrored
