@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import __version__
-from .option_types import seed
+from .option_types import whole
 
 #: Commands with a command line of their own, and where it is: module and what it does. Two words go before one.
 DELEGATED = {
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="run the closed loop on a simulated microscope and write a report")
-    demo.add_argument("--seed", type=seed, help="another seed is another specimen")
+    demo.add_argument("--seed", type=whole(), help="another seed is another specimen")
     _folder(demo)
     demo.set_defaults(command=_demo)
 

@@ -1,9 +1,10 @@
-"""Numbers on the command line: what reads them, and says what is allowed."""
+"""Numbers and addresses on the command line: what reads them, and says what is allowed."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 
 
@@ -34,8 +35,20 @@ def positive(what: str) -> Callable[[str], float]:
     return read
 
 
-def seed(text: str) -> int:
-    """A seed."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; a seed is a whole number, 0 or above")
-    return int(text)
+def not_negative(text: str) -> float:
+    """A finite number of 0 or above."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or above")
+    return value
+
+
+def stream_address(text: str) -> str:
+    """Where frames are streamed."""
+    matched = re.fullmatch(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(\d{1,5})", text)
+    if not matched or int(matched[1]) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a stream; give tcp://HOST:PORT")
+    return text

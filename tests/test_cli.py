@@ -62,7 +62,7 @@ def test_a_catalog_that_is_not_there_is_one_line(tmp_path, capsys):
 def test_a_seed_that_is_none_starts_nothing(seed, capsys):
     with pytest.raises(SystemExit):
         main(["demo", f"--seed={seed}"])
-    assert f"'{seed}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err
+    assert f"'{seed}' is not a whole number of 0 or more" in capsys.readouterr().err
 
 
 def test_ctrl_c_lets_an_import_end_before_it_interrupts(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from .. import __version__
 from ..analysis.materials import Material
 from ..analysis.strain import COMPONENTS, StrainMaps
 from ..analysis.strain_frame import Reference, StrainFrame, as_reference, check_reference, joined, strain_maps
-from ..option_types import seed
+from ..option_types import whole
 from .arguments import add_scan, opened
 from .scan import RecordedScan
 from .strain_file import scan_of
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_scan(parser)
     parser.add_argument("--weights", type=Path, help="of `edgestem train strain`")
-    parser.add_argument("--seed", type=seed, default=0, help="of the training, without weights (%(default)s)")
+    parser.add_argument("--seed", type=whole(), default=0, help="of the training, without weights (%(default)s)")
     parser.add_argument(
         "--reference",
         type=_reference,
@@ -83,10 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         positions, grid = scan.positions, scan.grid
         check_reference(options.reference, positions, grid, scan.scan.optics)
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
-        whole = 0 if grid is None else grid.shape[0] * (grid.shape[1] + scan.scan.flyback)
-        if options.shape is not None and scan.recorded < whole:
+        needed = 0 if grid is None else grid.shape[0] * (grid.shape[1] + scan.scan.flyback)
+        if options.shape is not None and scan.recorded < needed:
             print(
-                f"the recording has {scan.recorded} frames of the {whole} that its raster takes: if the scan was "
+                f"the recording has {scan.recorded} frames of the {needed} that its raster takes: if the scan was "
                 "not stopped, --shape or --flyback is wrong, and the map is sheared",
                 file=sys.stderr,
             )

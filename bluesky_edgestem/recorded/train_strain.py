@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..option_types import seed
+from ..option_types import whole
 from .arguments import add_scan, opened
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_scan(parser)
     parser.add_argument("--output", type=Path, default=Path("strain.pt"), help="weights file to write (%(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="the same seed gives the same weights (%(default)s)")
+    parser.add_argument("--seed", type=whole(), default=0, help="the same seed gives the same weights (%(default)s)")
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
 

@@ -24,7 +24,7 @@ from ..fpga.shipped import folder_of
 from ..fpga.student import NAME as STUDENT
 from ..fpga.student import Student
 from ..geometry import FieldOfView
-from ..option_types import positive, seed
+from ..option_types import positive, stream_address, whole
 from .board import Board, Model
 from .column import Column
 from .frames import SOURCES, Renderer, die_with_parent
@@ -224,7 +224,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Optics()
     parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
     parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
-    parser.add_argument("--seed", type=seed, default=0, help="draws the specimen and the noise (default: %(default)s)")
+    parser.add_argument("--seed", type=whole(), default=0, help="draws the specimen and the noise (default: %(default)s)")
     parser.add_argument(
         "--field",
         type=positive("a length [nm]"),
@@ -264,7 +264,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=folder_of,
         help="folder of a build by `edgestem fpga build`, or 'shipped': adds the inference board that has it",
     )
-    parser.add_argument("--tap", help="address of the copy of the detector's stream for the board (a free port)")
+    parser.add_argument("--tap", type=stream_address, help="address of the copy of the detector's stream for the board (a free port)")
     parser.add_argument(
         "--protocol",
         choices=("v1", "v2"),

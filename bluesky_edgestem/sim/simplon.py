@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..option_types import not_negative, whole
 from .frames import die_with_parent
 from .ioc import READY
 from .simplon_config import VERSIONS
@@ -26,31 +25,14 @@ from .stream_tap import StreamTap
 PORTS = {"v1": 9999, "v2": 31001}
 
 
-def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], Any]:
-    """A parser for options that are numbers from `low` to `high`."""
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or math.isinf(value):
-            bounds = f"from {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-            what = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed is a {what} {bounds}")
-        return value
-
-    return parse
-
-
-FRAME, COUNT, PORT = _number(int, 0), _number(int, 1), _number(int, 0, 65535)
+FRAME, COUNT, PORT = whole(), whole(1), whole(0, 65535)
 
 
 def _delay(text: str) -> tuple[int, float]:
     number, colon, seconds = text.partition(":")
     if not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed is a frame's number and seconds, as 7:0.5")
-    return FRAME(number), _number(float, 0)(seconds)
+    return FRAME(number), not_negative(seconds)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,15 +47,15 @@ def parser() -> argparse.ArgumentParser:
     seen.add_argument("--source", choices=SOURCES, default="disks", help="or compute them (%(default)s)")
     seen.add_argument("--pixels", type=COUNT, default=192, help="pixels along a frame's side (%(default)s)")
     seen.add_argument("--bits", type=int, choices=(8, 16, 32), default=16, help="of a pixel (%(default)s)")
-    seen.add_argument("--dose", type=_number(float, 0), default=1e4, help="electrons per frame (%(default)g)")
+    seen.add_argument("--dose", type=not_negative, default=1e4, help="electrons per frame (%(default)g)")
     seen.add_argument("--distinct", type=COUNT, default=64, help="computed frames, sent in turn (%(default)s)")
     seen.add_argument(
-        "--masked", type=_number(int, 0), default=0, help="pixels that it masks, of computed frames (%(default)s)"
+        "--masked", type=whole(), default=0, help="pixels that it masks, of computed frames (%(default)s)"
     )
-    seen.add_argument("--seed", type=_number(int, 0), default=0, help="draws specimen and noise (%(default)s)")
+    seen.add_argument("--seed", type=whole(), default=0, help="draws specimen and noise (%(default)s)")
     sends = made.add_argument_group("how it sends")
     sends.add_argument(
-        "--rate", type=_number(float, 0), default=1000.0, help="frames a second; 0: all it can (%(default)g)"
+        "--rate", type=not_negative, default=1000.0, help="frames a second; 0: all it can (%(default)g)"
     )
     sends.add_argument("--frames", type=COUNT, help="external triggers to begin with (those of the file, or 1000)")
     sends.add_argument("--protocol", choices=tuple(PORTS), default="v1", help="of the stream (%(default)s)")

@@ -154,7 +154,7 @@ def test_results_do_not_go_to_a_file(write, network, tmp_path, capsys):
         (["--reference", "0,0,5"], "a region is four numbers, got 3"),
         (["--rotation", "45"], "'45' is no angle in rad"),
         (["--rotation", "nan"], "'nan' is no angle in rad"),
-        (["--seed", "-1"], "is no seed"),
+        (["--seed", "-1"], "is not a whole number of 0 or more"),
     ],
 )
 def test_what_cannot_be_is_refused_by_the_command_line(words, said, write, capsys):

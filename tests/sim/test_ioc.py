@@ -43,7 +43,15 @@ def test_a_seed_is_a_whole_number_not_below_0(bad, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--seed", bad])
     assert ended.value.code == 2
-    assert f"argument --seed: '{bad}' is no seed; a seed is a whole number, 0 or above" in capsys.readouterr().err
+    assert f"argument --seed: '{bad}' is not a whole number of 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ["http://localhost:5555", "tcp://localhost", "tcp://:5555", "tcp://host:65536", "5555"])
+def test_an_address_that_is_no_streams_is_refused(bad, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--part", "board", "--board", "shipped", "--tap", bad])
+    assert ended.value.code == 2
+    assert f"--tap: '{bad}' is no address of a stream; give tcp://HOST:PORT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--scan-range", "--field"])

@@ -448,15 +448,15 @@ def test_two_on_one_port_are_refused(make: Callable) -> None:
 @pytest.mark.parametrize(
     ("option", "given", "allowed"),
     [
-        ("--seed", "-1", "a whole number from 0"),
-        ("--seed", "1.5", "a whole number from 0"),
-        ("--pixels", "0", "a whole number from 1"),
-        ("--rate", "nan", "a number from 0"),
-        ("--rate", "inf", "a number from 0"),
-        ("--dose", "-5", "a number from 0"),
-        ("--port", "99999", "a whole number from 0 to 65535"),
-        ("--drop", "-1", "a whole number from 0"),
-        ("--delay", "3", "a frame's number and seconds, as 7:0.5"),
+        ("--seed", "-1", "not a whole number of 0 or more"),
+        ("--seed", "1.5", "not a whole number of 0 or more"),
+        ("--pixels", "0", "not a whole number of 1 or more"),
+        ("--rate", "nan", "not a number of 0 or above"),
+        ("--rate", "inf", "not a number of 0 or above"),
+        ("--dose", "-5", "not a number of 0 or above"),
+        ("--port", "99999", "not a whole number from 0 to 65535"),
+        ("--drop", "-1", "not a whole number of 0 or more"),
+        ("--delay", "3", "not allowed; allowed is a frame's number and seconds, as 7:0.5"),
     ],
 )
 def test_a_number_that_is_none_is_one_clear_error(
@@ -466,7 +466,7 @@ def test_a_number_that_is_none_is_one_clear_error(
         main([f"{option}={given}"])
     assert ended.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"edgestem sim simplon: error: argument {option}: '{given}' is not allowed; allowed is {allowed}"
+    assert said == f"edgestem sim simplon: error: argument {option}: '{given}' is {allowed}"
 
 
 def test_a_file_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
