@@ -205,3 +205,8 @@ def test_a_put_that_the_ioc_refuses_fails_and_names_the_pv(ioc, client, tmp_path
     assert caget(ioc, "cam1:AcquireTime")[1] == 2, "MAJOR alarm"
     assert client.call("attempt", ioc.prefix, str(tmp_path), "detector.cam.acquire_time.set", 1e-3) == ""
     assert caget(ioc, "cam1:AcquireTime")[1] == 0
+
+
+def test_a_state_that_a_pv_does_not_have_is_told_with_those_it_has(ioc, client, tmp_path):
+    error = client.call("attempt", ioc.prefix, str(tmp_path), "detector.cam.trigger_mode.set", "By hand")
+    assert "TriggerMode has no state 'By hand'; its states are Internal Series" in error
