@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from .logic import Stream
 
 CYCLES = "cycles measured, clock asked for"  #: by simulation; no tool has shown the clock
-MODELLED = "modelled"  #: from a rate, or an assumption, that the row states
-#: Rate of the links to and from the board [bit/s]: 100-gigabit Ethernet to it, 10-gigabit from it.
-IN_RATE, OUT_RATE = 100e9, 10e9
+DATASHEET = "datasheet"  #: from the rate that the maker of the board gives its port
+MODELLED = "modelled"  #: from an assumption that the row states
+#: Ports of the boards that the devices are on, which the detector's link comes to: rate [bit/s], and who says so.
+PORTS = {
+    "xcu250": (100e9, "QSFP28 port of the Alveo U250 (DS962)"),
+    "xcu55c": (100e9, "QSFP28 port of the Alveo U55C (DS978)"),
+    "xczu9eg": (10e9, "SFP+ port of the ZCU102 (UG1182)"),
+}
+OUT_RATE = 10e9  #: of the link to the scan generator, as assumed: 10-gigabit Ethernet [bit/s]
 #: Bytes that a frame needs on Ethernet beyond its pixels, for each packet of at most 8,192: headers, gap and check.
 OVERHEAD, PAYLOAD = 66, 8192
 
@@ -20,7 +26,7 @@ class Part:
 
     name: str
     seconds: float
-    label: str  #: `CYCLES` or `MODELLED`
+    label: str  #: `CYCLES`, `DATASHEET` or `MODELLED`
     source: str
 
 
@@ -29,7 +35,9 @@ def _on_the_wire(size: int, rate: float) -> float:
     return 8 * (size + packets * OVERHEAD) / rate
 
 
-def budget(stream: Stream, cycles: int, tail: int, clock_MHz: float, cable_m: float = 20.0) -> list[Part]:
+def budget(
+    stream: Stream, cycles: int, tail: int, clock_MHz: float, target: str = "xcu250", cable_m: float = 20.0
+) -> list[Part]:
     """What a frame's way through takes, and all of it together as the last part.
 
     Parameters
@@ -41,16 +49,19 @@ def budget(stream: Stream, cycles: int, tail: int, clock_MHz: float, cable_m: fl
         Of those, from its last beat.
     clock_MHz : float
         Clock of the board [MHz].
+    target : str
+        Device, of `PORTS`.
     cable_m : float
         From the detector to the board, and back to the coils [m].
     """
     frame = stream.n_pixels**2 * stream.pixel_bits // 8
     result = stream.result_bits // 8
     at = f"at {clock_MHz:g} MHz"
+    in_rate, port = PORTS[target]
     link, cables, board_in, inference, leaving = parts = [
         Part(
-            "detector link, first pixel to last", _on_the_wire(frame, IN_RATE), MODELLED,
-            f"{frame} bytes at {IN_RATE / 1e9:g} Gbit/s; at once with the board, which takes pixels as they come",
+            "detector link, first pixel to last", _on_the_wire(frame, in_rate), DATASHEET,
+            f"{frame} bytes at {in_rate / 1e9:g} Gbit/s, {port}; at once with the board, which takes pixels as they come",
         ),
         Part("cables", 2 * cable_m / 2e8, MODELLED, f"{cable_m:g} m each way at two thirds of the speed of light"),
         Part(
@@ -60,7 +71,7 @@ def budget(stream: Stream, cycles: int, tail: int, clock_MHz: float, cable_m: fl
         Part("board: last pixel to result", tail / clock_MHz / 1e6, CYCLES, f"{tail} cycles, as before; {at}"),
         Part(
             "result to the scan generator", _on_the_wire(result, OUT_RATE), MODELLED,
-            f"{result} bytes at {OUT_RATE / 1e9:g} Gbit/s",
+            f"{result} bytes at {OUT_RATE / 1e9:g} Gbit/s, which is assumed",
         ),
     ]  # fmt: skip
     slower = max(link.seconds, board_in.seconds)
