@@ -60,8 +60,33 @@ def median_us(action, repeats: int) -> float:
     return float(f"{1e6 * statistics.median(times):.3g}")
 
 
-def cpu(student: Student) -> dict:
-    """Times on this CPU, one thread."""
+def by_torch(student: Student, device: str):
+    """The student in single precision: a function of bins (CORE²,) on the host that gives its outputs there."""
+    import torch
+
+    columns = torch.tensor(student.columns, dtype=torch.float32, device=device)
+    factors = torch.tensor(2.0 ** (np.array(student.gains) - student.scale), dtype=torch.float32, device=device)
+    layers, fraction = [], student.quotient_bits
+    for layer in student.layers:
+        weights = torch.tensor(layer.weights * 2.0**-layer.weight_fraction, dtype=torch.float32, device=device)
+        bias = layer.bias * 2.0 ** -(fraction + layer.weight_fraction + 1)
+        layers.append((weights, torch.tensor(bias, dtype=torch.float32, device=device), layer.signed))
+        fraction = layer.fraction
+
+    @torch.inference_mode()
+    def outputs(bins: np.ndarray) -> np.ndarray:
+        sums = torch.from_numpy(bins.astype(np.float32)).to(device) @ columns
+        x = sums[:-1] * factors / sums[-1].clamp(min=1.0)
+        for weights, bias, last in layers:
+            x = x @ weights + bias
+            x = x if last else x.clamp(0.0, 1.0)
+        return x.cpu().numpy()
+
+    return outputs
+
+
+def single_frames(student: Student) -> dict:
+    """Times of one frame on this CPU, one thread, and on a GPU where there is one; of many, in fixed point."""
     import torch
 
     torch.set_num_threads(1)
@@ -73,11 +98,18 @@ def cpu(student: Student) -> dict:
         dense(student.features(student.frontend(frames))[0])
 
     seconds = median_us(many, 3) / 1e6
-    return {
+    out = {
         "teacher_us": median_us(lambda: teacher.predict(frames[:1], optics), 50),
         "student_us": median_us(lambda: student.outputs(frames[:1]), 200),
         "fixed_point_frames_per_s": round(len(frames) / seconds),
     }
+    bins = student.frontend(frames[:1])[0]
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        outputs = by_torch(student, device)
+        out[f"student_by_torch_{device}_us"] = median_us(lambda outputs=outputs: outputs(bins), 200)
+    if torch.cuda.is_available():
+        out["gpu"] = torch.cuda.get_device_name()
+    return out
 
 
 def main(small: bool) -> dict:
@@ -102,7 +134,7 @@ def main(small: bool) -> dict:
             out["detectors"][name] = behind(student, frontend, pixels_a_clock, place_of, 100 if small else frames)
             print(name, out["detectors"][name], flush=True)
         out["mismatches"] += sum(row["mismatches"] for row in out["detectors"].values())
-        out["cpu"] = cpu(student)
+        out["cpu"] = single_frames(student)
     return out
 
 
