@@ -15,12 +15,12 @@ from bluesky_edgestem.analysis.disk_library import ENERGIES
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--materials", nargs="+", default=("Si", "SrTiO3"), metavar="NAME")
+    parser.add_argument("--material", nargs="+", default=("Si", "SrTiO3"), metavar="NAME")
     parser.add_argument("--energies", nargs="+", type=float, default=ENERGIES, metavar="KEV", help="of the beam [keV]")
     parser.add_argument("--out", type=Path, default=disk_store.SHIPPED)
     options = parser.parse_args()
     tables = []
-    for spec in disk_store.specs(options.materials, options.energies):
+    for spec in disk_store.specs(options.material, options.energies):
         began = time.perf_counter()
         tables.append(spec.compute())
         print(f"{spec.name}: {time.perf_counter() - began:.0f} s", flush=True)

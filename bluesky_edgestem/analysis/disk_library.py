@@ -268,7 +268,7 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("edgestem_data/disks.h5"), help="HDF5 file to write")
-    parser.add_argument("--materials", nargs="+", default=MATERIALS, metavar="NAME", help="crystals")
+    parser.add_argument("--material", nargs="+", default=MATERIALS, metavar="NAME", help="crystals")
     parser.add_argument(
         "--energies",
         nargs="+",
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_workers(parser)
     options = parser.parse_args(arguments)
-    specs = standard(options.materials, options.energies, options.step_nm, options.angle_mrad, options.step_mrad)
+    specs = standard(options.material, options.energies, options.step_nm, options.angle_mrad, options.step_mrad)
 
     def progress(done: int, wanted: int) -> None:
         print(f"table {done} of {wanted}", flush=True)

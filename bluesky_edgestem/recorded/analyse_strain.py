@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--measure", choices=("infinitesimal", "Lagrangian"), default="infinitesimal", help="of strain (%(default)s)"
     )
-    parser.add_argument("--output", type=Path, help="folder for the results (strain_SCAN)")
+    parser.add_argument("--out", type=Path, help="folder for the results (strain_SCAN)")
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
 
@@ -90,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "not stopped, --shape or --flyback is wrong, and the map is sheared",
                 file=sys.stderr,
             )
-        output = options.output or _folder_of(scan.name)
+        output = options.out or _folder_of(scan.name)
         if output.exists() and not output.is_dir():
-            raise FileExistsError(f"{output} is a file: name a folder by --output")
+            raise FileExistsError(f"{output} is a file: name a folder by --out")
         weights = options.weights or output / "strain.pt"
         if network is None:
             network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
@@ -147,7 +147,7 @@ def _folder_of(scan: str) -> Path:
     folder = Path(f"strain_{Path(scan).stem}")
     kept = scan_of(folder / "strain.h5")
     if kept is not None and Path(kept).resolve() != Path(scan).resolve():
-        raise FileExistsError(f"{folder} has the strain of {kept}, not of {scan}: choose another folder by --output")
+        raise FileExistsError(f"{folder} has the strain of {kept}, not of {scan}: choose another folder by --out")
     return folder
 
 

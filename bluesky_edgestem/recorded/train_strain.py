@@ -25,21 +25,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
     )
     add_scan(parser)
-    parser.add_argument("--output", type=Path, default=Path("strain.pt"), help="weights file to write (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("strain.pt"), help="weights file to write (%(default)s)")
     parser.add_argument("--seed", type=whole(), default=0, help="the same seed gives the same weights (%(default)s)")
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
 
-    if options.output.is_dir() or not options.output.parent.is_dir():
-        what = "a folder" if options.output.is_dir() else "in a folder that does not exist"
-        parser.error(f"--output {options.output} is {what}: name a file to write")
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        what = "a folder" if options.out.is_dir() else "in a folder that does not exist"
+        parser.error(f"--out {options.out} is {what}: name a file to write")
     with opened(options) as (scan, _):
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
         network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
     for name, value in network.report.items():
         print(f"  {name}: {value}")
     if network.base is not None:
-        print(f"weights: {saved(network, options.output)}")
+        print(f"weights: {saved(network, options.out)}")
     return say_whether_converged(network)
 
 

@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused(library, scheduler, tmp_path):
 
 def test_the_commands_make_a_library_and_a_set(scheduler, tmp_path, capsys):
     library, patterns = tmp_path / "disks.h5", tmp_path / "patterns.h5"
-    words = ["--out", str(library), "--materials", "graphene", "--energies", "80", "--angle-mrad", "4"]
+    words = ["--out", str(library), "--material", "graphene", "--energies", "80", "--angle-mrad", "4"]
     assert disk_library.main([*words, "--step-mrad", "1", "--scheduler", scheduler]) == 0
     assert "table 1 of 1" in capsys.readouterr().out
     words = ["--out", str(patterns), "--library", str(library), "--patterns", "3", "--pixels", "64"]

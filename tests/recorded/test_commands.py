@@ -18,20 +18,20 @@ READ = np.arange(96) != 50
 
 def test_training_writes_weights_and_tells_how_far_it_is(write, network, tmp_path, capsys):
     weights = tmp_path / "w.pt"
-    assert main(["train", "strain", str(write(lost=[2])), "--output", str(weights), "--seed", "4"]) == 0
+    assert main(["train", "strain", str(write(lost=[2])), "--out", str(weights), "--seed", "4"]) == 0
     assert weights.read_text() == "4"
     said = capsys.readouterr().out
     assert "95 of 96 frames of" in said and "step 1 of 1" in said and "disk radius [px]: 4.2" in said
 
 
 def test_a_network_that_has_not_converged_says_so(write, network, tmp_path, capsys):
-    assert main(["train", "strain", str(write()), "--output", str(tmp_path / "w.pt"), "--seed", "13"]) == 1
+    assert main(["train", "strain", str(write()), "--out", str(tmp_path / "w.pt"), "--seed", "13"]) == 1
     assert "has not converged, its strain is not to be trusted: the disks were not found" in capsys.readouterr().err
 
 
 def test_what_was_not_learned_replaces_no_weights(write, network, tmp_path, capsys):
     weights = tmp_path / "w.pt"
-    words = ["train", "strain", str(write()), "--output", str(weights), "--seed"]
+    words = ["train", "strain", str(write()), "--out", str(weights), "--seed"]
     assert main([*words, "14"]) == 1
     assert not weights.exists()
     weights.write_text("4")
@@ -44,7 +44,7 @@ def test_what_was_not_learned_replaces_no_weights(write, network, tmp_path, caps
 @pytest.mark.parametrize(("output", "said"), [("", "is a folder"), ("absent/w.pt", "in a folder that does not exist")])
 def test_weights_that_cannot_be_written_are_refused_before_training(output, said, write, network, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        main(["train", "strain", str(write()), "--output", str(tmp_path / output)])
+        main(["train", "strain", str(write()), "--out", str(tmp_path / output)])
     told = capsys.readouterr()
     assert said in " ".join(told.err.split()) and "step 1 of 1" not in told.out
 
@@ -62,13 +62,13 @@ def test_scans_of_one_name_keep_their_results_apart(write, network, tmp_path, mo
     moved = again.rename(tmp_path / "other" / again.name)
     capsys.readouterr()
     assert main(["analyse", "strain", str(moved), "--weights", "w.pt"]) == 1
-    assert "choose another folder by --output" in capsys.readouterr().err
+    assert "choose another folder by --out" in capsys.readouterr().err
 
 
 def test_an_analysis_is_a_picture_and_a_file_with_all_that_it_takes_to_understand_it(write, network, truth, tmp_path):
     (tmp_path / "w.pt").write_text("4")
     out = tmp_path / "out"
-    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(out), "--reference", "3,4,0.5,0.5"]
+    words = ["--weights", str(tmp_path / "w.pt"), "--out", str(out), "--reference", "3,4,0.5,0.5"]
     assert main(["analyse", "strain", str(write(lost=[7])), *words]) == 0
     assert (out / "strain.png").read_bytes().startswith(b"\x89PNG")
     with h5py.File(out / "strain.h5") as file:
@@ -99,7 +99,7 @@ def test_an_analysis_is_a_picture_and_a_file_with_all_that_it_takes_to_understan
 @pytest.mark.skipif(not PEER.exists(), reason="scripts/peers has not made HyperSpy's environment")
 def test_hyperspy_opens_the_maps_with_their_axes(write, network, truth, tmp_path):
     (tmp_path / "w.pt").write_text("4")
-    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path)]
+    words = ["--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path)]
     assert main(["analyse", "strain", str(write()), *words]) == 0
     script = Path(__file__).parents[1] / "peers/open_strain.py"
     subprocess.run([PEER, script, tmp_path / "strain.h5", tmp_path / "out.npz"], check=True)
@@ -140,9 +140,9 @@ def test_why_a_training_failed_is_told_before_reading_fails_for_it(write, networ
 
 def test_results_do_not_go_to_a_file(write, network, tmp_path, capsys):
     (tmp_path / "w.pt").write_text("4")
-    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path / "w.pt")]
+    words = ["--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path / "w.pt")]
     assert main(["analyse", "strain", str(write()), *words]) == 1
-    assert "w.pt is a file: name a folder by --output" in capsys.readouterr().err
+    assert "w.pt is a file: name a folder by --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_what_cannot_be_is_refused_by_the_command_line(words, said, write, capsy
     ],
 )
 def test_a_reference_that_cannot_be_is_refused_before_training(words, said, write, network, tmp_path, capsys):
-    assert main(["analyse", "strain", str(write()), *words, "--output", str(tmp_path / "out")]) == 1
+    assert main(["analyse", "strain", str(write()), *words, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr()
     assert said in told.err and "step 1 of 1" not in told.out
     assert not (tmp_path / "out").exists()
@@ -181,14 +181,14 @@ def test_a_reference_that_cannot_be_is_refused_before_training(words, said, writ
 
 def test_a_raster_with_more_positions_than_frames_is_said_to_have_gaps(write, network, tmp_path, capsys):
     (tmp_path / "w.pt").write_text("4")
-    words = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path), "--shape", "9", "12", "--step", "1"]
+    words = ["--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path), "--shape", "9", "12", "--step", "1"]
     assert main(["analyse", "strain", str(write()), *words]) == 0
     assert "the recording has 96 frames of the 108 that its raster takes" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(write, network, tmp_path, capsys):
     (tmp_path / "w.pt").write_text("4")
-    weights = ["--weights", str(tmp_path / "w.pt"), "--output", str(tmp_path / "out")]
+    weights = ["--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path / "out")]
     assert main(["analyse", "strain", str(tmp_path / "absent.h5"), *weights]) == 1
     assert capsys.readouterr().err == f"edgestem: there is no file {tmp_path / 'absent.h5'}\n"
     assert main(["analyse", "strain", str(write()), "--reference", "Si", *weights]) == 1

@@ -168,7 +168,7 @@ def test_a_run_in_the_catalog_is_analysed_and_the_analysis_is_a_run(strained, mo
     with CatalogServer(folder / "catalog", frames=[folder / "frames"]) as server:
         client = server.client()
         rewrite(impatient(client), documents)
-        words = [uid[:10], "--folder", str(folder), "--output", str(tmp_path / "out")]
+        words = [uid[:10], "--folder", str(folder), "--out", str(tmp_path / "out")]
         assert main(["analyse", "strain", *words]) == 0
         assert seen == [(NX * NY, PIXELS, PIXELS)]
         (found,) = search(client, f"analyses={uid}")
