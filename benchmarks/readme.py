@@ -517,10 +517,11 @@ ROWS = (
         "{detectors[48 px, 8 a clock][latency_cycles]} ({cycles[tail_latency]}) cycles",
     ),
     Row(
-        "the same: clock that a proxy was routed at (Lattice ECP5; no Xilinx device was placed)",
+        "the same: clock that a proxy was routed at, the best of three placements (Lattice ECP5; no Xilinx device was"
+        " placed)",
         "≥ 77 MHz: 306 cycles in 4 µs",
         "board_clock",
-        "{routed_clock_MHz:.0f} MHz",
+        "{routed_clock_MHz:.0f} MHz ({placements_MHz[0]:.0f}, {placements_MHz[1]:.0f}, {placements_MHz[2]:.0f})",
     ),
     Row(
         "Board, 96 × 96 pixels, 16 a clock: initiation interval",
@@ -590,11 +591,12 @@ ROWS = (
         "{area[LUT]:,}, {area[DSP]} ({area[FF]:,}, {area[BRAM36]})",
     ),
     Row(
-        "One frame on this CPU: teacher, student in whole numbers (an EfficientNet on a GPU, as published: 700 µs);"
-        " many frames, by alkaid's interpreter",
+        "One frame on this CPU: teacher; student in whole numbers, in single precision by PyTorch; the same on a GPU"
+        " (an EfficientNet on a GPU, as published: 700 µs); many frames, by alkaid's interpreter",
         "",
         "board",
-        "{cpu[teacher_us]:,.0f} and {cpu[student_us]:,.0f} µs; {cpu[fixed_point_frames_per_s]:,} frames/s",
+        "{cpu[teacher_us]:,.0f}; {cpu[student_us]:,.0f}, {cpu[student_by_torch_us]:,.0f} µs; {cpu[gpu]};"
+        " {cpu[fixed_point_frames_per_s]:,} frames/s",
     ),
     Row(
         "Frames/s through the board's soft-IOC to its client, fixed point, 48 px (96, 192 px) frames; results lost",

@@ -46,7 +46,7 @@ class Plan:
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
     patterns: int = 60000
-    epochs: tuple[int, int] = (300, 100)
+    epochs: tuple[int, int, int] = (300, 100, 100)
     widths: Widths = dataclasses.field(default_factory=Widths)
     domain: Domain = dataclasses.field(default_factory=Domain)
     frames: int = 10000  #: that all forms have to agree on
@@ -126,7 +126,8 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
             "layers": [layer.weights.shape[1] for layer in student.layers],
             "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
             "weight_bits": [float(f"{each.mean():.3g}") for each in student.weight_bits],
-            "front": student.card.get("front"),
+            "zero_weights": [float(f"{(layer.weights == 0).mean():.3g}") for layer in student.layers],
+            "fronts": student.card.get("fronts"),
         },
         "accuracy": accuracy, "beyond": beyond, "flagged_foreign": unknown,
         "shift": {label: int(plan.frontend.shift_for(dose, student.brightest)) for label, dose in DOSES.items()},
@@ -301,7 +302,7 @@ def verify(
             "interval": int(np.diff(plain.taken).max()),
         }
         cycles, tail = out["cycles"]["latency"], out["cycles"]["tail_latency"]
-        out["budget"] = [asdict(p) for p in latency.budget(stream, cycles, tail, plan.clock_MHz)]
+        out["budget"] = [asdict(p) for p in latency.budget(stream, cycles, tail, plan.clock_MHz, plan.target)]
 
     attempt(simulate)
 

@@ -22,7 +22,7 @@ SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
 #: Options that a student settles.
 OF_STUDENT = (
     "frame", "bin", "pixel_bits", "bin_bits", "energy_keV", "semiangle_mrad", "view_mrad", "filters", "hidden",
-    "filter_bits", "activation_bits", "luts", "weight_bits", "fan_in", "epochs",
+    "filter_bits", "activation_bits", "luts", "weight_bits", "epochs",
 )  # fmt: skip
 
 
@@ -71,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         "--patterns", type=whole(500, 10**7), default=Plan.patterns, help="patterns that the teacher reads"
     )
     parser.add_argument(
-        "--epochs", type=whole(1, 10**4), nargs=2, default=list(Plan.epochs), help="in floating point, and quantised"
-    )
+        "--epochs", type=whole(1, 10**4), nargs=3, default=list(Plan.epochs),
+        help="in floating point, quantised, and quantised once inputs are pruned",
+    )  # fmt: skip
     parser.add_argument("--filters", type=whole(1, 256), default=Widths.filters, help="matched filters")
     parser.add_argument(
         "--hidden", type=whole(1, 1024), nargs="+", default=list(Widths.hidden), help="sizes of hidden layers"
@@ -82,15 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--luts", type=whole(1, 10**7), default=Widths.luts,
-        help="that dense layers may take, about, for which the bits of each neuron's weights are searched",
+        help="that dense layers may take, about, for which each neuron's inputs and bits are searched",
     )  # fmt: skip
     parser.add_argument(
-        "--weight-bits", type=whole(2, 12), nargs="+", help="of each dense layer's weights; searched if left out"
+        "--weight-bits",
+        type=whole(2, 12),
+        nargs="+",
+        help="of each dense layer's weights, none pruned; searched if left out",
     )
-    parser.add_argument(
-        "--fan-in", type=whole(1, 1024), nargs="+",
-        help="inputs that a neuron of each dense layer reads at most; all if left out",
-    )  # fmt: skip
     parser.add_argument(
         "--activation-bits",
         type=whole(2, 12),
@@ -120,7 +120,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.weight_bits and options.luts != parser.get_default("luts"):
-        raise ValueError("--luts is what bits of weights are searched for; with --weight-bits there is no search")
+        raise ValueError("--luts is what inputs and bits are searched for; with --weight-bits there is no search")
     teacher = None
     if options.teacher not in SHIPPED_TEACHERS:
         teacher = Path(options.teacher)
@@ -143,7 +143,6 @@ def plan_of(arguments: Sequence[str]) -> Plan:
         Widths(
             options.filters, tuple(options.hidden), options.filter_bits, activation_bits=tuple(options.activation_bits),
             luts=options.luts, weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
-            fan_in=tuple(options.fan_in) if options.fan_in else None,
         ),
         frames=options.frames, scored=options.scored, seed=options.seed, workers=options.workers,
         synthesise=options.synthesise, route=not options.no_route,

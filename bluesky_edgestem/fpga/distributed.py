@@ -117,8 +117,11 @@ class _Writer:
 def luts(inputs: int, bits: int, together: int) -> float:
     """About how many LUTs of UltraScale+ yosys takes for a neuron with weights of so many bits.
 
-    A table and an adder for each six inputs and digit, about as wide as weights, and what limits and keeps the word.
+    A table and an adder for each six inputs and digit, about as wide as weights, and what limits and keeps the word;
+    none where nothing is read.
     """
+    if not inputs:
+        return 0.0
     return 2 * -(-inputs // TABLE) * together * (bits + 0.35) + 12
 
 

@@ -61,7 +61,7 @@ def budget(
     link, cables, board_in, inference, leaving = parts = [
         Part(
             "detector link, first pixel to last", _on_the_wire(frame, in_rate), DATASHEET,
-            f"{frame} bytes at {in_rate / 1e9:g} Gbit/s, {port}; at once with the board, which takes pixels as they come",
+            f"{frame} bytes at {in_rate / 1e9:g} Gbit/s, {port}; while the board takes them in",
         ),
         Part("cables", 2 * cable_m / 2e8, MODELLED, f"{cable_m:g} m each way at two thirds of the speed of light"),
         Part(

@@ -1,7 +1,8 @@
 """How the student learns from lessons: in floating point first, then with the numbers of the board.
 
 The first training has features centred behind the division; filters and the layer that follows take that over. Filters
-are rounded, and the second training learns to read what that has made of the features.
+are rounded, and the second training learns to read what that has made of the features. Inputs of neurons that are not
+worth their LUTs are pruned, which the third training makes up for. Then weights are rounded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .float_model import centred_filters, float_model, recentre
 from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
 from .normaliser import normaliser
-from .quantised import dense_weights, quantised_model, settled, student_of
+from .quantised import dense_weights, prune, quantised_model, settled, student_of
 from .reproducible import keras, tf
 from .rounding import rounded
 from .student import FOLD, OUTPUTS, STRAIN_UNIT, Student
@@ -29,8 +30,9 @@ from .widths import Widths
 BATCH = 256
 FOREIGN = 4  #: frames of each kind without a lattice in a batch
 REUSED = 8  #: epochs that frames serve, turned or mirrored anew in each batch, before others are drawn
-RATES = (3e-3, 1e-3)  #: learning rates at their highest, in floating point and quantised
-SEEN, SEARCHED = 6000, 3000  #: lessons over which weights are rounded, and frames over which their bits are searched
+RATES = (3e-3, 1e-3, 1e-3)  #: learning rates at their highest, in floating point, quantised, and once pruned
+#: Lessons over which weights are rounded, and frames over which inputs and bits are searched.
+SEEN, SEARCHED = 6000, 3000
 LARGEST_GRADIENT = 5.0  #: global norm, above which gradients are scaled down
 #: What errors are weighed by: their variances at 10⁴ electrons per pattern, as counting allows, and with any number.
 #: Of exx over `STRAIN_UNIT`, of cos and sin of six times the rotation, and of the centre [bins].
@@ -205,8 +207,10 @@ def curvature(model: keras.Model, frames: Frames) -> np.ndarray:
     return total / len(features)
 
 
-def searched(model: keras.Model, widths: Widths, seen: Frames) -> tuple[list[np.ndarray], list[dict[str, float]]]:
-    """Bits of the weights of a trained QKeras model, and the front, by `precision.search`."""
+def dense_layers(
+    model: keras.Model, widths: Widths, seen: Frames
+) -> tuple[list[precision.Dense], Callable[[np.ndarray], float]]:
+    """Dense layers of a trained QKeras model, and the loss of outputs (n, 9), over the first `SEARCHED` frames."""
     some = slice(0, SEARCHED)
     reads = keras.Model(model.input, model.get_layer("features").output)
     features = reads.predict(seen.bins[some].astype(np.float32), verbose=0, batch_size=500).astype(float)
@@ -217,7 +221,7 @@ def searched(model: keras.Model, widths: Widths, seen: Frames) -> tuple[list[np.
         return loss(outputs, truth, dose)
 
     layers = precision.network(dense_weights(model), features, widths)
-    return precision.search(layers, lambda outputs: float(of(tf.constant(outputs, tf.float32))), widths.luts)
+    return layers, lambda outputs: float(of(tf.constant(outputs, tf.float32)))
 
 
 def train(
@@ -228,13 +232,14 @@ def train(
     *,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int] = (300, 100),
+    epochs: tuple[int, int, int] = (300, 100, 100),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:
     """A student, and the QKeras model that it is the numbers of.
 
-    Epochs are those in floating point, and with filters, features and activations as on the board.
+    Epochs are those in floating point, with filters, features and activations as on the board, and so once inputs are
+    pruned. With bits that `widths` gives, nothing is pruned.
     """
     widths, domain = widths or Widths(), domain or Domain()
     say = progress or (lambda text: None)
@@ -261,14 +266,24 @@ def train(
     filters = rounded(centred_filters(plain), statistics.covariance, widths.filter_bits, bends)
     model = quantised_model(widths, plain, filters, bins)
     fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
-    say("weights are rounded")
     seen = Frames.drawn(lessons[:SEEN], frontend, domain, rng)
     card: dict = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     if widths.weight_bits is None:
-        weight_bits, card["front"] = searched(model, widths, seen)
+        card["fronts"] = fronts = {}
+        layers, lost = dense_layers(model, widths, seen)
+        _, fronts["bits"] = precision.search(layers, lost, widths.luts, prune=False)
+        choices, fronts["inputs and bits"] = precision.search(layers, lost, widths.luts)
+        fewer = [layer.with_inputs(choice.inputs) for layer, choice in zip(layers, choices, strict=True)]
+        prune(model, fewer)
+        say(f"pruned, of the weights of each layer: {', '.join(f'{(w == 0).mean():.0%}' for w, _ in fewer)}")
+        fit(model, lessons, frontend, domain, epochs[2], RATES[2], rng, progress=told("pruned", epochs[2]))
+        layers, lost = dense_layers(model, widths, seen)
+        choices, fronts["bits, once trained on"] = precision.search(layers, lost, widths.luts, prune=False)
+        weight_bits = [choice.bits for choice in choices]
     else:
         sizes = [*widths.hidden, len(OUTPUTS)]
         weight_bits = [np.full(n, bits) for n, bits in zip(sizes, widths.weight_bits, strict=True)]
+    say("weights are rounded")
     model = settled(model, widths, weight_bits, seen.bins[~seen.strange].astype(np.float32))
     student = student_of(model, widths, frontend, optics, phases, card)
     return replace(student, brightest=float(f"{brightest:.4g}")), model

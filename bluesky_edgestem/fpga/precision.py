@@ -1,21 +1,22 @@
-"""How many bits the weights of each neuron have: those with the least loss within a number of LUTs.
+"""Which inputs each neuron reads, and of how many bits its weights are: the least loss within a number of LUTs.
 
-Each neuron is tried with weights of each number of bits, all others as they were trained; what that adds to the loss,
-and LUTs times a price, are least for each neuron by itself. A higher price gives fewer LUTs and a larger loss: prices
-from low to high are the front, of which the largest that fits is taken. (Shoham and Gersho, "Efficient bit allocation
-for an arbitrary set of quantizers", IEEE Trans. ASSP 36, 1445 (1988).)
+Each neuron is tried with weights of each number of bits and with fewer and fewer inputs, all others as they were
+trained; what that adds to the loss, and LUTs times a price, are least for each neuron by itself. A higher price gives
+fewer LUTs and a larger loss: prices from low to high are the front, of which the largest that fits is taken. (Shoham
+and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", IEEE Trans. ASSP 36, 1445 (1988).)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from . import rounding
-from .distributed import luts
+from .distributed import TABLE, luts
 from .logic import together
 from .student import OUTPUTS
 from .widths import Widths
@@ -25,12 +26,21 @@ PRICES = np.geomspace(1e-7, 1e3, 201)  #: that are tried, loss per LUT: at the h
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What is chosen for each neuron of a layer."""
+
+    bits: np.ndarray  #: of its weights, with the sign, (neurons,) int
+    inputs: np.ndarray  #: that it reads, (neurons,) int
+
+
+@dataclass(frozen=True)
 class Dense:
     """A layer of the network that is searched, with what it reads."""
 
     weights: np.ndarray  #: (inputs, neurons)
     bias: np.ndarray  #: (neurons,)
     reads: np.ndarray  #: (n, inputs), of patterns
+    together: int  #: digits that it reads in a clock
     leaving_bits: int | None  #: behind the point, of what leaves between 0 and 1; None for the last layer
 
     def leaves(self, sums: np.ndarray) -> np.ndarray:
@@ -40,21 +50,40 @@ class Dense:
         steps = 2.0**self.leaving_bits
         return np.clip(np.rint(sums * steps), 0, steps - 1) / steps
 
-    def rounded(self, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights and biases, of `bits` (neurons,) each."""
-        new = rounding.dense(self.weights, self.reads, bits)
+    @cached_property
+    def pruned(self) -> np.ndarray:
+        """Weights with fewer and fewer inputs, (inputs + 1, inputs, neurons)."""
+        return rounding.pruned(self.weights, np.cov(self.reads.T))
+
+    def with_inputs(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and biases, with `inputs` (neurons,) of each."""
+        return self._steady(self.pruned[inputs, :, np.arange(len(inputs))].T)
+
+    def rounded(self, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
+        """Weights and biases, as chosen."""
+        return self._steady(rounding.dense(self.with_inputs(choice.inputs)[0], self.reads, choice.bits))
+
+    def luts(self, choice: Choice) -> np.ndarray:
+        """LUTs that each neuron takes, (neurons,)."""
+        used = np.minimum(choice.inputs, (self.weights != 0).sum(0))
+        each = zip(used.tolist(), choice.bits.tolist(), strict=True)
+        return np.array([luts(inputs, bits, self.together) for inputs, bits in each])
+
+    def _steady(self, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # What each neuron adds up to stays as it was on average.
         return new, self.bias + self.reads.mean(0) @ (self.weights - new)
 
 
 def check_budget(widths: Widths) -> None:
-    """Raise ValueError where dense layers take more LUTs than they may with the fewest bits that are tried."""
+    """Raise ValueError where neurons that read six inputs, with the fewest bits, take more LUTs than there may be."""
     sizes = [widths.filters, *widths.hidden, len(OUTPUTS)]
-    fewest = sum(n * luts(inputs, int(BITS[0]), together(i)) for i, (inputs, n) in enumerate(pairwise(sizes)))
+    fewest = sum(
+        n * luts(min(inputs, TABLE), int(BITS[0]), together(i)) for i, (inputs, n) in enumerate(pairwise(sizes))
+    )
     if fewest > widths.luts:
         raise ValueError(
-            f"the dense layers take {fewest:.0f} LUTs even with {BITS[0]} bits a weight, {widths.luts} are allowed: "
-            "allow more, or take fewer neurons"
+            f"the dense layers take {fewest:.0f} LUTs even with {TABLE} inputs a neuron and {BITS[0]} bits a weight, "
+            f"{widths.luts} are allowed: allow more, or take fewer neurons"
         )
 
 
@@ -62,16 +91,17 @@ def network(layers: list[tuple[np.ndarray, np.ndarray]], features: np.ndarray, w
     """Dense layers of weights and biases, with what they read of features (n, filters)."""
     out, reads = [], features
     for i, (weights, bias) in enumerate(layers):
-        layer = Dense(weights, bias, reads, widths.activation_bits[i] if i < len(widths.hidden) else None)
+        leaving = widths.activation_bits[i] if i < len(widths.hidden) else None
+        layer = Dense(weights, bias, reads, together(i), leaving)
         out.append(layer)
         reads = layer.leaves(reads @ weights + bias)
     return out
 
 
 def search(
-    layers: list[Dense], loss: Callable[[np.ndarray], float], budget: float
-) -> tuple[list[np.ndarray], list[dict[str, float]]]:
-    """Bits of each neuron's weights, (neurons,) int for each layer, and the front.
+    layers: list[Dense], loss: Callable[[np.ndarray], float], budget: float, prune: bool = True
+) -> tuple[list[Choice], list[dict[str, float]]]:
+    """The best choice for each layer, and the front.
 
     Parameters
     ----------
@@ -81,42 +111,55 @@ def search(
         Of outputs (n, outputs).
     budget : float
         LUTs that all layers may take, as many as `check_budget` asks for.
+    prune : bool
+        Whether neurons may lose inputs, by sixes, which share a table; bits alone are searched otherwise.
 
     Returns
     -------
-    list of array
+    list of Choice
     list of dict
         ``luts`` and ``loss``, from few LUTs to many: what was tried with whole networks.
     """
     exact = loss(layers[-1].reads @ layers[-1].weights + layers[-1].bias)
-    added = [_added(layers, i, loss) - exact for i in range(len(layers))]
-    cells = [
-        np.array([[luts(len(layer.weights), bits, together(i))] for bits in BITS.tolist()])
-        for i, layer in enumerate(layers)
-    ]
-    chosen: dict[float, list[np.ndarray]] = {}
+    options = [_options(layer, prune) for layer in layers]
+    added = [np.array([_added(layers, i, choice, loss) for choice in options[i]]) - exact for i in range(len(layers))]
+    cells = [np.array([layer.luts(choice) for choice in of]) for layer, of in zip(layers, options, strict=True)]
+    chosen: dict[float, list[Choice]] = {}
     for price in PRICES:
-        bits = [BITS[np.argmin(more + price * each, 0)] for more, each in zip(added, cells, strict=True)]
-        total = sum(float(each[of_layer - BITS[0], 0].sum()) for each, of_layer in zip(cells, bits, strict=True))
-        chosen.setdefault(total, bits)
+        which = [np.argmin(more + price * each, 0) for more, each in zip(added, cells, strict=True)]
+        total = sum(float(each[of, np.arange(len(of))].sum()) for each, of in zip(cells, which, strict=True))
+        if total not in chosen:
+            chosen[total] = [_picked(of, each) for of, each in zip(options, which, strict=True)]
     front = [
         {"luts": round(total), "loss": float(f"{_loss(layers, chosen[total], loss):.4g}")} for total in sorted(chosen)
     ]
     return chosen[max(total for total in chosen if total <= budget)], front
 
 
-def _added(layers: list[Dense], i: int, loss: Callable[[np.ndarray], float]) -> np.ndarray:
-    """Loss with one neuron of layer i at a time rounded, (bits, neurons)."""
+def _options(layer: Dense, prune: bool) -> list[Choice]:
+    """What is tried, the same for all neurons of a layer."""
+    n_inputs, n = layer.weights.shape
+    fewer = list(range(0, n_inputs, TABLE)) if prune else []
+    return [Choice(np.full(n, bits), np.full(n, inputs)) for inputs in [*fewer, n_inputs] for bits in BITS.tolist()]
+
+
+def _picked(options: list[Choice], which: np.ndarray) -> Choice:
+    """Of each neuron the option of that number."""
+    each = np.arange(len(which))
+    return Choice(*(np.array([getattr(o, name) for o in options])[which, each] for name in ("bits", "inputs")))
+
+
+def _added(layers: list[Dense], i: int, choice: Choice, loss: Callable[[np.ndarray], float]) -> np.ndarray:
+    """Loss with one neuron of layer i at a time as chosen, (neurons,)."""
     layer = layers[i]
     exact = layer.reads @ layer.weights + layer.bias
-    out = np.empty((len(BITS), len(layer.bias)))
-    for k, bits in enumerate(BITS.tolist()):
-        new, bias = layer.rounded(np.full(len(layer.bias), bits))
-        rounded = layer.reads @ new + bias
-        for j in range(len(layer.bias)):
-            # Errors and their opposites: what one sign gains by chance on these patterns is none of the bits' merit.
-            there, back = rounded[:, j], 2 * exact[:, j] - rounded[:, j]
-            out[k, j] = (loss(_outputs(layers, i, j, exact, there)) + loss(_outputs(layers, i, j, exact, back))) / 2
+    new, bias = layer.rounded(choice)
+    rounded = layer.reads @ new + bias
+    out = np.empty(len(bias))
+    for j in range(len(out)):
+        # Errors and their opposites: what one sign gains by chance on these patterns is no merit of the choice.
+        there, back = rounded[:, j], 2 * exact[:, j] - rounded[:, j]
+        out[j] = (loss(_outputs(layers, i, j, exact, there)) + loss(_outputs(layers, i, j, exact, back))) / 2
     return out
 
 
@@ -134,9 +177,9 @@ def _outputs(layers: list[Dense], i: int, j: int, exact: np.ndarray, changed: np
     return values
 
 
-def _loss(layers: list[Dense], bits: list[np.ndarray], loss: Callable[[np.ndarray], float]) -> float:
+def _loss(layers: list[Dense], choices: list[Choice], loss: Callable[[np.ndarray], float]) -> float:
     values = layers[0].reads
-    for layer, each in zip(layers, bits, strict=True):
-        new, bias = layer.rounded(each)
+    for layer, choice in zip(layers, choices, strict=True):
+        new, bias = layer.rounded(choice)
         values = layer.leaves(values @ new + bias)
     return loss(values)

@@ -23,13 +23,11 @@ BIAS = 6  #: bits of biases before the point, without the sign
 MOST_GAIN = 5  #: powers of two by which a filter's sum is multiplied before it is divided, at most
 
 
-class Sparse(keras.constraints.Constraint):
-    """Keeps the weights of all but so many inputs of each neuron at zero: those that say least at the start."""
+class Pruned(keras.constraints.Constraint):
+    """Keeps weights (inputs, neurons) at zero that were pruned; none at first."""
 
-    def __init__(self, weights: np.ndarray, inputs: int, deviation: np.ndarray) -> None:
-        said = np.abs(weights) * deviation[:, None]
-        least = np.sort(said, 0)[max(0, len(said) - inputs)]
-        self.kept = (said >= least).astype(np.float32)
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.kept = np.ones(shape, np.float32)
 
     def __call__(self, w):
         return w * self.kept
@@ -69,7 +67,6 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
     )(first)  # fmt: skip
     x = Divide(gains.tolist(), scale, widths.quotient_bits, unit, name="features")(x)
     before = 1.0
-    said = (quotients * 2.0 ** (gains - scale)).std(0)
     weights: dict[str, list[np.ndarray]] = {"filters": [np.column_stack([filters, whole]) * unit]}
     for i in range(len(widths.hidden) + 1):
         w, b = trained.get_layer(f"dense{i}").get_weights()
@@ -86,15 +83,13 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
             smaller = 1 / np.where(peaks > 1e-3 * peaks.max(), peaks, peaks.max())
         w, b = w * smaller / np.reshape(before, (-1, 1)), b * smaller
         before = smaller
-        sparse = Sparse(w, widths.fan_in[i] if widths.fan_in else len(w), said)
-        x = qkeras.QDense(w.shape[1], kernel_constraint=sparse, name=f"dense{i}")(x)
-        weights[f"dense{i}"] = [sparse.kept * w, b]
+        x = qkeras.QDense(w.shape[1], kernel_constraint=Pruned(w.shape), name=f"dense{i}")(x)
+        weights[f"dense{i}"] = [w, b]
         if last:
             words = qkeras.quantized_bits(OUTPUT_BITS, OUTPUT_BITS - OUTPUT_FRACTION - 1, alpha=1)
             x = qkeras.QActivation(words, name="words")(x)
         else:
             x = qkeras.QActivation(qkeras.quantized_relu(widths.activation_bits[i], 0), name=f"relu{i}")(x)
-            said = (hidden * smaller).std(0)
     model = keras.Model(first, x)
     for name, values in weights.items():
         model.get_layer(name).set_weights(values)
@@ -105,6 +100,14 @@ def dense_weights(model: keras.Model) -> list[tuple[np.ndarray, np.ndarray]]:
     """Weights (inputs, neurons) and biases (neurons,) of a model's dense layers."""
     layers = [layer for layer in model.layers if re.fullmatch(r"dense\d+", layer.name)]
     return [tuple(values.astype(float) for values in layer.get_weights()) for layer in layers]  # pyright: ignore[reportReturnType]
+
+
+def prune(model: keras.Model, layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Give a model's dense layers other weights and biases; weights that are zero stay so when it is trained on."""
+    for i, (weights, bias) in enumerate(layers):
+        layer = model.get_layer(f"dense{i}")
+        layer.set_weights([weights, bias])
+        layer.kernel.constraint.kept = (weights != 0).astype(np.float32)
 
 
 def settled(model: keras.Model, widths: Widths, weight_bits: list[np.ndarray], bins: np.ndarray) -> keras.Model:

@@ -57,6 +57,8 @@ def text(report: dict) -> str:
         f"{', '.join(str(n) for n in network['layers'])} neurons, with weights of "
         f"{', '.join(f'{bits:g}' for bits in network['weight_bits'])} bits on average"
     )
+    if zeros := network.get("zero_weights"):
+        lines[-1] += f"; {', '.join(f'{share:.0%}' for share in zeros)} of them are zero"
     lines += ["", "strain RMS by dose, held-out multislice patterns (simulated), of those that neither flags:"]
     lines.append(
         "  electrons   student exx, eyy, exy [%]   teacher [%]             ratio (95 %)        flagged, its  95 % cover"

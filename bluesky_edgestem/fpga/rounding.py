@@ -1,6 +1,6 @@
-"""Weights of few bits: they are rounded one after the other, and those still to come make up for what that changes.
+"""Fewer weights, and of few bits: one after the other goes or is rounded, and others make up for what that changes.
 
-After Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: accurate post-training quantization", ICLR 2023
+Rounding is after Frantar, Ashkboos, Hoefler and Alistarh, "GPTQ: accurate post-training quantization", ICLR 2023
 (arXiv:2210.17323), which solves for one layer what Hassibi and Stork's optimal brain surgeon does for a network.
 """
 
@@ -74,11 +74,39 @@ def dense(weights: np.ndarray, reads: np.ndarray, bits: np.ndarray) -> np.ndarra
     return in_units(weights, np.cov(reads.T), units, 2 ** (bits - 1) - 1) * units
 
 
+def pruned(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Weights (inputs, n) of a dense layer with fewer and fewer inputs, (inputs + 1, inputs, n).
+
+    In the k-th each neuron has k weights left. Those that matter least go first, and the others make up for them, so
+    that what the neuron adds up to changes as little as it can over inputs of that covariance (inputs, inputs).
+    (Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon", NIPS 5, 164 (1992).)
+    """
+    n_inputs, n = weights.shape
+    inverse = np.tile(np.linalg.inv(_damped(covariance)), (n, 1, 1))
+    left, alive, each = weights.T.astype(float), np.ones((n, n_inputs), bool), np.arange(n)
+    out = np.empty((n_inputs + 1, n_inputs, n))
+    out[n_inputs] = weights
+    for k in reversed(range(n_inputs)):
+        own = np.where(alive, np.einsum("nii->ni", inverse), 1.0)
+        which = np.argmin(np.where(alive, np.square(left) / own, np.inf), 1)
+        column = inverse[each, which]
+        pivot = column[each, which]
+        left -= (left[each, which] / pivot)[:, None] * column
+        inverse -= column[:, :, None] * (column / pivot[:, None])[:, None]
+        alive[each, which] = False
+        left[~alive] = 0.0
+        out[k] = left.T
+    return out
+
+
+def _damped(covariance: np.ndarray) -> np.ndarray:
+    return covariance + np.eye(len(covariance)) * 1e-4 * np.diag(covariance).mean()
+
+
 def _influence(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The order in which inputs are rounded, and what an error in each has the others do, by the inverse covariance."""
     order = np.argsort(-np.diag(covariance))
-    inner = covariance[np.ix_(order, order)]
-    inner = inner + np.eye(len(inner)) * 1e-4 * np.diag(inner).mean()
+    inner = _damped(covariance[np.ix_(order, order)])
     lower = cholesky(inner[::-1, ::-1], lower=True)
     return order, solve_triangular(lower, np.eye(len(inner)), lower=True)[::-1, ::-1]
 

@@ -14,13 +14,12 @@ class Widths:
     filter_bits: int = 3  #: of the filters' weights, with the sign
     quotient_bits: int = 6  #: of what the dense layers read, without the sign
     activation_bits: tuple[int, ...] = (6,)  #: of what leaves each hidden layer
-    luts: int = 20500  #: that dense layers may take, about, for which the bits of each neuron's weights are searched
-    weight_bits: tuple[int, ...] | None = None  #: of each dense layer's weights, with the sign, instead
-    fan_in: tuple[int, ...] | None = None  #: inputs that a neuron of each dense layer reads at most; all by default
+    luts: int = 15000  #: that dense layers may take, about, for which each neuron's inputs and bits are searched
+    weight_bits: tuple[int, ...] | None = None  #: of each dense layer's weights, with the sign, instead of a search
 
     def __post_init__(self) -> None:
         n = len(self.hidden)
-        for name, size in (("weight_bits", n + 1), ("activation_bits", n), ("fan_in", n + 1)):
+        for name, size in (("weight_bits", n + 1), ("activation_bits", n)):
             if getattr(self, name) is not None and len(getattr(self, name)) != size:
                 raise ValueError(f"{n} hidden layers need {size} {name}; got {len(getattr(self, name))}")
         most = 2 * (self.quotient_bits + 1)

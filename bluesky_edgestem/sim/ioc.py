@@ -224,7 +224,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = Optics()
     parser.add_argument("--prefix", default="SIM:", help="goes before every PV's name (default: %(default)s)")
     parser.add_argument("--source", choices=SOURCES, default="specimen", help="where frames come from")
-    parser.add_argument("--seed", type=whole(), default=0, help="draws the specimen and the noise (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole(), default=0, help="draws the specimen and the noise (default: %(default)s)"
+    )
     parser.add_argument(
         "--field",
         type=positive("a length [nm]"),
@@ -264,7 +266,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=folder_of,
         help="folder of a build by `edgestem fpga build`, or 'shipped': adds the inference board that has it",
     )
-    parser.add_argument("--tap", type=stream_address, help="address of the copy of the detector's stream for the board (a free port)")
+    parser.add_argument(
+        "--tap", type=stream_address, help="address of the copy of the detector's stream for the board (a free port)"
+    )
     parser.add_argument(
         "--protocol",
         choices=("v1", "v2"),

@@ -54,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     seen.add_argument("--seed", type=whole(), default=0, help="draws specimen and noise (%(default)s)")
     sends = made.add_argument_group("how it sends")
-    sends.add_argument(
-        "--rate", type=not_negative, default=1000.0, help="frames a second; 0: all it can (%(default)g)"
-    )
+    sends.add_argument("--rate", type=not_negative, default=1000.0, help="frames a second; 0: all it can (%(default)g)")
     sends.add_argument("--frames", type=COUNT, help="external triggers to begin with (those of the file, or 1000)")
     sends.add_argument("--protocol", choices=tuple(PORTS), default="v1", help="of the stream (%(default)s)")
     sends.add_argument("--channels", type=COUNT, default=1, help="thresholds, in stream v2 (%(default)s)")
