@@ -27,6 +27,8 @@ POSITIONS = tuple(f"/entry/instrument/NDAttributes/Scan{axis}" for axis in "XY")
 BEAM = "/entry/instrument/beam"
 ANGLES = "/entry/scan/kx"
 NM_AND_SHAPE = "say on which raster they were taken: --shape NY NX --step NM"
+TELLING = 100
+"""Pixels with electrons of which it is no chance that all are multiples of a number."""
 
 
 @dataclass(frozen=True)
@@ -189,16 +191,24 @@ class RecordedScan:
 
 
 def _check_counts(name: str, frames: SelectedFrames) -> None:
-    """Raise ValueError where all of some frames, spread over the scan, hold no counts."""
-    if frames.dtype.kind == "u" or not len(frames):
+    """Raise ValueError where some frames, spread over the scan, hold no counts, or all of them a multiple of counts."""
+    if not len(frames):
         return
     some = np.unique(np.linspace(0, len(frames) - 1, 8).astype(int))
-    if frames.dtype.kind in "if" and any(not as_counts(frames[i : i + 1])[1][0] for i in some):
-        return
-    raise ValueError(
-        f"{name}: frames are {frames.dtype} and hold {NO_COUNTS}. Strain is told from electrons counted, whose noise "
-        "is known: export the counts as integers, without scaling, offset or gain"
-    )
+    read = [as_counts(frames[i : i + 1]) for i in some] if frames.dtype.kind in "uif" else []
+    counted = [counts for counts, broken in read if not broken[0]]
+    if not counted:
+        raise ValueError(
+            f"{name}: frames are {frames.dtype} and hold {NO_COUNTS}. Strain is told from electrons counted, whose "
+            "noise is known: export the counts as integers, without scaling, offset or gain"
+        )
+    pixels = np.concatenate([counts[(counts > 0) & (counts < np.iinfo(counts.dtype).max)] for counts in counted])
+    gain = int(np.gcd.reduce(pixels)) if len(pixels) >= TELLING else 1
+    if gain > 1:
+        raise ValueError(
+            f"{name}: all pixels are multiples of {gain}, as with a gain of {gain} for each electron. Strain is told "
+            "from electrons counted, whose noise is known: divide the frames by the gain"
+        )
 
 
 @contextlib.contextmanager

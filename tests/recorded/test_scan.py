@@ -193,3 +193,21 @@ def test_a_run_whose_frames_cannot_be_told_or_read_says_so():
         refused(primary=Node({"data_keys": {"x": {"shape": []}}}))
     with pytest.raises(ValueError, match="no run 'abc' in this catalog"), open_run(Node(), "abc"):
         pass
+
+
+@pytest.mark.parametrize(("dtype", "gain"), [(np.uint16, 2), (np.int32, 7), (np.float32, 3)])
+def test_frames_that_are_counts_times_a_gain_are_refused(tmp_path, dtype, gain):
+    """Read as counts, they would say that noise is the root of the gain less than it is."""
+    counts = np.random.default_rng(0).poisson(0.2, (12, 32, 32))
+    given = Given(shape=(3, 4), step=1.0)
+    for name, frames in (("counts", counts), ("scaled", gain * counts)):
+        frames = frames.astype(dtype)
+        if np.dtype(dtype).kind == "u":
+            frames[:, 3, 3] = np.iinfo(dtype).max  # as detectors mask a pixel
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["data"] = frames
+    with open_file(tmp_path / "counts.h5", given) as scan:
+        assert len(scan.frames) == 12
+    refused = f"all pixels are multiples of {gain}, .* divide the frames by the gain"
+    with pytest.raises(ValueError, match=refused), open_file(tmp_path / "scaled.h5", given):
+        pass
