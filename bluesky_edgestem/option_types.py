@@ -48,7 +48,7 @@ def not_negative(text: str) -> float:
 
 def stream_address(text: str) -> str:
     """Where frames are streamed."""
-    matched = re.fullmatch(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):(\d{1,5})", text)
-    if not matched or int(matched[1]) > 65535:
+    matched = re.fullmatch(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]*]+):(\d{1,5})", text)
+    if not matched or not 0 < int(matched[1]) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is no address of a stream; give tcp://HOST:PORT")
     return text

@@ -148,6 +148,8 @@ class SetSignal(_Bounded, EpicsSignal):
             The PV has no state of that name; nothing is written.
         """
         self.check_value(value)
+        if isinstance(value, str) and (names := self.enum_strs) and value not in names:
+            raise ValueError(f"{self.setpoint_pvname} has no state {value!r}; its states are {', '.join(names)}")
         shown = f"{np.size(value)} values" if np.ndim(value) else repr(value)
         status = NamedStatus(f"set {self.setpoint_pvname} to {shown}")
         completed = threading.Event()
@@ -174,8 +176,6 @@ class SetSignal(_Bounded, EpicsSignal):
         watch((self,), status)
         if not self.answers:  # a put would wait for the connection first
             return status
-        if isinstance(value, str) and (names := self.enum_strs) and value not in names:
-            raise ValueError(f"{self.setpoint_pvname} has no state {value!r}; its states are {', '.join(names)}")
         tolerance = float(self.tolerance)  # now: it may need the PVs
         self.subscribe(follow, event_type=self.SUB_VALUE, run=False)
         status.add_callback(lambda _: self.clear_sub(follow))

@@ -42,6 +42,7 @@ class Plan:
     folder: Path
     teacher: Path | None = None  #: weights of a descriptor network; those that ship if left out
     student: Student | None = None  #: that was trained before; frames and optics are then its own
+    start: Student | None = None  #: to be pruned and trained on; frames, optics and sizes are then its own
     target: str = "xcu250"
     clock_MHz: float = 100.0
     pixels_a_clock: int = 8
@@ -69,8 +70,8 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     from ..analysis.networks import DescriptorNetwork
     from . import precision, scoring, teaching
 
-    if plan.student is not None:
-        plan = dataclasses.replace(plan, frontend=plan.student.frontend, optics=plan.student.optics)
+    if (known := plan.student or plan.start) is not None:
+        plan = dataclasses.replace(plan, frontend=known.frontend, optics=known.optics)
     plan.frontend.check_beats(plan.pixels_a_clock)
     teacher = DescriptorNetwork.pretrained(plan.teacher)
     teacher.check_optics(plan.optics)
@@ -125,7 +126,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
             "filters": student.filters.shape[1], "filter_bits": student.filter_bits,
             "layers": [layer.weights.shape[1] for layer in student.layers],
             "zero_filter_weights": float(f"{(student.filters == 0).mean():.3g}"),
-            "weight_bits": [float(f"{each.mean():.3g}") for each in student.weight_bits],
+            "weight_bits": [_mean_bits(each) for each in student.weight_bits],
             "zero_weights": [float(f"{(layer.weights == 0).mean():.3g}") for layer in student.layers],
             "fronts": student.card.get("fronts"),
         },
@@ -139,6 +140,12 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
         raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {plan.folder} must not be used")
     golden.GoldenFrames(student.hash, *agreed).save(plan.folder / golden.NAME)
     return out
+
+
+def _mean_bits(bits: np.ndarray) -> float:
+    """Of the neurons (n,) that have weights."""
+    some = bits[bits > 1]
+    return float(f"{some.mean():.3g}") if len(some) else 0.0
 
 
 def _check_folder(plan: Plan) -> None:
@@ -182,7 +189,7 @@ def _trained(plan: Plan, taught: Lessons, kept: Lessons, stage: Callable[[str], 
     from . import learning, scoring, teaching
 
     student, model = learning.train(
-        taught, plan.frontend, plan.optics, teaching.PHASES, widths=plan.widths,
+        taught, plan.frontend, plan.optics, teaching.PHASES, start=plan.start, widths=plan.widths,
         domain=plan.domain, epochs=plan.epochs, seed=plan.seed, progress=lambda text: stage("  " + text),
     )  # fmt: skip
     return scoring.calibrated(student, kept, plan.domain, plan.seed), model

@@ -19,11 +19,12 @@ from .student import Student
 from .widths import Widths
 
 SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
-#: Options that a student settles.
+#: Options that a student settles, and of these, those that are left to who goes on from it.
 OF_STUDENT = (
     "frame", "bin", "pixel_bits", "bin_bits", "energy_keV", "semiangle_mrad", "view_mrad", "filters", "hidden",
     "filter_bits", "activation_bits", "luts", "weight_bits", "epochs",
 )  # fmt: skip
+LEFT = ("luts", "epochs")
 
 
 def _clock(value: str) -> float:
@@ -51,7 +52,14 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of another build, or shipped: its student, with its frames and optics, instead of training one",
     )  # fmt: skip
     parser.add_argument(
-        "--target", choices=sorted(TARGETS), default="xcu250", help="device that the project of Vitis HLS is for"
+        "--start", default=None, metavar="BUILD",
+        help="folder of another build, or shipped: its student is pruned for --luts and trained on, the last --epochs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target",
+        choices=sorted(TARGETS),
+        default="xcu250",
+        help="device that the project of Vitis HLS is for, whose board's port is in the budget",
     )
     parser.add_argument(
         "--clock", type=_clock, default="100MHz", help="clock that Vitis HLS aims at and the budget is of"
@@ -72,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--epochs", type=whole(1, 10**4), nargs=3, default=list(Plan.epochs),
-        help="in floating point, quantised, and quantised once inputs are pruned",
+        help="in floating point, quantised, and once inputs are pruned; none of the last with --weight-bits",
     )  # fmt: skip
     parser.add_argument("--filters", type=whole(1, 256), default=Widths.filters, help="matched filters")
     parser.add_argument(
@@ -128,22 +136,35 @@ def plan_of(arguments: Sequence[str]) -> Plan:
             raise ValueError(
                 f"teacher {options.teacher!r}: neither {' nor '.join(SHIPPED_TEACHERS)}, which ship, nor a weights file"
             )
-    student = None
-    if options.student:
-        own = [name for name in OF_STUDENT if getattr(options, name) != parser.get_default(name)]
+    if options.student and options.start:
+        raise ValueError("--student takes a student as it is, --start goes on from one: give one of them")
+    taken: dict[str, Student | None] = {"student": None, "start": None}
+    for how, own_names in (("student", OF_STUDENT), ("start", [name for name in OF_STUDENT if name not in LEFT])):
+        if getattr(options, how) is None:
+            continue
+        own = [name for name in own_names if getattr(options, name) != parser.get_default(name)]
         if own:
             told = ", ".join("--" + name.replace("_", "-") for name in own)
-            raise ValueError(f"with --student, what {told} says is the student's own: leave it out")
-        student = Student.load(folder_of(options.student) / STUDENT)
+            raise ValueError(f"with --{how}, what {told} says is the student's own: leave it out")
+        taken[how] = Student.load(folder_of(getattr(options, how)) / STUDENT)
+    start = taken["start"]
+    widths = (
+        Widths.of(start, options.luts)
+        if start
+        else Widths(
+            options.filters,
+            tuple(options.hidden),
+            options.filter_bits,
+            activation_bits=tuple(options.activation_bits),
+            luts=options.luts,
+            weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
+        )
+    )
     return Plan(
         Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame),
         Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits),
-        options.out, teacher, student, options.target, options.clock, options.pixels_a_clock, options.patterns,
-        tuple(options.epochs),
-        Widths(
-            options.filters, tuple(options.hidden), options.filter_bits, activation_bits=tuple(options.activation_bits),
-            luts=options.luts, weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
-        ),
+        options.out, teacher, taken["student"], start, options.target, options.clock, options.pixels_a_clock,
+        options.patterns, tuple(options.epochs), widths,
         frames=options.frames, scored=options.scored, seed=options.seed, workers=options.workers,
         synthesise=options.synthesise, route=not options.no_route,
         command=shlex.join(["edgestem", "fpga", "build", *arguments]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .logic import Stream
 
 CYCLES = "cycles measured, clock asked for"  #: by simulation; no tool has shown the clock
-DATASHEET = "datasheet"  #: from the rate that the maker of the board gives its port
+DATASHEET = "datasheet"  #: from the rate that the maker of the board gives its port, and what Ethernet adds
 MODELLED = "modelled"  #: from an assumption that the row states
 #: Ports of the boards that the devices are on, which the detector's link comes to: rate [bit/s], and who says so.
 PORTS = {
@@ -61,7 +61,8 @@ def budget(
     link, cables, board_in, inference, leaving = parts = [
         Part(
             "detector link, first pixel to last", _on_the_wire(frame, in_rate), DATASHEET,
-            f"{frame} bytes at {in_rate / 1e9:g} Gbit/s, {port}; while the board takes them in",
+            f"{frame} bytes, and {OVERHEAD} for each packet, at {in_rate / 1e9:g} Gbit/s: {port}; "
+            f"{1 / _on_the_wire(frame, in_rate):,.0f} frames/s at most; while the board takes them in",
         ),
         Part("cables", 2 * cable_m / 2e8, MODELLED, f"{cable_m:g} m each way at two thirds of the speed of light"),
         Part(

@@ -19,7 +19,7 @@ from .float_model import centred_filters, float_model, recentre
 from .foreign import KINDS, foreign
 from .frontend import CORE, Frontend
 from .normaliser import normaliser
-from .quantised import dense_weights, prune, quantised_model, settled, student_of
+from .quantised import dense_weights, prune, quantised_model, settled, student_of, trainable_again
 from .reproducible import keras, tf
 from .rounding import rounded
 from .student import FOLD, OUTPUTS, STRAIN_UNIT, Student
@@ -230,6 +230,7 @@ def train(
     optics: Optics,
     phases: tuple[str, str],
     *,
+    start: Student | None = None,
     widths: Widths | None = None,
     domain: Domain | None = None,
     epochs: tuple[int, int, int] = (300, 100, 100),
@@ -239,39 +240,28 @@ def train(
     """A student, and the QKeras model that it is the numbers of.
 
     Epochs are those in floating point, with filters, features and activations as on the board, and so once inputs are
-    pruned. With bits that `widths` gives, nothing is pruned.
+    pruned. With bits that `widths` gives, nothing is pruned. From another student, `start`, of those widths, only the
+    last part is left.
     """
     widths, domain = widths or Widths(), domain or Domain()
     say = progress or (lambda text: None)
-    rng = np.random.default_rng(seed)
-    some = lessons[:1000]
-    brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
-    bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
-    divisor = normaliser(lessons, frontend, widths.filter_bits)
-    statistics = BinStatistics.of(lessons, frontend, divisor)
-    plain = float_model(widths, divisor, statistics, bins, seed)
 
     def told(name: str, of: int) -> Callable[[int, float], None]:
         return lambda epoch, value: say(f"{name}, epoch {epoch} of {of}: loss {value:.3f}")
 
-    tell = told("floating point", epochs[0])
-
-    def after(epoch: int, value: float) -> None:
-        recentre(plain, bins)
-        tell(epoch, value)
-
-    fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
-    say("filters are rounded")
-    bends = curvature(plain, Frames.drawn(lessons[:SEEN], frontend, domain, rng))
-    filters = rounded(centred_filters(plain), statistics.covariance, widths.filter_bits, bends)
-    model = quantised_model(widths, plain, filters, bins)
-    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
+    if start is None:
+        rng = np.random.default_rng(seed)
+        brightest = float(f"{lessons.brightest(frontend):.4g}")
+        model = _quantised(lessons, frontend, widths, domain, epochs[:2], seed, rng, told)
+    else:
+        rng = np.random.default_rng([seed, 1])
+        brightest, model = start.brightest, trainable_again(start, widths)
     seen = Frames.drawn(lessons[:SEEN], frontend, domain, rng)
     card: dict = {"strain_sd": domain.strain_sd, "centre_sd": domain.shift_bins / np.sqrt(3), "seed": seed}
     if widths.weight_bits is None:
         card["fronts"] = fronts = {}
         layers, lost = dense_layers(model, widths, seen)
-        _, fronts["bits"] = precision.search(layers, lost, widths.luts, prune=False)
+        _, fronts["bits"] = precision.search(layers, lost, np.inf, prune=False)
         choices, fronts["inputs and bits"] = precision.search(layers, lost, widths.luts)
         fewer = [layer.with_inputs(choice.inputs) for layer, choice in zip(layers, choices, strict=True)]
         prune(model, fewer)
@@ -285,5 +275,35 @@ def train(
         weight_bits = [np.full(n, bits) for n, bits in zip(sizes, widths.weight_bits, strict=True)]
     say("weights are rounded")
     model = settled(model, widths, weight_bits, seen.bins[~seen.strange].astype(np.float32))
-    student = student_of(model, widths, frontend, optics, phases, card)
-    return replace(student, brightest=float(f"{brightest:.4g}")), model
+    return replace(student_of(model, widths, frontend, optics, phases, card), brightest=brightest), model
+
+
+def _quantised(
+    lessons: Lessons,
+    frontend: Frontend,
+    widths: Widths,
+    domain: Domain,
+    epochs: tuple[int, int],
+    seed: int,
+    rng: np.random.Generator,
+    told: Callable[[str, int], Callable[[int, float], None]],
+) -> keras.Model:
+    """A model with the features and activations of the board, trained in floating point and then so."""
+    some = lessons[:1000]
+    brightest, dose = lessons.brightest(frontend), np.full(len(some), domain.dose[1] / 3)
+    bins = frontend.attenuated(some.counts(dose, rng), frontend.shift_for(dose, brightest))
+    divisor = normaliser(lessons, frontend, widths.filter_bits)
+    statistics = BinStatistics.of(lessons, frontend, divisor)
+    plain = float_model(widths, divisor, statistics, bins, seed)
+    tell = told("floating point", epochs[0])
+
+    def after(epoch: int, value: float) -> None:
+        recentre(plain, bins)
+        tell(epoch, value)
+
+    fit(plain, lessons, frontend, domain, epochs[0], RATES[0], rng, progress=after)
+    bends = curvature(plain, Frames.drawn(lessons[:SEEN], frontend, domain, rng))
+    filters = rounded(centred_filters(plain), statistics.covariance, widths.filter_bits, bends)
+    model = quantised_model(widths, plain, filters, bins)
+    fit(model, lessons, frontend, domain, epochs[1], RATES[1], rng, progress=told("quantised", epochs[1]))
+    return model

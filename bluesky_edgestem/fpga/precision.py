@@ -53,10 +53,12 @@ class Dense:
     @cached_property
     def pruned(self) -> np.ndarray:
         """Weights with fewer and fewer inputs, (inputs + 1, inputs, neurons)."""
-        return rounding.pruned(self.weights, np.cov(self.reads.T))
+        return rounding.pruned(self.weights, rounding.covariance_of(self.reads))
 
     def with_inputs(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weights and biases, with `inputs` (neurons,) of each."""
+        if (inputs >= len(self.weights)).all():
+            return self.weights, self.bias
         return self._steady(self.pruned[inputs, :, np.arange(len(inputs))].T)
 
     def rounded(self, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +112,7 @@ def search(
     loss : function
         Of outputs (n, outputs).
     budget : float
-        LUTs that all layers may take, as many as `check_budget` asks for.
+        LUTs that all layers may take: as many as `check_budget` asks for if neurons may lose inputs.
     prune : bool
         Whether neurons may lose inputs, by sixes, which share a table; bits alone are searched otherwise.
 
@@ -119,20 +121,28 @@ def search(
     list of Choice
     list of dict
         ``luts`` and ``loss``, from few LUTs to many: what was tried with whole networks.
+
+    Raises
+    ------
+    ValueError
+        Nothing that was tried is within the budget.
     """
     exact = loss(layers[-1].reads @ layers[-1].weights + layers[-1].bias)
     options = [_options(layer, prune) for layer in layers]
     added = [np.array([_added(layers, i, choice, loss) for choice in options[i]]) - exact for i in range(len(layers))]
     cells = [np.array([layer.luts(choice) for choice in of]) for layer, of in zip(layers, options, strict=True)]
     chosen: dict[float, list[Choice]] = {}
-    for price in PRICES:
-        which = [np.argmin(more + price * each, 0) for more, each in zip(added, cells, strict=True)]
+    cheapest = [np.argmin(each, 0) for each in cells]
+    priced = ([np.argmin(more + p * each, 0) for more, each in zip(added, cells, strict=True)] for p in PRICES)
+    for which in (*priced, cheapest):
         total = sum(float(each[of, np.arange(len(of))].sum()) for each, of in zip(cells, which, strict=True))
         if total not in chosen:
             chosen[total] = [_picked(of, each) for of, each in zip(options, which, strict=True)]
     front = [
         {"luts": round(total), "loss": float(f"{_loss(layers, chosen[total], loss):.4g}")} for total in sorted(chosen)
     ]
+    if (least := min(chosen)) > budget:
+        raise ValueError(f"the layers take {least:.0f} LUTs at least, {budget:.0f} are allowed")
     return chosen[max(total for total in chosen if total <= budget)], front
 
 

@@ -8,6 +8,7 @@ they lose together is lost.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,7 +51,6 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
     """
     whole = np.round(trained.get_layer("filters").kernel.numpy()[:, -1])
     divisors = np.maximum(bins @ whole, 1)[:, None]
-    unit = 2.0 ** (1 - widths.filter_bits)
     quotients = bins @ filters / divisors
     # What rounding has done to the features' size and mean, the layer behind makes up for.
     wanted = bins @ centred_filters(trained) / divisors
@@ -60,14 +60,8 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
     scale = max(0, int(exponents.max()))
     gains = np.minimum(scale - exponents, scale + MOST_GAIN)
 
-    first = keras.Input((CORE**2,), name="bins")
-    x = qkeras.QDense(
-        widths.filters + 1, use_bias=False, trainable=False, name="filters",
-        kernel_quantizer=qkeras.quantized_bits(widths.filter_bits, 0, symmetric=1, alpha=1),
-    )(first)  # fmt: skip
-    x = Divide(gains.tolist(), scale, widths.quotient_bits, unit, name="features")(x)
     before = 1.0
-    weights: dict[str, list[np.ndarray]] = {"filters": [np.column_stack([filters, whole]) * unit]}
+    layers: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(len(widths.hidden) + 1):
         w, b = trained.get_layer(f"dense{i}").get_weights()
         last = i == len(widths.hidden)
@@ -83,16 +77,37 @@ def quantised_model(widths: Widths, trained: keras.Model, filters: np.ndarray, b
             smaller = 1 / np.where(peaks > 1e-3 * peaks.max(), peaks, peaks.max())
         w, b = w * smaller / np.reshape(before, (-1, 1)), b * smaller
         before = smaller
+        layers.append((w, b))
+    return _trainable(np.column_stack([filters, whole]), gains.tolist(), scale, layers, widths)
+
+
+def trainable_again(student: Student, widths: Widths) -> keras.Model:
+    """The QKeras model that starts as a student is, of those widths, with dense weights that are free."""
+    return _trainable(student.columns, student.gains, student.scale, dense_weights(model_of(student)), widths)
+
+
+def _trainable(
+    columns: np.ndarray, gains: Sequence[int], scale: int, layers: list[tuple[np.ndarray, np.ndarray]], widths: Widths
+) -> keras.Model:
+    """Filters in whole numbers, which stay as they are, and dense layers of weights and biases, which are trained."""
+    unit = 2.0 ** (1 - widths.filter_bits)
+    first = keras.Input((CORE**2,), name="bins")
+    x = qkeras.QDense(
+        columns.shape[1], use_bias=False, trainable=False, name="filters",
+        kernel_quantizer=qkeras.quantized_bits(widths.filter_bits, 0, symmetric=1, alpha=1),
+    )(first)  # fmt: skip
+    x = Divide(gains, scale, widths.quotient_bits, unit, name="features")(x)
+    for i, (w, _) in enumerate(layers):
         x = qkeras.QDense(w.shape[1], kernel_constraint=Pruned(w.shape), name=f"dense{i}")(x)
-        weights[f"dense{i}"] = [w, b]
-        if last:
+        if i == len(widths.hidden):
             words = qkeras.quantized_bits(OUTPUT_BITS, OUTPUT_BITS - OUTPUT_FRACTION - 1, alpha=1)
             x = qkeras.QActivation(words, name="words")(x)
         else:
             x = qkeras.QActivation(qkeras.quantized_relu(widths.activation_bits[i], 0), name=f"relu{i}")(x)
     model = keras.Model(first, x)
-    for name, values in weights.items():
-        model.get_layer(name).set_weights(values)
+    model.get_layer("filters").set_weights([columns * unit])
+    for i, values in enumerate(layers):
+        model.get_layer(f"dense{i}").set_weights(values)
     return model
 
 

@@ -71,7 +71,12 @@ def in_units(weights: np.ndarray, covariance: np.ndarray, units: np.ndarray, mos
 def dense(weights: np.ndarray, reads: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """Weights (inputs, n) of a dense layer, rounded to `bits` (n,) each over what it reads (patterns, inputs)."""
     units = units_of(weights, bits)
-    return in_units(weights, np.cov(reads.T), units, 2 ** (bits - 1) - 1) * units
+    return in_units(weights, covariance_of(reads), units, 2 ** (bits - 1) - 1) * units
+
+
+def covariance_of(reads: np.ndarray) -> np.ndarray:
+    """Of what a layer reads (patterns, inputs), (inputs, inputs), of one input, too."""
+    return np.atleast_2d(np.cov(reads.T))
 
 
 def pruned(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -100,7 +105,8 @@ def pruned(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def _damped(covariance: np.ndarray) -> np.ndarray:
-    return covariance + np.eye(len(covariance)) * 1e-4 * np.diag(covariance).mean()
+    """With something added to each variance, so that it has an inverse, be all of them zero."""
+    return covariance + np.eye(len(covariance)) * max(1e-4 * np.diag(covariance).mean(), 1e-12)
 
 
 def _influence(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .student import Student
+
 
 @dataclass(frozen=True)
 class Widths:
@@ -16,6 +18,15 @@ class Widths:
     activation_bits: tuple[int, ...] = (6,)  #: of what leaves each hidden layer
     luts: int = 15000  #: that dense layers may take, about, for which each neuron's inputs and bits are searched
     weight_bits: tuple[int, ...] | None = None  #: of each dense layer's weights, with the sign, instead of a search
+
+    @classmethod
+    def of(cls, student: Student, luts: int) -> Widths:
+        """What a student has, to be pruned until its dense layers take so many LUTs."""
+        *hidden, _ = student.layers
+        return cls(
+            student.filters.shape[1], tuple(layer.weights.shape[1] for layer in hidden), student.filter_bits,
+            student.quotient_bits, tuple(layer.bits for layer in hidden), luts,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         n = len(self.hidden)

@@ -103,6 +103,20 @@ def test_what_stays_makes_up_for_what_is_pruned():
             np.testing.assert_allclose(all_numbers[k][kept, j], best, atol=0.03)
 
 
+def test_one_input_is_a_layer_too():
+    reads = np.linspace(0, 1, 50)[:, None]
+    layer = precision.Dense(np.array([[0.7, -0.3]]), np.zeros(2), reads, 1, None)
+    rounded, _ = layer.rounded(precision.Choice(np.full(2, 6), np.array([1, 0])))
+    assert abs(rounded[0, 0] - 0.7) < 0.03 and rounded[0, 1] == 0
+    constant = precision.Dense(np.ones((3, 2)), np.zeros(2), np.ones((50, 3)), 1, None)
+    assert np.isfinite(constant.pruned).all()
+
+
+def test_what_no_bits_give_is_refused(layers, loss):
+    with pytest.raises(ValueError, match=r"the layers take 833 LUTs at least, 800 are allowed"):
+        precision.search(layers, loss, 800, prune=False)
+
+
 def test_a_budget_for_six_inputs_and_the_fewest_bits_is_kept_and_a_smaller_one_refused(layers, loss):
     fewest = int(np.ceil(20 * precision.luts(6, 4, 1) + 9 * precision.luts(6, 4, 2)))
     precision.check_budget(Widths(filters=12, hidden=(20,), luts=fewest))

@@ -97,7 +97,7 @@ def test_the_budget_counts_what_is_on_the_wires():
 def test_the_budget_has_the_port_of_the_board_and_the_slower_of_link_and_input():
     link, *_, whole = latency.budget(Stream(8, 8, 48), 306, 18, 100.0, "xczu9eg", cable_m=0.0)
     assert (link.label, link.seconds) == (latency.DATASHEET, pytest.approx((2304 + 66) * 8 / 10e9))
-    assert "10 Gbit/s, SFP+ port of the ZCU102" in link.source
+    assert "10 Gbit/s: SFP+ port of the ZCU102 (UG1182); 527,426 frames/s at most" in link.source
     link, *_, whole = latency.budget(Stream(16, 16, 96), 594, 18, 100.0, "xczu9eg", cable_m=0.0)
     # 18,432 bytes in three packets: 15 µs on the wire, 5.8 into the board.
     assert whole.seconds == pytest.approx((18432 + 3 * 66) * 8 / 10e9 + 0.18e-6 + 89 * 8 / 10e9)

@@ -46,7 +46,10 @@ def test_a_seed_is_a_whole_number_not_below_0(bad, capsys):
     assert f"argument --seed: '{bad}' is not a whole number of 0 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bad", ["http://localhost:5555", "tcp://localhost", "tcp://:5555", "tcp://host:65536", "5555"])
+@pytest.mark.parametrize(
+    "bad",
+    ["http://localhost:5555", "tcp://localhost", "tcp://:5555", "tcp://host:65536", "tcp://host:0", "tcp://*:5555"],
+)
 def test_an_address_that_is_no_streams_is_refused(bad, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--part", "board", "--board", "shipped", "--tap", bad])
