@@ -591,11 +591,12 @@ ROWS = (
         "{area[LUT]:,}, {area[DSP]} ({area[FF]:,}, {area[BRAM36]})",
     ),
     Row(
-        "One frame on this CPU: teacher; student in whole numbers; student in single precision on a GPU (an"
-        " EfficientNet on a GPU, as published: 700 µs); many frames, by alkaid's interpreter",
+        "One frame on this CPU, one thread: teacher; student in whole numbers, in single precision; the same on a GPU"
+        " (an EfficientNet on a GPU, as published: 700 µs); many frames, by alkaid's interpreter",
         "",
-        "board",
-        "{cpu[teacher_us]:,.0f}; {cpu[student_us]:,.0f} µs; {cpu[gpu]}; {cpu[fixed_point_frames_per_s]:,} frames/s",
+        "board_cpu",
+        "{teacher_us:,.0f}; {student_us:,.0f}, {student_by_torch_us:,.0f} µs; {gpu};"
+        " {fixed_point_frames_per_s:,} frames/s",
     ),
     Row(
         "Frames/s through the board's soft-IOC to its client, fixed point, 48 px (96, 192 px) frames; results lost",
