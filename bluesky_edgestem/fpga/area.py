@@ -71,7 +71,7 @@ def routed_clocks(folder: Path, seeds: Sequence[int] = (1,)) -> list[float]:
     folder : Path
         With the Verilog, from `logic.write`.
     seeds : sequence of int
-        Of the placements, which are as good as each other beforehand: of the board that ships 66 MHz with 1, 92 with 3.
+        Of the placements, which are as good as each other beforehand: of one board 66 MHz with 1, 92 with 3.
 
     Returns
     -------
