@@ -22,7 +22,7 @@ from .student import OUTPUTS
 from .widths import Widths
 
 BITS = np.arange(4, 10)  #: that are tried, with the sign
-PRICES = np.geomspace(1e-7, 1e3, 201)  #: that are tried, loss per LUT: at the highest all have the fewest bits
+PRICES = np.geomspace(1e-7, 1e3, 201)  #: that are tried, loss per LUT, and last the cheapest of all, whatever it loses
 
 
 @dataclass(frozen=True)
