@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import socket
 import subprocess
@@ -19,16 +20,21 @@ START_TIMEOUT = 120.0
 """Time [s] for the first multislice pattern of every worker, imports of abTEM included, on a busy machine."""
 
 
+_PORTS = range(10_240, 32_768)
+"""Under those that a kernel gives to sockets without a port of their own: Channel Access clients allow theirs to be
+shared, so that a client would now and then be given the very port of the IOC, and search for its PVs at itself."""
+
+
 def _free_port() -> int:
     """A port that is free for both TCP and UDP on the loopback address."""
     while True:
+        port = secrets.choice(_PORTS)
         with (
             socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         ):
-            tcp.bind(("127.0.0.1", 0))
-            port = tcp.getsockname()[1]
             try:
+                tcp.bind(("127.0.0.1", port))
                 udp.bind(("127.0.0.1", port))
             except OSError:
                 continue
