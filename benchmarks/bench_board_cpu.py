@@ -1,4 +1,4 @@
-"""How long one frame takes where there is no board: teacher and student on this CPU, student on a GPU if there is one.
+"""How long one frame takes where there is no board: teacher and student on this CPU, and on a GPU if there is one.
 
 The frame's pixels are on the host, and outputs are given there; one thread. The fixed-point model, by alkaid's
 interpreter, is timed on many. For a machine that does nothing else: these are absolute times.
@@ -59,11 +59,15 @@ def by_torch(student: Student, device: str):
 def main(repeats: int) -> dict:
     """Times of single frames [µs], and frames per second of many in fixed point."""
     student = Student.load(shipped.FOLDER / student_module.NAME)
-    teacher, optics = DescriptorNetwork.pretrained(), student.optics
+    optics = student.optics
     kept = GoldenFrames.load(shipped.FOLDER / golden.NAME).frames
     frames = kept[student.outputs(kept)[1] == 0][:1]
     many = np.random.default_rng(0).poisson(1.0, (5000, 48, 48)).astype(np.uint8)
     dense = fixed_point.DenseLayers.of(student)
+
+    def teacher(device: str) -> float:
+        network = DescriptorNetwork.pretrained(device=device)
+        return median_us(lambda: network.predict(frames, optics), repeats)
 
     def single(device: str) -> float:
         outputs = by_torch(student, device)
@@ -72,14 +76,15 @@ def main(repeats: int) -> dict:
         return median_us(lambda: outputs(student.frontend(frames)[0]), 4 * repeats)
 
     seconds = median_us(lambda: dense(student.features(student.frontend(many))[0]), 3) / 1e6
-    gpu = torch.cuda.is_available()
+    on_gpu = "there was none"
+    if torch.cuda.is_available():
+        on_gpu = f"teacher {teacher('cuda'):g} µs, student {single('cuda'):g} µs on {torch.cuda.get_device_name()}"
     return {
         "hash": student.hash,
-        "teacher_us": median_us(lambda: teacher.predict(frames, optics), repeats),
+        "teacher_us": teacher("cpu"),
         "student_us": median_us(lambda: student.outputs(frames), 4 * repeats),
         "student_by_torch_us": single("cpu"),
-        # Of the student: the teacher is made for CPUs.
-        "gpu": f"{single('cuda'):g} µs on {torch.cuda.get_device_name()}" if gpu else "there was none",
+        "gpu": on_gpu,
         "fixed_point_frames_per_s": round(len(many) / seconds),
     }
 

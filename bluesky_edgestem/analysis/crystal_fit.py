@@ -210,7 +210,7 @@ def climbed(table: DeviceTable, counts: Tensor, seen: Tensor, beams: Beams, stat
     n = counts.shape[-1]
     flat, works = counts.flatten(1), seen.flatten(1)
     longest = torch.full((UNKNOWNS,), 1e9, device=flat.device)
-    longest[:9] = torch.tensor([2.0] * 4 + [1.0] * 2 + [8.0] + [1e-3 / _wavelength(beams)] * 2)
+    longest[:9] = longest.new_tensor([2.0] * 4 + [1.0] * 2 + [8.0] + [1e-3 / _wavelength(beams)] * 2)
     longest[11], longest[12] = 0.5, 0.3
     damping = torch.full((len(flat),), 1e-3, device=flat.device)
     lift = _lift(flat)

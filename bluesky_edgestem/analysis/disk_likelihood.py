@@ -8,6 +8,7 @@ Filters depend on optics only; the counts around every disk of every pattern go 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,9 +33,10 @@ def spline_slopes(part: Tensor) -> Tensor:
     return torch.stack([-(q**2), -4 * p + 3 * p**2, 4 * q - 3 * q**2, p**2], -1) / 2
 
 
-def _spline_filter(n: int, margin: int) -> Tensor:
+def _spline_filter(n: int, margin: int, device: torch.device) -> Tensor:
     """(n - 2 margin, n): turns samples into B-spline coefficients."""
-    sampling = torch.eye(n) * 4 / 6 + (torch.diag(torch.ones(n - 1), 1) + torch.diag(torch.ones(n - 1), -1)) / 6
+    beside = torch.ones(n - 1, device=device) / 6
+    sampling = torch.eye(n, device=device) * 4 / 6 + torch.diag(beside, 1) + torch.diag(beside, -1)
     return torch.linalg.inv(sampling)[margin : n - margin]
 
 
@@ -54,16 +56,16 @@ class Filters:
 def matched_filters(model: ScatteringModel, beam: Beam, intensity: Tensor, base: Tensor) -> Filters:
     """The filters for disks of `intensity` on the background `base`, both per electron."""
     sigma = float(model.edge(beam).detach())
-    half = int(torch.ceil(torch.tensor(beam.radius + 3.5 * sigma + REACH)))
+    half = math.ceil(beam.radius + 3.5 * sigma + REACH)
     margin = 4
     places = int(2 * REACH / STEP) + 1
-    axis = torch.arange(-half, half + 1, dtype=torch.float32)
-    place = (torch.arange(places + 2 * margin) - (places - 1) / 2 - margin) * STEP
+    axis = torch.arange(-half, half + 1, dtype=torch.float32, device=beam.device)
+    place = (torch.arange(places + 2 * margin, device=beam.device) - (places - 1) / 2 - margin) * STEP
     d2 = (axis[:, None] - place[None, :]) ** 2  # (window, places)
     distance = torch.sqrt(d2[:, None, :, None] + d2[None, :, None, :])  # (wy, wx, py, px)
     disk = intensity * model.profile(beam, distance)
     gain = torch.log1p(disk / base)
-    to_spline = _spline_filter(places + 2 * margin, margin)
+    to_spline = _spline_filter(places + 2 * margin, margin, beam.device)
     window = 2 * half + 1
 
     def bank(samples: Tensor) -> Tensor:
@@ -90,17 +92,17 @@ def windows(images: Tensor, corner: Tensor, size: int) -> Tensor:
     b, n, _ = images.shape
     padded = torch.nn.functional.pad(images, (size, size, size, size))
     corner = corner.clamp(-size, n) + size
-    axis = torch.arange(size)
+    axis = torch.arange(size, device=images.device)
     rows = corner[:, :, 1, None] + axis
     columns = corner[:, :, 0, None] + axis
-    which = torch.arange(b)[:, None, None, None]
+    which = torch.arange(b, device=images.device)[:, None, None, None]
     return padded[which, rows[..., None], columns[:, :, None, :]].reshape(b, corner.shape[1], size * size)
 
 
 def around(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
     """First pixels (b, g, 2) of windows of 2 half + 1 pixels around `places` (b, g, 2), and distances (b, g, size²)."""
     corner = torch.round(places).long() - half
-    offset = corner[..., None] + torch.arange(2 * half + 1) - places[..., None]
+    offset = corner[..., None] + torch.arange(2 * half + 1, device=places.device) - places[..., None]
     distance = torch.sqrt(offset[:, :, 0, None, :] ** 2 + offset[:, :, 1, :, None] ** 2)
     return corner, distance.flatten(2)
 
@@ -132,8 +134,9 @@ class DiskMaps:
         """(b, s, g, 4, 4) coefficients around places in the cells `low`."""
         b, s, g, _ = low.shape
         width = self._last + 1
-        first = (low[..., 1] - 1) * width + low[..., 0] - 1 + torch.arange(g) * width**2
-        offset = (torch.arange(4)[:, None] * width + torch.arange(4)).reshape(-1)
+        first = (low[..., 1] - 1) * width + low[..., 0] - 1 + torch.arange(g, device=low.device) * width**2
+        tap = torch.arange(4, device=low.device)
+        offset = (tap[:, None] * width + tap).reshape(-1)
         index = (first[..., None] + offset).reshape(b, -1)
         return self.coefficients.reshape(b, -1).gather(1, index).reshape(b, s, g, 4, 4)
 

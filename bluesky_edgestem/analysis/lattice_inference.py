@@ -73,16 +73,17 @@ class Setting:
     fft: int
 
 
-def _search_lattices() -> Tensor:
-    rotation = torch.arange(-30, 30, 1.0) * np.pi / 180
-    normal = torch.tensor([-0.036, -0.018, 0.0, 0.018, 0.036])
-    shear = torch.tensor([-0.027, -0.009, 0.009, 0.027])
+def _search_lattices(device: torch.device) -> Tensor:
+    rotation = torch.arange(-30, 30, 1.0, device=device) * np.pi / 180
+    normal = torch.tensor([-0.036, -0.018, 0.0, 0.018, 0.036], device=device)
+    shear = torch.tensor([-0.027, -0.009, 0.009, 0.027], device=device)
     grid = torch.meshgrid(normal, normal, shear, rotation, indexing="ij")
     return torch.stack([g.reshape(-1) for g in grid], -1)
 
 
 def prepare(model: ScatteringModel, beam: Beam) -> Setting:
-    """Filters and search tables for one beam."""
+    """Filters and search tables for one beam, on the device that the beam and the model are on."""
+    device = beam.device
     intensities = torch.exp(model.log_intensities(beam).mean(0))
     floor = model.floor(beam)
     used = sorted(set(beam.order.tolist()))
@@ -93,24 +94,24 @@ def prepare(model: ScatteringModel, beam: Beam) -> Setting:
     # One set for all phases, whose disks differ in brightness by less than half: where the disks are hardly depends
     # on it.
     filters = {i: matched_filters(model, beam, intensities[i], base[i]) for i in used}
-    information = torch.tensor([filters[int(i)].information for i in beam.order])
+    information = torch.tensor([filters[int(i)].information for i in beam.order], device=device)
     brightest = 1 / (np.pi * beam.radius**2)
-    direct = matched_filters(model, beam, torch.tensor(0.98), torch.tensor(1e-3 * brightest))
+    direct = matched_filters(model, beam, *torch.tensor([0.98, 1e-3 * brightest], device=device))
 
     with torch.no_grad():
         n = beam.optics.n_pixels
         fft = n + 32
-        axis = torch.fft.fftfreq(fft, 1 / fft)
+        axis = torch.fft.fftfreq(fft, 1 / fft, device=device)
         radius2 = axis[:, None] ** 2 + axis[None, :] ** 2
         seen = ((radius2 < beam.aperture**2) & (radius2 > (beam.radius + 4) ** 2)).float()
         expected = beam.background(radius2) + floor
-        lattices = _search_lattices()
+        lattices = _search_lattices(device)
         places = torch.round(positions(lattices, beam.vectors)).long()
         # One of each opposite pair is enough: the score maps are made even.
         half = [g for g in range(len(beam.vectors)) if tuple(beam.vectors[g].tolist()) > (0.0, 0.0)]
         # Away from the tables, disks count nothing.
         outside = len(used) * fft * fft
-        index = torch.empty(len(lattices), len(half), dtype=torch.long)
+        index = torch.empty(len(lattices), len(half), dtype=torch.long, device=device)
         kernels, offsets = [], []
         for k, i in enumerate(used):
             disk = intensities[i] * model.profile(beam, torch.sqrt(radius2))
@@ -123,7 +124,7 @@ def prepare(model: ScatteringModel, beam: Beam) -> Setting:
                     x, y = places[:, g].unbind(-1)
                     flat = k * fft * fft + (y % fft) * fft + x % fft
                     index[:, column] = torch.where(places[:, g].abs().amax(-1) < fft // 2, flat, outside)
-        table = torch.cat([torch.stack(offsets).reshape(-1), torch.zeros(1)])
+        table = torch.cat([torch.stack(offsets).reshape(-1), torch.zeros(1, device=device)])
         offset = 2 * table[index].sum(1)
     return Setting(
         beam, beam.order, beam.vectors, filters, information, direct, lattices, index, torch.stack(kernels), offset, fft
@@ -135,18 +136,18 @@ def find_centre(setting: Setting, counts: Tensor, dose: Tensor, good: Tensor) ->
     count."""
     b, n, _ = counts.shape
     radius = setting.beam.radius
-    centre = torch.full((b, 2), (n - 1) / 2)
-    axis = torch.arange(n, dtype=torch.float32)
+    centre = torch.full((b, 2), (n - 1) / 2, device=counts.device)
+    axis = torch.arange(n, dtype=torch.float32, device=counts.device)
     for _ in range(4):
         near = counts * (squared_distance(n, centre) < (radius + 4) ** 2)
         total = near.sum((1, 2)).clamp(min=1e-9)
         centre = torch.stack([(near.sum(1) * axis).sum(1), (near.sum(2) * axis).sum(1)], -1) / total[:, None]
     centre = centre.clamp(0, n - 1)
     one = good.expand(b, n, n)
-    zero = torch.zeros(b, n, n)
+    zero = torch.zeros_like(counts)
     maps = disk_maps(
         {0: setting.direct},
-        torch.zeros(1, dtype=torch.long),
+        torch.zeros(1, dtype=torch.long, device=counts.device),
         counts,
         dose,
         one,
@@ -163,12 +164,12 @@ def search(setting: Setting, counts: Tensor, dose: Tensor, seen: Tensor, centre:
     """Best of the search's lattices: unknowns (b, 4) and log-likelihood (b,) against no disks at all."""
     fft = setting.fft
     spectrum = torch.fft.rfft2(counts * seen, s=(fft, fft))
-    fx, fy = torch.fft.rfftfreq(fft), torch.fft.fftfreq(fft)
+    fx, fy = (frequencies(fft, device=counts.device) for frequencies in (torch.fft.rfftfreq, torch.fft.fftfreq))
     phase = 2 * np.pi * (centre[:, 0, None, None] * fx + centre[:, 1, None, None] * fy[:, None])
     # The even part of a map about the beam is the real part of its spectrum about the beam.
     even = (spectrum * torch.polar(torch.ones_like(phase), phase)).real
     maps = torch.fft.irfft2(even[:, None] * setting.search_kernels + 0j, s=(fft, fft))
-    table = torch.cat([maps.reshape(len(counts), -1).T, torch.zeros(1, len(counts))]).contiguous()
+    table = torch.cat([maps.reshape(len(counts), -1).T, counts.new_zeros(1, len(counts))]).contiguous()
     score = 2 * torch.nn.functional.embedding_bag(setting.search_index, table, mode="sum")
     score = score + setting.search_offset[:, None] * dose
     best = score.max(dim=0)
@@ -185,7 +186,7 @@ def fisher(setting: Setting, unknowns: Tensor, dose: Tensor) -> tuple[Tensor, Te
 
 def log_prior(unknowns: Tensor) -> Tensor:
     """Logarithm (...) of the prior of unknowns (..., 4), up to a constant."""
-    beyond = (unknowns[..., :3].abs() - torch.tensor(PRIOR_RANGE)).clamp(min=0) / PRIOR_EDGE
+    beyond = (unknowns[..., :3].abs() - unknowns.new_tensor(PRIOR_RANGE)).clamp(min=0) / PRIOR_EDGE
     return -0.5 * (beyond**2).sum(-1)
 
 
@@ -196,7 +197,7 @@ def climb(setting: Setting, maps: DiskMaps, start: Tensor, centre: Tensor, dose:
         information, slopes = fisher(setting, u, dose)
         relative = positions(u, setting.vectors)
         push = torch.einsum("bgi,bgik->bk", maps.slope(centre[:, None] + relative), slopes)
-        beyond = u[:, :3].abs() - torch.tensor(PRIOR_RANGE)
+        beyond = u[:, :3].abs() - u.new_tensor(PRIOR_RANGE)
         over = (beyond > 0).float()
         pull = -torch.sign(u[:, :3]) * beyond.clamp(min=0) / PRIOR_EDGE**2
         push = push + torch.nn.functional.pad(pull, (0, 1))
@@ -207,7 +208,7 @@ def climb(setting: Setting, maps: DiskMaps, start: Tensor, centre: Tensor, dose:
 
 
 @cache
-def proposal_points(n: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+def proposal_points(n: int, device: torch.device, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Low-discrepancy, antithetic points (n, 4) of a t distribution, 6 degrees of freedom, and its log density (n,)."""
     from scipy.stats import chi2
 
@@ -216,6 +217,7 @@ def proposal_points(n: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     nu = 6
     z = z * torch.sqrt(nu / torch.tensor(chi2.ppf(uniform[:, 4].numpy(), nu), dtype=torch.float32))[:, None]
     z = torch.cat([z, -z])
+    z = z.to(device)
     return z, -(nu + 4) / 2 * torch.log1p((z**2).sum(-1) / nu)
 
 
@@ -233,7 +235,7 @@ def sample(
     setting: Setting, maps: DiskMaps, centre: Tensor, mode: Tensor, covariance: Tensor, rounds: int = 2
 ) -> Posterior:
     """Posterior around `mode` (b, 4) by adaptive importance sampling, first with `covariance` (b, 4, 4)."""
-    z, log_q = proposal_points(SAMPLES)
+    z, log_q = proposal_points(SAMPLES, mode.device)
     mean = mode
     for turn in range(1, rounds + 1):
         scale = torch.linalg.cholesky(covariance)

@@ -113,29 +113,35 @@ class DescriptorNetwork(nn.Module):
         #: Logarithm of the nats by which phases differ at most: with many electrons, the model's own errors decide.
         self.log_phase_cap = nn.Parameter(torch.tensor(3.0))
         self.card: dict = {}
-        self._settings: dict[Optics, Setting] = {}
+        self._settings: dict[Beam, Setting] = {}
 
     def setting(self, optics: Optics) -> Setting:
         """What depends on the optics alone, kept for the next call."""
-        if optics not in self._settings:
+        beam = Beam(optics, self.device)
+        if beam not in self._settings:
             if len(self._settings) >= 8:
                 self._settings.pop(next(iter(self._settings)))
             with torch.no_grad():
-                self._settings[optics] = prepare(self.scattering, Beam(optics))
-        return self._settings[optics]
+                self._settings[beam] = prepare(self.scattering, beam)
+        return self._settings[beam]
+
+    @property
+    def device(self) -> torch.device:
+        """What computes: where the weights are."""
+        return self.log_phase_cap.device
 
     def train(self, mode: bool = True) -> DescriptorNetwork:
         self._settings.clear()
         return super().train(mode)
 
     def forward(self, counts: Tensor, setting: Setting, good: Tensor | None = None, hidden: float = 0.0) -> Reading:
-        """Read counts (b, n, n), float32.
+        """Read counts (b, n, n), float32, on the network's device, as all that is given.
 
         `good` (n, n) is 0 for pixels that do not count, which have hidden a share of the electrons.
         """
         beam = setting.beam
         n = beam.optics.n_pixels
-        good = torch.ones(n, n) if good is None else good
+        good = counts.new_ones(n, n) if good is None else good
         dose = counts.sum((1, 2)) / (1 - hidden)
         with torch.no_grad():
             centre = find_centre(setting, counts, dose, good)
@@ -153,7 +159,7 @@ class DescriptorNetwork(nn.Module):
         with torch.no_grad():
             mode = climb(setting, maps, start, centre, dose)
             information, _ = fisher(setting, mode, dose)
-            beforehand = torch.diag(torch.tensor([PRIOR_SD[0] ** -2] * 3 + [0.1**-2]))
+            beforehand = torch.diag(counts.new_tensor([PRIOR_SD[0] ** -2] * 3 + [0.1**-2]))
         posterior = sample(setting, maps, centre, mode, torch.linalg.inv(information + beforehand))
         phase_logits, brightness, brightness_sd = self._compare(
             setting, counts, dose, seen, expected, centre, posterior.mean
@@ -163,7 +169,7 @@ class DescriptorNetwork(nn.Module):
         # What the model leaves out does not shrink with the dose; it grows with a disk's radius.
         floor = torch.exp(out[:, 2]) * beam.radius / beam.vectors[0].norm()
         covariance = posterior.covariance * stretch[:, :, None] * stretch[:, None, :] + torch.diag_embed(
-            (floor**2)[:, None] * torch.tensor([1.0, 1.0, 0.5, 0.5])
+            (floor**2)[:, None] * floor.new_tensor([1.0, 1.0, 0.5, 0.5])
         )
         return Reading(
             posterior.mean,
@@ -200,7 +206,7 @@ class DescriptorNetwork(nn.Module):
         likelihood = likelihood - likelihood.mean(1, keepdim=True)
         cap = torch.exp(self.log_phase_cap)
         # How bright the disks are as a whole, by the same matched filters.
-        likeliest = disks[torch.arange(len(dose)), likelihood.argmax(1)]
+        likeliest = disks[torch.arange(len(dose), device=dose.device), likelihood.argmax(1)]
         weight = likeliest / (likeliest + empty)
         foreseen = (likeliest * weight).sum((1, 2)).clamp(min=1e-6)
         return (
@@ -272,11 +278,12 @@ class DescriptorNetwork(nn.Module):
         frames, broken = as_counts(frames)
         full = np.iinfo(frames.dtype).max
         gap = gaps(frames)
-        good, hidden = torch.from_numpy((~gap).astype(np.float32)), share_in(gap, frames) if gap.any() else 0.0
+        good = torch.from_numpy((~gap).astype(np.float32)).to(self.device)
+        hidden = share_in(gap, frames) if gap.any() else 0.0
         batches = -(-len(frames) // BATCH)
         for some, bad in zip(np.array_split(frames, batches), np.array_split(broken, batches), strict=True):
-            counts = torch.from_numpy(some.astype(np.float32))
-            reading = self(counts, setting, good, hidden)
+            counts = torch.from_numpy(some.astype(np.float32)).to(self.device)
+            reading = self(counts, setting, good, hidden).on_host()
             against = doubts(reading, counts, (some == full).any(axis=(1, 2)), bad)
             yield reading, [Doubt(np.full(len(some), hidden / _HIDDEN), lambda i: _BEHIND_A_GAP), *against]
 
@@ -287,8 +294,14 @@ class DescriptorNetwork(nn.Module):
         WEIGHTS.write(path, payload.getvalue())
 
     @classmethod
-    def pretrained(cls, path: Path | None = None) -> DescriptorNetwork:
+    def pretrained(cls, path: Path | None = None, device: str | None = None) -> DescriptorNetwork:
         """The network with weights from a file; without a path, those that ship with the package.
+
+        Parameters
+        ----------
+        path : Path, optional
+        device : str, optional
+            A GPU where there is one, if not given.
 
         Raises
         ------
@@ -299,9 +312,9 @@ class DescriptorNetwork(nn.Module):
         data = WEIGHTS.read(path)
         network = cls()
         try:
-            kept = torch.load(io.BytesIO(data), weights_only=True)
+            kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             network.load_state_dict(kept["weights"])
         except Exception as error:
             raise WEIGHTS.refusal(path, f"of another network ({str(error).splitlines()[0]})") from None
         network.card = kept["card"]
-        return network.eval()
+        return network.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

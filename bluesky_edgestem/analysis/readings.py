@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ class Reading:
     background: Tensor  #: (b,) share of the electrons that is between the disks
     background_expected: Tensor  #: (b,) the same, as the optics say
 
+    def on_host(self) -> Reading:
+        """The same, where numpy can read it."""
+        return Reading(*(getattr(self, field.name).cpu() for field in fields(self)))
+
 
 def checked(frames: np.ndarray, optics: Optics) -> np.ndarray:
     """Frames, if the network can read them; otherwise an error that says why not."""
@@ -71,8 +75,8 @@ def check_optics(optics: Optics) -> None:
 
 
 def doubts(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.ndarray) -> list[Doubt]:
-    """Why readings of counts (b, n, n) are not to be trusted; `broken` (b,) are frames that hold no counts."""
-    dose = counts.sum((1, 2)).numpy()
+    """Why readings on the host of counts (b, n, n) are not to be trusted; `broken` (b,) are frames without counts."""
+    dose = counts.sum((1, 2)).cpu().numpy()
     bright, bright_sd = reading.brightness.numpy(), reading.brightness_sd.numpy()
     diffuse, allowed = reading.background.numpy(), reading.background_expected.numpy()
     diffuse_sd = np.sqrt(np.maximum(diffuse, allowed) / np.maximum(dose, 1))
@@ -112,7 +116,7 @@ def doubts(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.n
 
 
 def described(reading: Reading, flagged: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Columns of `FeatureDescriptors` from a reading, with its flags (b,) str."""
+    """Columns of `FeatureDescriptors` from a reading on the host, with its flags (b,) str."""
     unknowns = reading.unknowns.double().numpy()
     covariance = reading.covariance.double().numpy()
     known = flagged == ""

@@ -22,6 +22,7 @@ from .optics import Optics
 ORDERS = (1, 3, 4, 7, 9)
 #: Pixels along the frame's edges that are not used.
 RIM = 2
+_HOST = torch.device("cpu")
 #: Length of the reference lattice's first-order reciprocal vector [1/Å].
 FIRST_ORDER = 2 / (np.sqrt(3) * crystals.REFERENCE.a)
 
@@ -46,7 +47,7 @@ def interaction(energy_keV: float) -> float:
 
 def squared_distance(n: int, centre: Tensor) -> Tensor:
     """Squared distance (b, n, n) of pixels from `centre` (b, 2) [pixels from the first pixel's centre]."""
-    axis = torch.arange(n, dtype=torch.float32)
+    axis = torch.arange(n, dtype=torch.float32, device=centre.device)
     return (axis[None, None, :] - centre[:, 0, None, None]) ** 2 + (axis[None, :, None] - centre[:, 1, None, None]) ** 2
 
 
@@ -55,16 +56,17 @@ class Beam:
     """Optics in the units of the inference: pixels, and reflections of the reference lattice."""
 
     optics: Optics
+    device: torch.device = _HOST  #: where its tensors are
 
     @cached_property
     def vectors(self) -> Tensor:
         """(g, 2) reference reflections [pixels] whose disks can reach the detector."""
-        return torch.tensor(self._within[0], dtype=torch.float32)
+        return torch.tensor(self._within[0], dtype=torch.float32, device=self.device)
 
     @cached_property
     def order(self) -> Tensor:
         """(g,) index into `ORDERS` of each reflection."""
-        return torch.tensor(self._within[1])
+        return torch.tensor(self._within[1], device=self.device)
 
     @cached_property
     def _within(self) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +90,7 @@ class Beam:
         """
         n = self.optics.n_pixels
         distance2 = squared_distance(n, centre)
-        inner = torch.zeros(n, n)
+        inner = torch.zeros(n, n, device=self.device)
         inner[RIM:-RIM, RIM:-RIM] = 1
         return inner * (distance2 < self.aperture**2) * (distance2 > (self.radius + 4) ** 2)
 
@@ -179,10 +181,10 @@ class ScatteringModel(nn.Module):
         sigma = self.edge(beam)
         reach = beam.radius + 5.0 * float(sigma.detach())
         nodes, weights = np.polynomial.legendre.leggauss(64)
-        s = torch.tensor((nodes + 1) / 2 * beam.radius, dtype=torch.float32)
-        w = torch.tensor(weights / 2 * beam.radius, dtype=torch.float32)
+        s = torch.tensor((nodes + 1) / 2 * beam.radius, dtype=torch.float32, device=distance.device)
+        w = torch.tensor(weights / 2 * beam.radius, dtype=torch.float32, device=distance.device)
         n = 512
-        rho = torch.linspace(0, reach, n)[:, None]
+        rho = torch.linspace(0, reach, n, device=distance.device)[:, None]
         ring = torch.exp(-((rho - s) ** 2) / (2 * sigma**2)) * torch.special.i0e(rho * s / sigma**2)
         table = (ring * s * w).sum(1) / sigma**2 / (np.pi * beam.radius**2)
         place = (distance / reach * (n - 1)).clamp(max=n - 1.001)

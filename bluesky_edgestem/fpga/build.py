@@ -73,7 +73,7 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     if (known := plan.student or plan.start) is not None:
         plan = dataclasses.replace(plan, frontend=known.frontend, optics=known.optics)
     plan.frontend.check_beats(plan.pixels_a_clock)
-    teacher = DescriptorNetwork.pretrained(plan.teacher)
+    teacher = DescriptorNetwork.pretrained(plan.teacher, device="cpu")  # which gives the same on every machine
     teacher.check_optics(plan.optics)
     check_view(plan.frontend, plan.optics, plan.domain)
     if plan.student is None and plan.widths.weight_bits is None:

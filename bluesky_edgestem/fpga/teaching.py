@@ -104,7 +104,7 @@ def _teacher(path: str | None):
     from ..analysis.networks import DescriptorNetwork
 
     torch.set_num_threads(1)
-    return DescriptorNetwork.pretrained(None if path is None else Path(path))
+    return DescriptorNetwork.pretrained(None if path is None else Path(path), device="cpu")
 
 
 def _chunk(seed: int, index: int, frontend: Frontend, optics: dict, domain: Domain, teacher: str | None) -> Lessons:
