@@ -24,7 +24,7 @@ from bluesky_edgestem.fpga.student import Student
 from bluesky_edgestem.fpga.verilated import Simulation
 
 #: Pixels along each side, pixels binned along each axis, bits of a pixel, pixels a clock, frames that are compared.
-DETECTORS = ((48, 1, 8, 8, 10_000), (96, 2, 16, 16, 10_000), (192, 4, 16, 8, 1000), (192, 4, 16, 16, 1000))
+DETECTORS = ((48, 1, 8, 8, 10_000), (96, 2, 16, 16, 10_000), (192, 4, 16, 8, 10_000), (192, 4, 16, 16, 10_000))
 
 
 def behind(student: Student, frontend: Frontend, pixels_a_clock: int, folder: Path, frames: int) -> dict:
