@@ -282,8 +282,8 @@ class InferenceBoard(NamingDevice):
         Raises
         ------
         ConnectionError, TimeoutError, ValueError
-            The board does not take it, or had a series of that number since `stage`: what it makes of these frames is
-            not used.
+            The board does not answer or take it, or had a series of that number since `stage`: what it makes of these
+            frames is not used.
         """
         flight = _Flight(first, series, electrons)
         with self._change:
@@ -294,7 +294,12 @@ class InferenceBoard(NamingDevice):
                 f"series {series} has been flown already, the detector was initialised since: which of both a result "
                 "is of cannot be told, and the fallback reads these frames"
             )
-        self.electrons.set(electrons).wait()
+        try:
+            self.electrons.set(electrons, timeout=PATIENCE if self._silent else None).wait()
+        except (OSError, ValueError) as error:
+            self._silent = self._silent or isinstance(error, TimeoutError)
+            told = f"{self.name} could not be told of series {series}, whose frames its fallback reads: {error}"
+            raise type(error)(told) from None
         with self._change:
             flight.announced = True
             self._silent = False  # it has just answered

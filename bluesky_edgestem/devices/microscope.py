@@ -266,7 +266,7 @@ class Microscope(NamingDevice):
                 try:
                     announce(series, flight.first, electrons)
                 except Exception as error:
-                    logger.error("%s could not be told of a flight: %s", announce, error)
+                    logger.error("before the flight of series %d: %s", series, error)
 
     def _blank_after(self, flight: Flight) -> None:
         """Blank, whether or not anyone waits for the flight to be complete; and after a failure end all of it."""

@@ -140,7 +140,7 @@ class SetSignal(_Bounded, EpicsSignal):
         Returns
         -------
         NamedStatus
-            Fails where the connection is lost, or the readback is not `value`.
+            Fails where the connection is lost, the IOC does not answer, or the readback is not `value`.
 
         Raises
         ------
@@ -159,6 +159,9 @@ class SetSignal(_Bounded, EpicsSignal):
                 status.finish()
 
         def complain() -> None:
+            if not completed.is_set() and self._agrees(value, tolerance):  # which it may have read before
+                status.fail(TimeoutError(f"the IOC of {self.setpoint_pvname} did not answer within {allowed:g} s"))
+                return
             reason = getattr(getattr(self.parent, "message", None), "latest", None)
             status.fail(
                 ValueError(

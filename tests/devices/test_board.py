@@ -20,7 +20,7 @@ from bluesky_edgestem.fpga.results import COLUMNS
 def board(monkeypatch):
     """A board whose PVs are not asked."""
     made = InferenceBoard("NONE:Board:", name="board")
-    quick = SimpleNamespace(set=lambda value: SimpleNamespace(wait=lambda: None))
+    quick = SimpleNamespace(set=lambda value, timeout: SimpleNamespace(wait=lambda: None))
     monkeypatch.setitem(made._signals, "electrons", quick)
     monkeypatch.setitem(made._signals, "phases", SimpleNamespace(latest="MoS2 WS2"))
     monkeypatch.setattr(board_module, "PATIENCE", 0.2)
@@ -127,7 +127,9 @@ def refuse(board, monkeypatch, error):
     def wait():
         raise error
 
-    monkeypatch.setitem(board._signals, "electrons", SimpleNamespace(set=lambda value: SimpleNamespace(wait=wait)))
+    monkeypatch.setitem(
+        board._signals, "electrons", SimpleNamespace(set=lambda value, timeout: SimpleNamespace(wait=wait))
+    )
 
 
 def test_a_flight_that_could_not_be_announced_is_not_taken_for_the_one_before(board, monkeypatch, caplog):

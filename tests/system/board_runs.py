@@ -100,14 +100,33 @@ def ruled(prefix, directory, rules, stop_after=None):
     return made
 
 
-def loop(prefix, directory):
-    """A closed loop on the board's descriptors."""
+def loop(prefix, directory, board_pid=0, stop_at=None):
+    """A closed loop on the board's descriptors, and what is told of it; the board is stopped after so many frames."""
     scope = microscope(prefix, directory)
+    scope.board.fallback = Marked()
+    scope.board.wait_for_connection(timeout=5)
+    messages, stopped = [], []
+
+    class Note(logging.Handler):
+        def emit(self, record):
+            messages.append(record.getMessage())
+
+    logging.getLogger("bluesky_edgestem.devices").addHandler(Note())
+
+    def watch(engine, name, doc):
+        if name == "stream_datum" and stop_at is not None and doc["indices"]["stop"] >= stop_at and not stopped:
+            scope.board.results(range(stop_at))  # on a busy machine its monitor comes after the file's
+            os.kill(board_pid, signal.SIGSTOP)
+            stopped.append(True)
+
     plan = adaptive_map(
         scope, FIELD, 1e-5, dwell_time=1.6e-3, descriptors=scope.board, energies=Emulator(), initial=16, batch=8,
         max_positions=32, max_dose=1e12,
     )  # fmt: skip
-    return told(scope, plan)
+    found = told(scope, plan, watch)
+    if stopped:
+        os.kill(board_pid, signal.SIGCONT)
+    return *found, messages
 
 
 def load(prefix, directory, folder):

@@ -118,12 +118,24 @@ def test_the_board_that_ships_reads_what_the_network_reads(client_class, tmp_pat
 
 
 def test_a_loop_goes_on_what_the_board_reads(scope, maps, tmp_path):
-    documents, error, blanked, _ = maps.call("loop", scope.prefix, str(tmp_path))
-    assert (error, blanked) == ("", True)
+    documents, error, blanked, _, messages = maps.call("loop", scope.prefix, str(tmp_path))
+    assert (error, blanked, messages) == ("", True, [])
     rows = rows_of(documents)
     assert Counter(rows["read_by"]) == {"board": 32}
     assert board_event(documents)["results_out"] == 32  # of three flights, each a series
     assert len(rows_of(documents, "energetics")["energy"]) == (rows["flagged"] == "").sum()
+
+
+def test_a_loop_goes_on_with_the_network_when_the_board_falls_silent(scope, maps, tmp_path):
+    documents, error, blanked, _, messages = maps.call("loop", scope.prefix, str(tmp_path), scope.board_process.pid, 16)
+    assert (error, blanked) == ("", True)
+    assert documents[-1][1]["exit_status"] == "success"
+    rows = rows_of(documents)
+    assert rows["read_by"].tolist() == ["board"] * 16 + ["network"] * 16
+    np.testing.assert_array_equal(rows["exx"][16:], 0.5)
+    told = [message for message in messages if "whose frames its fallback reads" in message]
+    assert len(told) == 2  # a flight each
+    assert "Electrons did not answer within" in told[0]
 
 
 def test_the_network_reads_on_when_the_board_dies(scope, maps, tmp_path):
