@@ -23,11 +23,10 @@ from .programs import ToolMissing, lacking, tool
 from .rule import Rule
 from .student import NAME as STUDENT
 from .student import OUTPUT_FRACTION, Student
+from .targets import TARGETS
 from .teaching import Domain, Lessons
 from .widths import Widths
 
-#: Names of Xilinx boards' devices that may be asked for.
-TARGETS = {"xcu250": "xcu250-figd2104-2L-e", "xcu55c": "xcu55c-fsvh2892-2L-e", "xczu9eg": "xczu9eg-ffvb1156-2-e"}
 GOLDEN = 60  #: frames that a board is tested with before it is used, about
 BEYOND = 1.5  #: times the strains that it was taught, at which it is scored, too
 DOSES = {"1e3": 1e3, "1e4": 1e4, "1e5": 1e5, "1e6": 1e6}
@@ -255,7 +254,7 @@ def verify(
         tool("g++")
         for io_type in hls.IO_TYPES:
             emulation = hls.Emulation(
-                model, student, plan.folder / f"hls_{io_type}", io_type, 1e3 / plan.clock_MHz, TARGETS[plan.target]
+                model, student, plan.folder / f"hls_{io_type}", io_type, 1e3 / plan.clock_MHz, TARGETS[plan.target].part
             )
             compare(f"hls4ml, {io_type}", in_portions(emulation.words, bins))
             projects.append(emulation)

@@ -11,11 +11,12 @@ from pathlib import Path
 from ..analysis.optics import Optics
 from ..option_types import whole
 from . import report
-from .build import TARGETS, Plan, build
+from .build import Plan, build
 from .frontend import Frontend
 from .shipped import folder_of
 from .student import NAME as STUDENT
 from .student import Student
+from .targets import TARGETS
 from .widths import Widths
 
 SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")

@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .logic import Stream
+from .targets import TARGETS
 
 CYCLES = "cycles measured, clock asked for"  #: by simulation; no tool has shown the clock
 DATASHEET = "datasheet"  #: from the rate that the maker of the board gives its port, and what Ethernet adds
 MODELLED = "modelled"  #: from an assumption that the row states
-#: Ports of the boards that the devices are on, which the detector's link comes to: rate [bit/s], and who says so.
-PORTS = {
-    "xcu250": (100e9, "QSFP28 port of the Alveo U250 (DS962)"),
-    "xcu55c": (100e9, "QSFP28 port of the Alveo U55C (DS978)"),
-    "xczu9eg": (10e9, "SFP+ port of the ZCU102 (UG1182)"),
-}
 OUT_RATE = 10e9  #: of the link to the scan generator, as assumed: 10-gigabit Ethernet [bit/s]
 #: Bytes that a frame needs on Ethernet beyond its pixels, for each packet of at most 8,192: headers, gap and check.
 OVERHEAD, PAYLOAD = 66, 8192
@@ -50,14 +45,14 @@ def budget(
     clock_MHz : float
         Clock of the board [MHz].
     target : str
-        Device, of `PORTS`.
+        Device, of `targets.TARGETS`.
     cable_m : float
         From the detector to the board, and back to the coils [m].
     """
     frame = stream.n_pixels**2 * stream.pixel_bits // 8
     result = stream.result_bits // 8
     at = f"at {clock_MHz:g} MHz"
-    in_rate, port = PORTS[target]
+    in_rate, port = TARGETS[target].port_rate, TARGETS[target].port
     link, cables, board_in, inference, leaving = parts = [
         Part(
             "detector link, first pixel to last", _on_the_wire(frame, in_rate), DATASHEET,

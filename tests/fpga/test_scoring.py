@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
-from bluesky_edgestem.fpga import build, latency, scoring, teaching
+from bluesky_edgestem.fpga import latency, scoring, teaching
 from bluesky_edgestem.fpga.foreign import KINDS, foreign
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.logic import Stream
@@ -101,7 +101,3 @@ def test_the_budget_has_the_port_of_the_board_and_the_slower_of_link_and_input()
     link, *_, whole = latency.budget(Stream(16, 16, 96), 594, 18, 100.0, "xczu9eg", cable_m=0.0)
     # 18,432 bytes in three packets: 15 µs on the wire, 5.8 into the board.
     assert whole.seconds == pytest.approx((18432 + 3 * 66) * 8 / 10e9 + 0.18e-6 + 89 * 8 / 10e9)
-
-
-def test_each_device_has_the_port_of_its_board():
-    assert set(latency.PORTS) == set(build.TARGETS)
