@@ -85,7 +85,7 @@ def caget() -> Callable:
 
     def get(process: MicroscopeProcess, name: str):
         with patch.dict(os.environ, process.client_env):
-            answer = read(process.prefix + name, data_type="time", repeater=False, timeout=3)
+            answer = read(process.prefix + name, data_type="time", repeater=False, timeout=10)
         value = answer.data
         if len(value) == 1:
             value = value[0]
@@ -104,7 +104,7 @@ def caput() -> Callable:
     def put(process: MicroscopeProcess, name: str, value) -> str:
         with patch.dict(os.environ, process.client_env):
             try:
-                write(process.prefix + name, value, notify=True, repeater=False, timeout=3)
+                write(process.prefix + name, value, notify=True, repeater=False, timeout=10)
             except Exception as error:
                 return str(error)
         return ""
