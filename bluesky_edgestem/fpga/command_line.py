@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..analysis.optics import Optics
-from ..option_types import whole
+from ..option_types import positive, whole
 from . import report
 from .build import Plan, build
 from .frontend import Frontend
@@ -66,12 +67,16 @@ def _parser() -> argparse.ArgumentParser:
         "--clock", type=_clock, default="100MHz", help="clock that Vitis HLS aims at and the budget is of"
     )
     parser.add_argument("--out", type=Path, default=Path("build/board"), help="folder to write")
-    parser.add_argument("--energy-keV", type=float, default=80.0, help="beam energy [keV]")
-    parser.add_argument("--semiangle-mrad", type=float, default=2.0, help="convergence semiangle [mrad]")
+    parser.add_argument("--energy-keV", type=positive("an energy [keV]"), default=80.0, help="beam energy [keV]")
+    parser.add_argument(
+        "--semiangle-mrad", type=positive("an angle [mrad]"), default=2.0, help="convergence semiangle [mrad]"
+    )
     parser.add_argument(
         "--frame", type=whole(48, 4096), default=48, help="pixels along each side of the detector's frames"
     )
-    parser.add_argument("--view-mrad", type=float, default=64.0, help="angle that the frame spans [mrad]")
+    parser.add_argument(
+        "--view-mrad", type=positive("an angle [mrad]"), default=64.0, help="angle that the frame spans [mrad]"
+    )
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
     parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
     parser.add_argument("--bin-bits", type=whole(4, 12), default=7, help="depth of what the network sees, 4 to 12")
@@ -118,6 +123,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _given(arguments: Sequence[str]) -> set[str]:
+    """Which of `OF_STUDENT` a command line has, be it with the values that they have by themselves."""
+    parser = _parser()
+    parser.set_defaults(**dict.fromkeys(OF_STUDENT))
+    options = parser.parse_args(arguments)
+    return {name for name in OF_STUDENT if getattr(options, name) is not None}
+
+
+@contextmanager
+def _named(options: str) -> Iterator[None]:
+    """What is wrong, with the options that say it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{options}: {error}") from None
+
+
 def plan_of(arguments: Sequence[str]) -> Plan:
     """The plan that a command line asks for.
 
@@ -126,14 +148,13 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     ValueError
         If something is not allowed; the message says what is.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.weight_bits and options.luts != parser.get_default("luts"):
+    options, given = _parser().parse_args(arguments), _given(arguments)
+    if options.weight_bits and "luts" in given:
         raise ValueError("--luts is what inputs and bits are searched for; with --weight-bits there is no search")
     teacher = None
     if options.teacher not in SHIPPED_TEACHERS:
         teacher = Path(options.teacher)
-        if not teacher.exists():
+        if not teacher.is_file():
             raise ValueError(
                 f"teacher {options.teacher!r}: neither {' nor '.join(SHIPPED_TEACHERS)}, which ship, nor a weights file"
             )
@@ -143,29 +164,31 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     for how, own_names in (("student", OF_STUDENT), ("start", [name for name in OF_STUDENT if name not in LEFT])):
         if getattr(options, how) is None:
             continue
-        own = [name for name in own_names if getattr(options, name) != parser.get_default(name)]
-        if own:
+        if own := [name for name in own_names if name in given]:
             told = ", ".join("--" + name.replace("_", "-") for name in own)
             raise ValueError(f"with --{how}, what {told} says is the student's own: leave it out")
         taken[how] = Student.load(folder_of(getattr(options, how)) / STUDENT)
     start = taken["start"]
-    widths = (
-        Widths.of(start, options.luts)
-        if start
-        else Widths(
-            options.filters,
-            tuple(options.hidden),
-            options.filter_bits,
-            activation_bits=tuple(options.activation_bits),
-            luts=options.luts,
-            weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
+    with _named("--hidden, --weight-bits, --activation-bits"):
+        widths = (
+            Widths.of(start, options.luts)
+            if start
+            else Widths(
+                options.filters,
+                tuple(options.hidden),
+                options.filter_bits,
+                activation_bits=tuple(options.activation_bits),
+                luts=options.luts,
+                weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
+            )
         )
-    )
+    with _named("--energy-keV, --semiangle-mrad, --view-mrad by --frame"):
+        optics = Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame)
+    with _named("--frame, --bin, --pixel-bits, --bin-bits"):
+        frontend = Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits)
     return Plan(
-        Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame),
-        Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits),
-        options.out, teacher, taken["student"], start, options.target, options.clock, options.pixels_a_clock,
-        options.patterns, tuple(options.epochs), widths,
+        optics, frontend, options.out, teacher, taken["student"], start, options.target, options.clock,
+        options.pixels_a_clock, options.patterns, tuple(options.epochs), widths,
         frames=options.frames, scored=options.scored, seed=options.seed, workers=options.workers,
         synthesise=options.synthesise, route=not options.no_route,
         command=shlex.join(["edgestem", "fpga", "build", *arguments]),

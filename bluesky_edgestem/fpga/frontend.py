@@ -100,10 +100,6 @@ class Frontend:
             frames = np.minimum(frames, 2**self.pixel_bits - 1)
         return frames.astype(np.uint8 if self.pixel_bits == 8 else np.uint16, copy=False)
 
-    def on_the_wire(self, bins: np.ndarray) -> np.ndarray:
-        """Bins (n, ...) of electrons as far as pixels can hold them, as if a bin's were spread evenly."""
-        return np.minimum(bins, self._most_on_the_wire)
-
     @property
     def _most_on_the_wire(self) -> int:
         return (2**self.pixel_bits - 1) * self.bin**2

@@ -13,12 +13,14 @@ from .student import OUTPUTS
 
 
 def simulate(folder: Path, stream: Stream, frames: np.ndarray) -> np.ndarray:
-    """Output words (n, 9) int64 of frames (n, n_pixels, n_pixels).
+    """Output words, number and status (n, 11) int64 of frames (n, n_pixels, n_pixels); fewer where it gives fewer.
 
     Raises
     ------
     ToolMissing
         Icarus Verilog is not installed.
+    RuntimeError
+        It cannot compile or run the board, or bits of a result are unknown, which Verilator cannot tell.
     """
     compiler, runner = tool("iverilog"), tool("vvp")
     bench = "icarus_bench.sv"
@@ -43,11 +45,14 @@ def simulate(folder: Path, stream: Stream, frames: np.ndarray) -> np.ndarray:
         place,
         "iverilog.log",
     )
-    words = []
+    results = []
     for line in run([runner, "bench.vvp"], place, "vvp.log").splitlines():
         if not line.startswith("RESULT "):
             continue
-        number = int(line.split()[1], 16)
-        of_frame = [(number >> (16 * i)) & 0xFFFF for i in range(len(OUTPUTS))]
-        words.append([w - 0x10000 if w & 0x8000 else w for w in of_frame])
-    return np.array(words, np.int64).reshape(-1, len(OUTPUTS))
+        digits = line.split()[1]
+        if not set(digits) <= set("0123456789abcdef"):
+            raise RuntimeError(f"by Icarus Verilog result {len(results)} has unknown bits: {digits}")
+        words = np.frombuffer(bytes.fromhex(digits)[::-1], "<i2", len(OUTPUTS))
+        rest = int(digits, 16) >> (16 * len(OUTPUTS))
+        results.append([*words.tolist(), rest & 0xFFFFFFFF, rest >> 32 & 3])
+    return np.array(results, np.int64).reshape(-1, len(OUTPUTS) + 2)

@@ -55,8 +55,8 @@ def budget(
     in_rate, port = TARGETS[target].port_rate, TARGETS[target].port
     link, cables, board_in, inference, leaving = parts = [
         Part(
-            "detector link, first pixel to last", _on_the_wire(frame, in_rate), DATASHEET,
-            f"{frame} bytes, and {OVERHEAD} for each packet, at {in_rate / 1e9:g} Gbit/s: {port}; "
+            "board's port, first pixel to last", _on_the_wire(frame, in_rate), DATASHEET,
+            f"{frame} bytes, and {OVERHEAD} for each packet, at {in_rate / 1e9:g} Gbit/s, all that it can: {port}; "
             f"{1 / _on_the_wire(frame, in_rate):,.0f} frames/s at most; while the board takes them in",
         ),
         Part("cables", 2 * cable_m / 2e8, MODELLED, f"{cable_m:g} m each way at two thirds of the speed of light"),

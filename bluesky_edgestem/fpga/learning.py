@@ -233,7 +233,7 @@ def train(
     start: Student | None = None,
     widths: Widths | None = None,
     domain: Domain | None = None,
-    epochs: tuple[int, int, int] = (300, 100, 100),
+    epochs: tuple[int, int, int],
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Student, keras.Model]:

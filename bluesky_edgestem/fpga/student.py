@@ -15,7 +15,7 @@ beam centre [bins] (2), log of the strain's standard deviation over `STRAIN_UNIT
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import floor, log
@@ -36,11 +36,22 @@ STRAIN_UNIT = 0.02
 FOLD = 6  #: the lattices that it reads look alike after a sixth of a turn
 OUTPUTS = ("exx", "eyy", "exy", "cos6", "sin6", "centre_x", "centre_y", "log_sd", "phase")
 OUTPUT_BITS, OUTPUT_FRACTION = 16, 8
-OPTICS_TOLERANCE = 0.01  #: relative difference to the optics that it was made for which it still reads
+#: What it depends on of the optics, and the relative difference to those that it was made for which it still reads.
+OF_OPTICS = {"energy_keV": "keV", "semiangle_mrad": "mrad", "pixel_mrad": "mrad", "n_pixels": "pixels"}
+OPTICS_TOLERANCE = 0.01
 #: How a frame was that a result is of.
 STATUS = ("", "the frame was too short", "the frame was too long", "no Bragg disks over the background")
 KNOWN_SHARE = 0.8  #: of the standard deviation known beforehand, above which a result tells nothing
 UNKNOWN = "the pattern tells hardly more than was known before"
+
+
+def other_optics(own: Mapping[str, float], optics: Optics) -> str:
+    """In what optics are not those (of `OF_OPTICS`) that a board was built for, in words; empty where in nothing."""
+    for name, unit in OF_OPTICS.items():
+        asked = getattr(optics, name)
+        if abs(asked - own[name]) > OPTICS_TOLERANCE * own[name]:
+            return f"{name} is {asked:g} {unit}; the board was built for {own[name]:g} {unit}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -218,17 +229,12 @@ class Student:
 
     def check_optics(self, optics: Optics) -> None:
         """Raise ValueError where the optics are not those that it was made for."""
-        for name, unit in (("energy_keV", "keV"), ("semiangle_mrad", "mrad"), ("pixel_mrad", "mrad"), ("n_pixels", "")):
-            own, asked = getattr(self.optics, name), getattr(optics, name)
-            if abs(asked - own) > OPTICS_TOLERANCE * own:
-                raise ValueError(
-                    f"{name} is {asked:g} {unit}; this board was built for {own:g} {unit}: build one for these optics "
-                    f"with `edgestem fpga build`".replace("  ", " ")
-                )
+        if told := other_optics({name: getattr(self.optics, name) for name in OF_OPTICS}, optics):
+            raise ValueError(f"{told}: build one for these optics with `edgestem fpga build`")
 
     @property
     def hash(self) -> str:
-        """The first 16 digits of SHA-256 of all that its results depend on."""
+        """The first 16 digits of SHA-256 of all that is kept of it: what its results depend on, and its card."""
         return hashlib.sha256(self._payload()).hexdigest()[:16]
 
     def _payload(self) -> bytes:

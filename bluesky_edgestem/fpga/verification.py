@@ -65,9 +65,11 @@ class Mismatches:
 
     @classmethod
     def between(cls, expected: np.ndarray, found: np.ndarray) -> Mismatches:
-        """Of output words (n, 9)."""
-        difference = np.abs(expected - found)
-        return cls(len(expected), int((difference != 0).sum()), int(difference.max(initial=0)))
+        """Of rows of words (n, words); each word of a row that only one of both has differs."""
+        both = min(len(expected), len(found))
+        difference = np.abs(expected[:both] - found[:both])
+        lone = (max(len(expected), len(found)) - both) * expected.shape[1]
+        return cls(len(expected), int((difference != 0).sum()) + lone, int(difference.max(initial=0)))
 
 
 def in_portions(compute: Callable[[np.ndarray], np.ndarray], values: np.ndarray, size: int = 1000) -> np.ndarray:

@@ -22,7 +22,7 @@ from caproto.asyncio.server import Context
 from ..analysis.optics import Optics
 from ..fpga.shipped import folder_of
 from ..fpga.student import NAME as STUDENT
-from ..fpga.student import Student
+from ..fpga.student import OF_OPTICS, Student, other_optics
 from ..geometry import FieldOfView
 from ..option_types import positive, stream_address, whole
 from .board import Board, Model
@@ -300,13 +300,17 @@ def _served_already(pv: str) -> bool:
 
 def _optics(options: argparse.Namespace) -> Optics:
     """What the options say of beam and detector; what they leave out is that of the board's build, if there is one."""
-    usual = Optics() if options.board is None else Student.load(options.board / STUDENT).optics
+    student = None if options.board is None else Student.load(options.board / STUDENT)
+    usual = Optics() if student is None else student.optics
     asked = {
         "energy_keV": options.energy, "semiangle_mrad": options.semiangle, "pixel_mrad": options.pixel,
         "n_pixels": options.pixels,
     }  # fmt: skip
     said = {name: value for name, value in asked.items() if value is not None}
-    return replace(usual, psf_px=options.psf, background=options.background, **said)
+    optics = replace(usual, psf_px=options.psf, background=options.background, **said)
+    if student is not None and (told := other_optics({name: getattr(usual, name) for name in OF_OPTICS}, optics)):
+        print(f"edgestem: the board will read no frame: {told}", file=sys.stderr)
+    return optics
 
 
 def run(options: argparse.Namespace) -> int:

