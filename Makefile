@@ -6,7 +6,7 @@
 help:
 	@echo "make demo    a closed-loop run on the simulated microscope, and its report (ARGS: those of 'edgestem demo')"
 	@echo "make test    style, layers, types and the whole test suite (ARGS: those of pytest)"
-	@echo "make bench   every figure the documentation quotes, into benchmarks/results.json (ARGS: names, for some of them)"
+	@echo "make bench   the figures of the README and the documentation's tables, into benchmarks/results.json (ARGS: names, for some of them)"
 	@echo "make docs    the documentation, into docs/_build/html"
 	@echo "make lint    style, layers and types alone"
 	@echo "make lock    requirements.lock from what .venv holds now"

@@ -41,7 +41,13 @@ class QueueLine:
 
 
 async def take_requests(path: Path, request: Request) -> asyncio.DatagramTransport:
-    """The coils' end, at the Unix socket `path`: `request` is called with each that comes, until it is closed."""
+    """The coils' end, at the Unix socket `path`: `request` is called with each that comes, until it is closed.
+
+    Raises
+    ------
+    ValueError
+        There can be no socket.
+    """
 
     class Requests(asyncio.DatagramProtocol):
         def datagram_received(self, data: bytes, addr: object) -> None:
@@ -50,7 +56,14 @@ async def take_requests(path: Path, request: Request) -> asyncio.DatagramTranspo
     if path.is_socket():  # of an IOC that is gone
         path.unlink()
     line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    line.bind(str(path))
+    try:
+        line.bind(str(path))
+    except OSError as error:
+        line.close()
+        raise ValueError(
+            f"--queue {path}: there can be no Unix socket ({error.strerror}); give a path of a folder that "
+            "can be written to"
+        ) from None
     line.setblocking(False)
     transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(Requests, sock=line)
     return transport
