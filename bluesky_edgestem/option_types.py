@@ -46,6 +46,21 @@ def not_negative(text: str) -> float:
     return value
 
 
+def scheduler_address(text: str) -> str:
+    """Where a Dask scheduler is, or "local" for workers on this machine."""
+    if text != "local" and not re.fullmatch(r"(tcp|tls|ucx)://[^\s/:]+:\d{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a Dask scheduler; give tcp://HOST:PORT, or local")
+    return text
+
+
+def beam_energy(text: str) -> float:
+    """The energy of a beam [keV]."""
+    energy = positive("an energy [keV]")(text)
+    if not 20 <= energy <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no energy of an electron microscope: 20 to 1000 keV are allowed")
+    return energy
+
+
 def stream_address(text: str) -> str:
     """Where frames are streamed."""
     matched = re.fullmatch(r"tcp://(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]*]+):(\d{1,5})", text)

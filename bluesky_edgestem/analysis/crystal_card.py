@@ -13,8 +13,9 @@ Reads strain (exx, eyy, exy), rotation, material, thickness and beam centre, eac
 diffraction pattern of separate disks, given the reference lattices of the materials that may be there: {materials}.
 {parameters} parameters.
 
-**Trained on** {patterns} patterns, no two alike, of tables of Bragg disks (`disk_tables`: multislice, thermal motion
-averaged exactly). Drawn at random: exx and eyy within ±{normal:.0f} %, exy within ±{shear:.0f} %, any rotation;
+**Trained on** {patterns} patterns, each about three times among them, of tables of Bragg disks (`disk_tables`:
+multislice, thermal motion averaged exactly). Drawn at random: exx and eyy within ±{normal:.0f} %, exy within
+±{shear:.0f} %, any rotation;
 thickness {thin:.0f} to {thick:.0f} nm, of graphene one to three sheets, of the dichalcogenides one; 80, 200 and
 300 keV; semiangles {narrow} to {wide} mrad with separate disks; 128 × 128 pixels, the frame's edge at 0.55 to
 1.12 1/Å; mistilt to {tilt:.0f} mrad, beam within ±{shift:.0f} pixels of the centre, elliptical distortion to

@@ -1,7 +1,7 @@
 """The crystal network: diffraction patterns of sheets and thick crystals to strain, rotation, material, thickness.
 
 Given the reference lattices of the materials that may be there, it looks for each of them in a pattern and says which
-it is; see `disk_network` for what it is made of. Nothing here imports what trains it.
+it is; see `disk_network` for what it is made of. What trains it, from `crystal_training` down, is not imported here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from . import disk_store, weights_file
+from .counts import NO_COUNTS, as_counts, check_numbers
 from .crystal_misfit import TOLERANCE
 from .crystal_optics import beams_of, check
 from .crystal_reading import read
@@ -146,8 +147,7 @@ class CrystalNetwork(nn.Module):
 
     def _checked(self, frames: np.ndarray, optics: Optics) -> np.ndarray:
         frames = np.asarray(frames)
-        if not (np.issubdtype(frames.dtype, np.integer) or np.issubdtype(frames.dtype, np.floating)):
-            raise TypeError(f"frames are {frames.dtype}; the network reads electrons counted: integers or floats")
+        check_numbers(frames.dtype)
         n = optics.n_pixels
         if frames.ndim != 3 or frames.shape[1:] != (n, n):
             raise ValueError(f"frames have shape {frames.shape}; these optics (n_pixels = {n}) need (any, {n}, {n})")
@@ -158,7 +158,8 @@ class CrystalNetwork(nn.Module):
         self, frames: np.ndarray, optics: Optics
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[Doubt]]:
         """What is said of frames, the number of the material of each, the materials' chances, and what is in doubt."""
-        numbers, broken = _numbers(frames)
+        frames, broken = as_counts(frames)
+        numbers = frames.astype(np.float32)
         counts = torch.from_numpy(numbers).to(self.calibration.device)
         dose = numbers.sum((1, 2))
         read_as = [self._supposing(counts, optics, name, dose) for name in self.among]
@@ -173,9 +174,7 @@ class CrystalNetwork(nn.Module):
             return refined(table, counts[some], beams, read_as[number][1][some], self.tolerance)
 
         said, best, probability = choose([said for said, _ in read_as], refine, dose >= FEWEST)
-        saturated = np.zeros(len(frames), bool)
-        if np.issubdtype(frames.dtype, np.integer):
-            saturated = (frames == np.iinfo(frames.dtype).max).any((1, 2))
+        saturated = (frames == np.iinfo(frames.dtype).max).any((1, 2))
         return said, best, probability, self._doubts(said, dose, saturated, broken, bool(gaps(numbers).any()))
 
     def _doubts(
@@ -185,7 +184,7 @@ class CrystalNetwork(nn.Module):
         # Where only the network speaks: its log-odds below zero, in units of those of a pattern that it is sure of.
         odd = np.where(fitted, excess(said), 1 - said["genuine"] / LOG_ODDS)
         return [
-            certain(broken, lambda i: "not counts: a pixel is negative or not a number"),
+            certain(broken, lambda i: NO_COUNTS),
             certain(dose == 0, lambda i: "no electrons: the frame is empty"),
             certain(saturated, lambda i: "saturated: a pixel reached the largest value of its type"),
             certain(np.full(len(dose), gap), lambda i: "a gap between the detector's modules, which it does not know"),
@@ -296,10 +295,3 @@ class CrystalNetwork(nn.Module):
         network.card = kept["card"]
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return network.eval().to(where)
-
-
-def _numbers(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames as float32, empty where a pixel is negative or none, and which those are (n,)."""
-    numbers = np.asarray(frames, np.float32)
-    broken = ~np.isfinite(numbers).all((1, 2)) | (numbers < 0).any((1, 2))
-    return np.where(broken[:, None, None], np.float32(0), numbers), broken

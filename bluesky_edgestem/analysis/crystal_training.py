@@ -1,4 +1,4 @@
-"""Training of the crystal network on patterns that are drawn as it goes, none of them twice."""
+"""Training of the crystal network on patterns that are drawn as it goes, each used about three times."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def train(
     minutes : float
         Stop after so long even if steps are left, the learning rate having come down by then; 0 for no limit.
     batch : int
-        Patterns a step, drawn anew for each.
+        Patterns a step, of those that are drawn anew every `AHEAD` steps; each is used `USES` times, about.
     averaging : str
         One of `averaging.WAYS`: "weights" over steps, "noise" drawn twice for each of half as many patterns, "both" or
         "none".
@@ -140,6 +140,10 @@ def train(
         The card.
     """
     check(averaging)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is cuda, and torch finds no GPU: choose cpu, or auto, which takes a GPU if there is one"
+        )
     began = time.monotonic()
     names = list(dict.fromkeys(materials))
     for name in names:

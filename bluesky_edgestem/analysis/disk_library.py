@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..option_types import positive, whole
+from ..option_types import beam_energy, positive, scheduler_address, whole
 from . import disk_tables
 from .disk_tables import DiskTable
 from .materials import material
-from .resumable_file import resumable
+from .resumable_file import UNFINISHED, resumable
 
 FORMAT = 1
 ARRAYS = ("intensity", "diffuse", "by_strain")
@@ -109,13 +110,13 @@ def _agree(kept: Any, spec: TableSpec) -> bool:
 
 def _write(file: Any, spec: TableSpec, table: DiskTable) -> None:
     # Written under a name that no reader looks for, then renamed: a table is there whole or not at all.
-    group = file.create_group("unfinished")
+    group = file.create_group(UNFINISHED)
     group.attrs.update(_attributes(spec) | {"step": table.step})
     group.create_dataset("reflections", data=table.reflections)
     for name in ARRAYS if spec.strained else ARRAYS[:2]:
         # Half precision is 5e-4 of each value, a tenth of what the crystals' parameters leave open.
         group.create_dataset(name, data=getattr(table, name).astype(np.float16), compression="gzip", shuffle=True)
-    file.move("unfinished", spec.name)
+    file.move(UNFINISHED, spec.name)
     file.flush()
 
 
@@ -170,13 +171,12 @@ def generate(
         If the file holds a table of the same material and energy with other parameters, or is of another format.
     """
     path = Path(path)
-    with resumable(path) as file:
+    with resumable(path, "disks", lambda file, name: "material" in file[name].attrs) as file:
         if file.attrs.get("format", FORMAT) != FORMAT:
             raise ValueError(
                 f"{path} is of format {file.attrs['format']}, this version writes {FORMAT}: use another file"
             )
         file.attrs["format"] = FORMAT
-        file.pop("unfinished", None)
         for spec in specs:
             if spec.name in file and not _agree(file[spec.name].attrs, spec):
                 raise ValueError(
@@ -216,10 +216,19 @@ def contents(path: Path) -> list[tuple[str, float]]:
     if not h5py.is_hdf5(path):
         raise none
     with h5py.File(path, "r") as file:
-        tables = sorted(set(file) - {"unfinished"})
+        tables = sorted(set(file) - {UNFINISHED})
         if file.attrs.get("format") != FORMAT or not tables or any("material" not in file[t].attrs for t in tables):
             raise none
         return [(str(file[t].attrs["material"]), float(file[t].attrs["energy_keV"])) for t in tables]
+
+
+def parameters(path: Path) -> str:
+    """What the tables of a file were computed with, as JSON: an object of each by its name."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        told = {name: {k: np.asarray(v).tolist() for k, v in file[name].attrs.items()} for name in file}
+    return json.dumps({name: told[name] for name in sorted(told) if name != UNFINISHED}, sort_keys=True)
 
 
 def read(path: Path, name: str, energy_keV: float) -> DiskTable:
@@ -252,7 +261,10 @@ def read(path: Path, name: str, energy_keV: float) -> DiskTable:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """The options ``--scheduler`` and ``--workers``."""
     parser.add_argument(
-        "--scheduler", default="local", help="address of a Dask scheduler, for example tcp://host:8786, or local"
+        "--scheduler",
+        type=scheduler_address,
+        default="local",
+        help="address of a Dask scheduler, for example tcp://host:8786, or local",
     )
     parser.add_argument("--workers", type=whole(1), default=1, help="processes on this machine, if local")
 
@@ -272,7 +284,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--energies",
         nargs="+",
-        type=positive("an energy [keV]"),
+        type=beam_energy,
         default=ENERGIES,
         metavar="KEV",
         help="of the beam [keV]",

@@ -9,6 +9,7 @@ blocks.
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +24,7 @@ from .diffraction import counted
 from .disk_tables import DiskTable
 from .pattern_draws import DTYPE, draw, expected
 from .pixel_defects import PixelDefects
-from .resumable_file import resumable
+from .resumable_file import UNFINISHED, resumable
 
 FORMAT = 1
 PER_BLOCK = 500
@@ -68,12 +69,12 @@ def _group(index: int) -> str:
 
 def _write(file: Any, block: Block) -> None:
     # Written under a name that no reader looks for, then renamed: a block is there whole or not at all.
-    group = file.create_group("unfinished")
+    group = file.create_group(UNFINISHED)
     group.attrs.update(material=block.material, energy_keV=block.energy_keV)
     group.create_dataset("counts", data=block.counts, compression="lzf", shuffle=True, chunks=(1, *block.dead.shape))
     for name in ("drawn", "dead", "hot"):
         group.create_dataset(name, data=getattr(block, name))
-    file.move("unfinished", _group(block.index))
+    file.move(UNFINISHED, _group(block.index))
     file.flush()
 
 
@@ -121,12 +122,13 @@ def generate(
     """
     path, library = Path(path), Path(library).absolute()
     tables = disk_library.contents(library)
-    stated = {"format": FORMAT, "seed": seed, "n_pixels": n_pixels, "per_block": per_block, "library": str(tables)}
+    parameters = disk_library.parameters(library)
+    which = hashlib.sha256(parameters.encode()).hexdigest()[:16]
+    stated = {"format": FORMAT, "seed": seed, "n_pixels": n_pixels, "per_block": per_block, "library": which}
     wanted = -(-patterns // per_block)
-    with resumable(path) as file:
+    with resumable(path, "training patterns", lambda file, name: name.startswith("block_")) as file:
         if different := [f"{k} {file.attrs[k]}, wanted {v}" for k, v in stated.items() if file.attrs.get(k, v) != v]:
             raise ValueError(f"{path} holds other patterns ({'; '.join(different)}): choose another file, or those")
-        file.pop("unfinished", None)
         missing = [index for index in range(wanted) if _group(index) not in file]
         if not missing:
             return 0
@@ -143,7 +145,9 @@ def generate(
             ]
             for done, task in enumerate(as_completed(tasks, loop=dask.loop), wanted - len(missing) + 1):
                 block = task.result()
-                file.attrs.update(stated)  # with the first of its blocks: a run that drew none settles nothing
+                file.attrs.update(
+                    stated, tables=parameters
+                )  # with the first of its blocks: a run that drew none settles nothing
                 _write(file, block)
                 task.release()
                 if progress is not None:
@@ -174,9 +178,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="edgestem train patterns",
         description=(
-            "Draws training patterns from the library that `edgestem train library` computed: strain, rotation,"
-            " thickness, mistilt, aperture, calibration, descan, ellipticity, dose, background, point spread, dead and"
-            " hot pixels. Interrupted, it goes on where it was when repeated."
+            "Draws training patterns from a library of disks: strain, rotation, thickness, mistilt, aperture, "
+            "calibration, descan, ellipticity, dose, background, point spread, dead and hot pixels. Where there is no "
+            "library, that of `edgestem train library` is computed first, in hours. Interrupted, it goes on where it "
+            "was when repeated."
         ),
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -193,6 +198,12 @@ def main(arguments: Sequence[str]) -> int:
     def progress(done: int, wanted: int) -> None:
         print(f"block {done} of {wanted}", flush=True)
 
+    if not options.library.exists():
+        print(f"there is no library of disks {options.library}: that of `edgestem train library` is computed first")
+        disk_library.generate(
+            options.library, disk_library.standard(), options.scheduler, options.workers,
+            lambda done, wanted: print(f"table {done} of {wanted}", flush=True),
+        )  # fmt: skip
     made = generate(
         options.out, options.library, options.seed, options.patterns, options.pixels, options.scheduler,
         options.workers, progress,

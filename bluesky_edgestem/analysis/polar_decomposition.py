@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .crystals import rotation_matrix, strain_vector
-from .strain import Measure
+from .strain import Measure, check_measure
 
 _TURN = np.array([[0.0, -1.0], [1.0, 0.0]])  # dR/dθ = TURN R
 
@@ -48,7 +48,13 @@ def split(found: np.ndarray, slopes: np.ndarray, measure: Measure) -> tuple[np.n
         (n,) [rad], -π to π.
     slopes : numpy.ndarray
         (n, 4, 4) change of exx, eyy, exy and rotation (rows) with the four quantities (columns).
+
+    Raises
+    ------
+    ValueError
+        There is no such measure.
     """
+    check_measure(measure)
     rotation = np.arctan2(found[:, 1, 0] - found[:, 0, 1], found[:, 0, 0] + found[:, 1, 1])
     back = np.swapaxes(rotation_matrix(rotation), -1, -2)
     stretch = found @ back

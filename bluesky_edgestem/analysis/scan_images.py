@@ -97,7 +97,14 @@ def detector_to_scan(rotation: float, mirrored: bool = False) -> np.ndarray:
         From the axes of the scan to those of the detector, counter-clockwise [rad].
     mirrored : bool
         The rows of a frame run the other way: the sign of y is changed before the rotation is taken out.
+
+    Raises
+    ------
+    ValueError
+        The rotation is more than a turn: most likely in degrees.
     """
+    if not abs(rotation) <= 2 * np.pi:
+        raise ValueError(f"the scan's rotation is {rotation}; allowed is an angle in rad, from -6.283 to 6.283")
     c, s = np.cos(rotation), np.sin(rotation)
     return np.array([[c, -s], [s, c]]) @ np.diag([1.0, -1.0 if mirrored else 1.0])
 

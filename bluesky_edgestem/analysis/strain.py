@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,7 +11,14 @@ from ..geometry import FieldOfView, ScanGrid
 from .scan_images import grid_index
 
 Measure = Literal["infinitesimal", "Lagrangian"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
+
+
+def check_measure(measure: str) -> None:
+    """Raise ValueError where there is no such measure of strain."""
+    if measure not in MEASURES:
+        raise ValueError(f"measure is {measure!r}; allowed are {' and '.join(map(repr, MEASURES))}")
 
 
 @dataclass(frozen=True)
@@ -33,13 +40,21 @@ class StrainMaps:
     reference : str
         What the strain is relative to, in words.
     measure : {"infinitesimal", "Lagrangian"}
-        ε of ``F = (1 + ε) R(θ)``, in the axes of the scan, or ``E = (FᵀF - 1)/2``, in those of the reference crystal.
+        ε of ``F = (1 + ε) R(θ)``, the infinitesimal strain to first order, in the axes of the scan,
+        or ``E = (FᵀF - 1)/2``, in those of the reference crystal.
     scan_rotation, mirrored : float, bool
         From the axes of the scan to those of the detector, taken out; see `scan_images.detector_to_scan`.
     grid : ScanGrid, optional
         Of a raster.
     region : FieldOfView, optional
         The region that the strain is relative to, where it is one.
+    caution : str
+        Why none of it is to be trusted; empty for a network that has converged.
+
+    Raises
+    ------
+    ValueError
+        There is no such measure.
     """
 
     positions: np.ndarray
@@ -53,6 +68,10 @@ class StrainMaps:
     mirrored: bool = False
     grid: ScanGrid | None = None
     region: FieldOfView | None = None
+    caution: str = ""
+
+    def __post_init__(self) -> None:
+        check_measure(self.measure)
 
     def __len__(self) -> int:
         return len(self.positions)

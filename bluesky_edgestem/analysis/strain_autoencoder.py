@@ -364,6 +364,13 @@ class StrainAutoencoder:
             Doubt(sd / 0.05, lambda i: f"too few electrons to find the lattice: {dose[i]:.0f} in the frame"),
         ]
 
+    @property
+    def caution(self) -> str:
+        """What to say of its strain; empty where it has converged."""
+        if self.converged:
+            return ""
+        return f"the network has not converged, its strain is not to be trusted: {self.why}"
+
     def save(self, path: Path) -> None:
         """Write what was learned, under a checksum."""
         facts: dict[str, Any] = {"converged": self.converged, "why": self.why, "report": self.report}

@@ -37,6 +37,8 @@ def as_reference(given: Reference | str | Sequence[float]) -> Reference:
         return material(given)
     if given is None or isinstance(given, FieldOfView | np.ndarray | Material):
         return given
+    if len(given) != 4:
+        raise ValueError(f"a region is four numbers, x0, y0, width, height [nm]; got {len(given)}")
     return FieldOfView(*given)
 
 
@@ -149,8 +151,9 @@ class StrainFrame:
         positions: np.ndarray,
         measure: Measure = "infinitesimal",
         grid: ScanGrid | None = None,
+        caution: str = "",
     ) -> StrainMaps:
-        """Strain of `n` patterns at `positions` (n, 2) [nm], on `grid` where there is one."""
+        """Strain of `n` patterns at `positions` (n, 2) [nm], on `grid` where there is one; `caution` as of the maps."""
         turn = detector_to_scan(self.rotation, self.mirrored)
         transform = _turned(readings.transform, turn)
         covariance = _turned_covariance(readings.covariance, turn) + self.covariance
@@ -175,6 +178,7 @@ class StrainFrame:
             self.mirrored,
             grid,
             self.region,
+            caution,
         )
 
 
@@ -215,6 +219,7 @@ def strain_maps(
     rotation: float = 0.0,
     mirrored: bool = False,
     measure: Measure = "infinitesimal",
+    caution: str = "",
 ) -> StrainMaps:
     """Strain of a whole scan.
 
@@ -231,6 +236,8 @@ def strain_maps(
     grid : ScanGrid, optional
         Of a raster.
     measure : {"infinitesimal", "Lagrangian"}
+    caution : str
+        As of `StrainMaps`.
 
     Raises
     ------
@@ -241,7 +248,7 @@ def strain_maps(
         frame = StrainFrame.of_lattice(reference, base_vectors, optics, rotation, mirrored)
     else:
         frame = StrainFrame.of_region(reference, readings, positions, grid, rotation, mirrored)
-    return frame.maps(readings, positions, measure, grid)
+    return frame.maps(readings, positions, measure, grid, caution)
 
 
 def _inside(

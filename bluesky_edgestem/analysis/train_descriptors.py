@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ..option_types import whole
 from . import crystals
+from .materials import MATERIALS
 from .training_data import PATTERNS_PER_CONDITION
+from .weights_file import check_output
 
 #: Options of the crystal network's training alone.
 CRYSTAL = ("steps", "minutes", "batch", "device")
@@ -34,6 +36,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--patterns: for the likelihood network; the crystal network sees --batch patterns a step")
     data = options.data or Path("edgestem_data") / ("training_disks.h5" if thick else "patterns.h5")
     out = options.out or Path("crystal.pt" if thick else "descriptor.pt")
+    check_output(out, (".md", ".json") if thick else (".md",))
     typed = f"edgestem train descriptors --seed {options.seed}"
     averaged = f" --averaging {options.averaging}" if options.averaging else ""
     chosen = {"averaging": options.averaging} if options.averaging else {}
@@ -51,6 +54,8 @@ def main(arguments: list[str]) -> int:
         from .training import train
         from .training_card import card_text
 
+        if options.material and set(options.material) != set(crystals.MONOLAYERS):
+            print("MoS2 and WS2 are read by one network, which is trained on both")
         typed += f" --patterns {options.patterns}" + averaged
         card = train(out, data, options.seed, options.patterns, options.workers, command=typed, **chosen)
     print(card_text(card))
@@ -95,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--averaging",
+        choices=("weights", "noise", "both", "none"),
         help="weights (over steps), noise (drawn twice), both or none; if not given, weights for the crystal network, "
         "none for the likelihood network",
     )
@@ -102,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     crystal.add_argument(
         "--material",
         nargs="+",
-        help="of MoS2, WS2, graphene, Si, SrTiO3, which it shall know; MoS2 and WS2 alone are the likelihood network's",
+        choices=tuple(MATERIALS),
+        metavar="NAME",
+        help=f"of {', '.join(MATERIALS)}, which it shall know; MoS2 and WS2 alone are the likelihood network's",
     )
     crystal.add_argument(
         "--steps", type=whole(1), default=3000, help="of the optimiser; a tenth of a second each on a GPU"

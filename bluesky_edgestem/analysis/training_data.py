@@ -20,7 +20,7 @@ import numpy as np
 from . import crystals
 from .diffraction import cbed, patch_extent
 from .optics import Optics
-from .resumable_file import resumable
+from .resumable_file import UNFINISHED, resumable
 
 PHASES = tuple(crystals.MONOLAYERS)
 PATTERNS_PER_CONDITION = 24
@@ -110,7 +110,7 @@ def _group(index: int) -> str:
 
 def _write(file, made: PatternSet) -> None:
     # Written under a name that no reader looks for, then renamed: a condition is there whole or not at all.
-    group = file.create_group("unfinished")
+    group = file.create_group(UNFINISHED)
     group.attrs.update(
         energy_keV=made.optics.energy_keV, semiangle_mrad=made.optics.semiangle_mrad, pixel_mrad=made.optics.pixel_mrad
     )
@@ -119,7 +119,7 @@ def _write(file, made: PatternSet) -> None:
     )
     for name in ("strain", "rotation", "shift_px", "phase", "interface"):
         group.create_dataset(name, data=getattr(made, name))
-    file.move("unfinished", _group(made.index))
+    file.move(UNFINISHED, _group(made.index))
     file.flush()
 
 
@@ -160,7 +160,7 @@ def generate(
     """
     wanted = -(-n_patterns // per_condition)
     path = Path(path)
-    with resumable(path) as file:
+    with resumable(path, "multislice patterns", lambda file, name: name.startswith("condition_")) as file:
         kept = (file.attrs.get("format", FORMAT), file.attrs.get("seed", seed))
         if kept != (FORMAT, seed):
             raise ValueError(
@@ -168,7 +168,6 @@ def generate(
                 f"{seed}: choose another file, or that seed"
             )
         file.attrs.update(format=FORMAT, seed=seed)
-        file.pop("unfinished", None)
         missing = [index for index in range(wanted) if _group(index) not in file]
         done = wanted - len(missing)
 

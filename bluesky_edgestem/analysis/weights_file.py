@@ -3,10 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent / "weights"
+_MARK = b"EDGESTEM-"
+"""What every weights file begins with."""
+
+
+def check_output(path: Path, beside: Sequence[str] = ()) -> None:
+    """Raise ValueError where trained weights cannot be written: before the training, not after it.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; weights that are there are replaced, nothing else is.
+    beside : sequence of str
+        Suffixes of what is written beside it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: name a file to write")
+    ours = False
+    if path.exists():
+        with path.open("rb") as file:
+            ours = file.read(len(_MARK)) == _MARK
+        if not ours:
+            raise ValueError(
+                f"--out {path} holds something else than weights, which it would replace: name another file"
+            )
+    if not ours and (lost := [p for suffix in beside if (p := path.with_suffix(suffix)).exists()]):
+        raise ValueError(f"--out {path}: {lost[0]}, which is there, would be replaced: name another file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--out {path}: {folder} is no folder that can be written to: name another file")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy as np
 from ..analysis.affine_readings import AffineReadings
 from ..analysis.materials import Material
 from ..analysis.optics import Optics
+from ..analysis.scan_images import detector_to_scan
 from ..analysis.scan_metadata import ScanMetadata
-from ..analysis.strain import Measure, StrainMaps
+from ..analysis.strain import Measure, StrainMaps, check_measure
 from ..analysis.strain_autoencoder import StrainAutoencoder
 from ..analysis.strain_frame import StrainFrame, as_reference, joined
 from ..geometry import FieldOfView
@@ -59,7 +60,8 @@ class StrainMap(FrameRouter["_Progress"]):
     Raises
     ------
     ValueError
-        The weights cannot be read, the network knows no lattice, or the material is unknown. From a call: the run lacks
+        The weights cannot be read, the network knows no lattice, the material is unknown, or measure, rotation or
+        region are none. From a call: the run lacks
         what is needed, or the lattice that the network knows is not that of the material.
     """
 
@@ -79,10 +81,10 @@ class StrainMap(FrameRouter["_Progress"]):
         if not np.any(self._network.base_vectors):
             # Refused before a scan, at whose end it would be too late.
             raise ValueError(f"the network knows no lattice: {self._network.why}. Train it on another scan")
-        if not self._network.converged:
-            warnings.warn(
-                f"the network has not converged, its strain is not to be trusted: {self._network.why}", stacklevel=2
-            )
+        if self._network.caution:
+            warnings.warn(self._network.caution, stacklevel=2)
+        check_measure(measure)
+        detector_to_scan(rotation, mirrored)
         self._reference = as_reference(reference)
         self._rotation, self._mirrored = rotation, mirrored
         self._measure: Measure = measure
@@ -185,7 +187,7 @@ class StrainMap(FrameRouter["_Progress"]):
     def _maps_of(
         self, frame: StrainFrame, now: _Progress, positions: np.ndarray, readings: AffineReadings
     ) -> StrainMaps:
-        return frame.maps(readings, positions, self._measure, now.scan.grid)
+        return frame.maps(readings, positions, self._measure, now.scan.grid, self._network.caution)
 
 
 _Part = tuple[np.ndarray, np.ndarray, AffineReadings]

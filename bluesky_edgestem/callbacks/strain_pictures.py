@@ -62,7 +62,7 @@ def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
         below.set_xlabel("x [nm]")
     for left in axes[:, 0]:
         left.set_ylabel("y [nm]")
-    figure.suptitle(_summary(maps), fontsize="medium")
+    figure.suptitle(_summary(maps), fontsize="medium", color="firebrick" if maps.caution else "black")
     return figure
 
 
@@ -107,8 +107,10 @@ def _draw_one(axes: Axes, maps: StrainMaps, values: np.ndarray, title: str, styl
 
 
 def _summary(maps: StrainMaps) -> str:
-    kind = "Infinitesimal strain" if maps.measure == "infinitesimal" else "Lagrangian strain"
-    said = [f"{kind} relative to {maps.reference}"]
+    lagrangian = maps.measure == "Lagrangian"
+    kind = "Lagrangian strain, axes of the reference" if lagrangian else "Infinitesimal strain, axes of the scan"
+    said = [maps.caution] if maps.caution else []
+    said.append(f"{kind}, relative to {maps.reference}")
     said.append(f"{np.count_nonzero(maps.known)} of {len(maps)} patterns read")
     if maps.scan_rotation or maps.mirrored:
         turned = f"detector turned by {np.degrees(maps.scan_rotation):.1f}°"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..analysis.materials import Material
-from ..analysis.strain import COMPONENTS, StrainMaps
+from ..analysis.strain import COMPONENTS, MEASURES, StrainMaps
 from ..analysis.strain_frame import Reference, StrainFrame, as_reference, check_reference, joined, strain_maps
 from ..option_types import whole
 from .arguments import add_scan, opened
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Frames that are read from the recording before the network reads them."""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 EVERY = 4096
 """Frames between two lines of progress."""
 
@@ -70,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="from the scan's axes to the detector's, counter-clockwise [rad]",
     )
     parser.add_argument("--mirrored", action="store_true", help="the rows of a frame run the other way")
-    parser.add_argument(
-        "--measure", choices=("infinitesimal", "Lagrangian"), default="infinitesimal", help="of strain (%(default)s)"
-    )
+    parser.add_argument("--measure", choices=MEASURES, default="infinitesimal", help="of strain (%(default)s)")
     parser.add_argument("--out", type=Path, help="folder for the results (strain_SCAN)")
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
@@ -100,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = say_whether_converged(network)
         if network.base is None:
             return status
-        output.mkdir(parents=True, exist_ok=True)
         if options.weights is None:
+            output.mkdir(parents=True, exist_ok=True)
             weights = saved(network, weights)
         if isinstance(options.reference, Material):  # a wrong calibration: told before thousands of frames are read
             StrainFrame.of_lattice(
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rotation=options.rotation,
             mirrored=options.mirrored,
             measure=options.measure,
+            caution=network.caution,
         )
         provenance = {
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -166,6 +168,7 @@ def _write(output: Path, maps: StrainMaps, provenance: dict) -> None:
     from ..callbacks.strain_pictures import draw
     from .strain_file import write_strain
 
+    output.mkdir(parents=True, exist_ok=True)
     write_strain(output / "strain.h5", maps, provenance)
     draw(maps).savefig(output / "strain.png", dpi=200)
     print(f"strain relative to {maps.reference}; {np.count_nonzero(maps.known)} of {len(maps)} patterns read")
@@ -175,9 +178,11 @@ def _write(output: Path, maps: StrainMaps, provenance: dict) -> None:
         if len(values):
             middle, spread, typical = (scale * v for v in (np.median(values), np.std(values), np.median(sd)))
             print(f"  {name:8s} median {middle:+.4f}, spread {spread:.4f}, median sd {typical:.4f} {unit}")
-    reasons, counts = np.unique(maps.flagged[~maps.known].astype(str), return_counts=True)
-    for k in np.argsort(-counts)[:3]:
-        print(f"  not read, {counts[k]}: {reasons[k]}")
+    # The same reason with other numbers is the same reason; the first of its kind is told.
+    kinds = Counter(_NUMBER.sub("", reason) for reason in maps.flagged[~maps.known])
+    for kind, count in kinds.most_common(3):
+        first = next(reason for reason in maps.flagged[~maps.known] if _NUMBER.sub("", reason) == kind)
+        print(f"  not read, {count}: {first}")
     print(f"{output / 'strain.png'}, {output / 'strain.h5'}")
 
 

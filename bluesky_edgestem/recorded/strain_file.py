@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
+from ..analysis.scan_images import grid_index
 from ..analysis.strain import COMPONENTS, StrainMaps
 from ..stream.nexus import group
 
@@ -25,7 +27,8 @@ def write_strain(path: Path, maps: StrainMaps, provenance: Mapping[str, Any]) ->
     """Write maps of `n` positions into a new file, or in place of one of that name.
 
     Each map is an NXdata of its own, (ny, nx) on a raster and (n,) for a list of positions, with its standard deviation
-    as ``errors``; ``/entry/covariance`` holds (..., 4, 4), ``/entry/flagged`` why a pattern could not be read.
+    as ``errors``; ``/entry/covariance`` holds (..., 4, 4), ``/entry/flagged``, of the
+    shape of a map, why a pattern could not be read.
 
     Parameters
     ----------
@@ -44,7 +47,7 @@ def write_strain(path: Path, maps: StrainMaps, provenance: Mapping[str, Any]) ->
         entry["covariance"].attrs["order"] = list(COMPONENTS)
         entry["positions"] = maps.positions
         entry["positions"].attrs["units"] = "nm"
-        entry.create_dataset("flagged", data=maps.flagged.astype(object), dtype=h5py.string_dtype())
+        entry.create_dataset("flagged", data=_flagged(maps), dtype=h5py.string_dtype())
         process = group(entry, "process", "NXprocess")
         process["program"] = "bluesky_edgestem"
         process.attrs.update(
@@ -67,6 +70,15 @@ def scan_of(path: Path) -> str | None:
             return str(file["entry/process"].attrs["scan"])
     except (OSError, KeyError):
         return None
+
+
+def _flagged(maps: StrainMaps) -> np.ndarray:
+    if maps.grid is None:
+        return maps.flagged.astype(object)
+    flagged = np.full(maps.grid.nx * maps.grid.ny, "no frame", dtype=object)
+    index = grid_index(maps.grid, maps.positions)
+    flagged[index[index >= 0]] = maps.flagged[index >= 0]
+    return flagged.reshape(maps.grid.shape)
 
 
 def _write_map(entry: h5py.Group, name: str, maps: StrainMaps) -> None:

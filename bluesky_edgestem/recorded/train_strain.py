@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..analysis.weights_file import check_output
 from ..option_types import whole
 from .arguments import add_scan, opened
 
@@ -30,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     from ..analysis.strain_autoencoder import StrainAutoencoder
 
-    if options.out.is_dir() or not options.out.parent.is_dir():
-        what = "a folder" if options.out.is_dir() else "in a folder that does not exist"
-        parser.error(f"--out {options.out} is {what}: name a file to write")
+    check_output(options.out)
     with opened(options) as (scan, _):
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
         network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
@@ -58,10 +57,9 @@ def tell(line: str) -> None:
 
 def say_whether_converged(network: StrainAutoencoder) -> int:
     """Exit status 0, or 1 after the reason why the network has not converged."""
-    if network.converged:
-        return 0
-    print(f"edgestem: the network has not converged, its strain is not to be trusted: {network.why}", file=sys.stderr)
-    return 1
+    if network.caution:
+        print(f"edgestem: {network.caution}", file=sys.stderr)
+    return int(bool(network.caution))
 
 
 if __name__ == "__main__":

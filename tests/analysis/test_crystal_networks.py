@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from copy import copy
 from dataclasses import replace
 
@@ -89,7 +91,7 @@ def test_a_pixel_that_is_no_number_is_flagged_and_spoils_no_other_frame(network,
     alone = network.predict(frames[:1], OPTICS)
     frames[1, 3, 3] = np.nan
     found = network.predict(frames, OPTICS)
-    assert found.flagged[1].startswith("not counts")
+    assert found.flagged[1].startswith("no counts")
     assert np.isfinite(found.strain).all()
     # Single precision in another order.
     assert np.allclose(found.strain[0], alone.strain[0], atol=1e-5)
@@ -257,3 +259,22 @@ def test_optics_and_frames_that_cannot_be_read_are_refused(network) -> None:
         network.predict(np.zeros((1, 128, 128), bool), OPTICS)
     with pytest.raises(ValueError, match="gold is not among"):
         network.restricted(["gold"])
+
+
+def test_reading_imports_nothing_that_trains() -> None:
+    code = (
+        "import sys\n"
+        "from bluesky_edgestem.analysis.crystal_networks import CrystalNetwork\n"
+        "CrystalNetwork.pretrained()\n"
+        "ours = {n.split('.')[-1] for n in sys.modules if n.startswith('bluesky_edgestem')}\n"
+        "print(*ours & {'crystal_training', 'crystal_supply', 'crystal_losses', 'crystal_scoring', 'averaging'})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_floating_point_that_holds_no_counts_is_flagged(network, expected) -> None:
+    counts = counted(expected, 1e5).astype(np.float32)
+    scaled = network.predict(np.concatenate([counts[:1], 1.7 * counts[1:]]), OPTICS)
+    assert scaled.flagged[0] == "" and scaled.flagged[1].startswith(
+        "no counts: a pixel is negative, not a whole number"
+    )

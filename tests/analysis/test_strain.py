@@ -9,9 +9,10 @@ from bluesky_edgestem.analysis.affine_readings import AffineReadings
 from bluesky_edgestem.analysis.crystals import deformation, rotation_matrix
 from bluesky_edgestem.analysis.materials import material
 from bluesky_edgestem.analysis.optics import Optics
+from bluesky_edgestem.analysis.polar_decomposition import split
 from bluesky_edgestem.analysis.scan_images import detector_to_scan
 from bluesky_edgestem.analysis.strain import StrainMaps
-from bluesky_edgestem.analysis.strain_frame import strain_maps
+from bluesky_edgestem.analysis.strain_frame import as_reference, strain_maps
 from bluesky_edgestem.geometry import FieldOfView, ScanGrid
 
 BASE = np.array([[20.0, 1.0], [-2.0, 19.0]])
@@ -186,3 +187,15 @@ def test_a_list_of_positions_is_its_own_image():
     assert isinstance(maps, StrainMaps)
     assert maps.image("exx").shape == (3,)
     assert rotation_matrix(0.0) == pytest.approx(np.eye(2))
+
+
+def test_a_measure_that_there_is_none_of_is_refused():
+    with pytest.raises(ValueError, match=r"measure is 'lagrangian'; allowed are 'infinitesimal' and 'Lagrangian'"):
+        split(np.eye(2)[None], np.zeros((1, 4, 2, 2)), "lagrangian")
+
+
+def test_a_rotation_in_degrees_and_a_region_of_two_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"rotation is 45; allowed is an angle in rad, from -6\.283 to 6\.283"):
+        detector_to_scan(45)
+    with pytest.raises(ValueError, match=r"a region is four numbers, x0, y0, width, height \[nm\]; got 2"):
+        as_reference((1, 2))

@@ -4,7 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
+from bluesky_edgestem.analysis import disk_library
+from bluesky_edgestem.analysis.disk_library import TableSpec
 from bluesky_edgestem.analysis.training_data import generate, read, simulate_condition
+from bluesky_edgestem.analysis.weights_file import check_output
 
 
 def test_the_seed_and_the_number_settle_a_condition():
@@ -40,3 +43,34 @@ def test_a_file_of_another_seed_is_left_alone(tmp_path):
     generate(path, seed=3, n_patterns=1, per_condition=2)
     with pytest.raises(ValueError, match=r"holds patterns of format 1 and seed 3; wanted .* seed 4"):
         generate(path, seed=4, n_patterns=1, per_condition=2)
+
+
+@pytest.mark.parametrize("held", [{"entry": True}, {"unfinished": True}], ids=["of another kind", "of one name"])
+def test_a_file_of_another_kind_is_left_as_it_is(held, tmp_path):
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        for name in held:
+            file.create_dataset(f"{name}/data", data=np.arange(5))
+    before = path.read_bytes()
+    spec = TableSpec("Si", 200.0, (3,))
+    for write in (lambda: generate(path, 0, 48), lambda: disk_library.generate(path, [spec])):
+        with pytest.raises(ValueError, match=r"scan\.h5 .*it is no file of|scan\.h5 is no file of"):
+            write()
+        assert path.read_bytes() == before
+    path.write_text("no HDF5")
+    with pytest.raises(ValueError, match="is no HDF5 file, let alone one of multislice patterns: choose another"):
+        generate(path, 0, 48)
+    assert path.read_text() == "no HDF5"
+
+
+def test_weights_replace_weights_and_nothing_else(tmp_path):
+    out = tmp_path / "descriptor.pt"
+    check_output(out, (".md",))
+    (tmp_path / "descriptor.md").write_text("notes")
+    with pytest.raises(ValueError, match=r"descriptor\.md, which is there, would be replaced"):
+        check_output(out, (".md",))
+    out.write_bytes(b"EDGESTEM-DESCRIPTOR 2 ...")  # whose card that is
+    check_output(out, (".md",))
+    out.write_bytes(b"\x89HDF")
+    with pytest.raises(ValueError, match="holds something else than weights"):
+        check_output(out)

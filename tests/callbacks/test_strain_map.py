@@ -36,7 +36,7 @@ class Reader:
     """Reads the strain that belongs to the number in a frame's first pixel."""
 
     base_vectors = np.array([[10.0, 0.0], [0.0, 10.0]])
-    converged = True
+    caution = ""
 
     def read(self, frames):
         numbers = frames[:, 0, 0].astype(int)
@@ -191,15 +191,24 @@ def test_what_cannot_be_is_refused_when_the_run_begins(tmp_path):
         StrainMap(Reader(), reference="unobtainium")
     with pytest.raises(ValueError, match=r"knows no lattice: not trained\. Train it on another scan"):
         StrainMap(StrainAutoencoder())
+    for wrong, told in (
+        ({"measure": "lagrangian"}, "measure is 'lagrangian'"),
+        ({"rotation": 45}, "rotation is 45"),
+        ({"reference": (1, 2)}, "a region is four numbers"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            StrainMap(Reader(), **wrong)
     with pytest.raises(ValueError, match="no frame has been read yet"):
         StrainMap(Reader()).strain()
 
 
-def test_a_network_that_has_not_converged_is_warned_of():
+def test_a_network_that_has_not_converged_is_warned_of_on_the_picture_too(tmp_path):
     reader = Reader()
-    reader.converged, reader.why = False, "disks still move"
+    reader.caution = "the network has not converged, its strain is not to be trusted: disks still move"
     with pytest.warns(UserWarning, match="has not converged, its strain is not to be trusted: disks still move"):
-        StrainMap(reader)
+        callback = StrainMap(reader)
+    title = draw(play(callback, write(tmp_path / "run.h5"))).get_suptitle()
+    assert title.startswith(f"{reader.caution}; Infinitesimal strain, axes of the scan, relative to the median")
 
 
 @pytest.mark.parametrize("measure", ["infinitesimal", "Lagrangian"])

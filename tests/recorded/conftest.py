@@ -34,6 +34,8 @@ class Network:
         self.seed = seed
         self.converged = seed not in (13, 14)
         self.why = "" if self.converged else "the disks were not found"
+        untrusted = f"the network has not converged, its strain is not to be trusted: {self.why}"
+        self.caution = "" if self.converged else untrusted
         self.base = None if seed == 14 else "disks"
         self.report = {"disk radius [px]": 4.2}
 
@@ -47,7 +49,7 @@ class Network:
         return AffineReadings(np.swapaxes(np.linalg.inv(found), 1, 2), covariance, some, some, some[:, 0], flagged)
 
     def save(self, path: Path) -> None:
-        path.write_text(str(self.seed))
+        path.write_text(f"EDGESTEM-{self.seed}")
 
 
 @pytest.fixture
@@ -65,8 +67,11 @@ def network(monkeypatch: pytest.MonkeyPatch) -> type[Network]:
             progress("step 1 of 1")
         return Network(seed)
 
+    def load(path):
+        return Network(int(path.read_text().removeprefix("EDGESTEM-")))
+
     monkeypatch.setattr(StrainAutoencoder, "train", staticmethod(train))
-    monkeypatch.setattr(StrainAutoencoder, "load", staticmethod(lambda path: Network(int(path.read_text()))))
+    monkeypatch.setattr(StrainAutoencoder, "load", staticmethod(load))
     return Network
 
 

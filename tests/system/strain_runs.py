@@ -21,7 +21,7 @@ class Reader:
     """Reads a dilatation that is in the first pixel of a frame [10^-4]."""
 
     base_vectors = np.array([[10.0, 0.0], [0.0, 10.0]])
-    converged = True
+    caution = ""
 
     def read(self, frames):
         n = len(frames)

@@ -147,7 +147,7 @@ class Reader:
     """As that of strain_runs.py."""
 
     base_vectors = np.array([[10.0, 0.0], [0.0, 10.0]])
-    base, converged, why, report = "disks", True, "", {}
+    base, converged, caution, report = "disks", True, "", {}
 
     def read(self, frames):
         n = len(frames)
