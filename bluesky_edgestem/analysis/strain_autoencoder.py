@@ -98,7 +98,8 @@ class StrainAutoencoder:
             Electrons counted, in the order of the scan; an array, or what can be sliced like one (an HDF5 dataset).
             Pixels that hold the largest value of their type in every frame are masked: they count for nothing.
         seed : int
-            Settles which frames are drawn: the same seed gives the same weights on the same machine.
+            Settles which frames are drawn: the same seed gives the same weights on the same machine, bit for bit once
+            numba has compiled; the very first training there may differ from later ones in the tenth digit.
         progress : callable, optional
             Is told in a line of text how far training is.
 

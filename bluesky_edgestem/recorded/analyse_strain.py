@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Frames that are read from the recording before the network reads them."""
+ANOTHER_SCALE = 0.02
+"""Width of a lattice on the detector, against that of the weights, from which it is told."""
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 EVERY = 4096
 """Frames between two lines of progress."""
@@ -108,8 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             StrainFrame.of_lattice(
                 options.reference, network.base_vectors, scan.scan.optics, options.rotation, options.mirrored
             )
+        readings = read_scan(network, scan, tell)
+        if abs(wider := _wider(readings)) > ANOTHER_SCALE:
+            print(
+                f"the lattice is {100 * wider:+.1f} % wider on the detector than where the weights are from: another "
+                "specimen, or camera length; strain relative to this scan's own median or region does not see it",
+                file=sys.stderr,
+            )
         maps = strain_maps(
-            read_scan(network, scan, tell),
+            readings,
             positions,
             base_vectors=network.base_vectors,
             reference=options.reference,
@@ -132,6 +141,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             uid = write_run(client, maps, scan.numbers, scan.start, provenance)
             print(f'in the catalog as run {uid}; all analyses of this run: "analyses={scan.name}"')
     return status
+
+
+def _wider(readings: AffineReadings) -> float:
+    """How much wider than the base pattern's the lattice is on the detector, of most patterns; 0 where none is read."""
+    known = readings.transform[readings.flagged == ""]
+    return float(np.median(np.sqrt(np.abs(np.linalg.det(known))))) - 1 if len(known) else 0.0
 
 
 def _angle(text: str) -> float:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
         network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
     for name, value in network.report.items():
-        print(f"  {name}: {value}")
+        print(f"  {name.replace('_', ' ').removesuffix(' px')}: {_told(value)}{' px' * name.endswith('_px')}")
     if network.base is not None:
         print(f"weights: {saved(network, options.out)}")
     return say_whether_converged(network)
@@ -48,6 +48,13 @@ def saved(network: StrainAutoencoder, output: Path) -> Path:
         output = output.with_stem(f"{output.stem}-not-converged")
     network.save(output)
     return output
+
+
+def _told(value: object) -> str:
+    """A figure, or a list of them, to four digits."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_told, value)) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def tell(line: str) -> None:

@@ -26,7 +26,10 @@ class Truth:
 
 
 class Network:
-    """Reads what `Truth` says; has converged after training, unless seeded with 13, or 14: then nothing was learned."""
+    """Reads what `Truth` says; has converged after training, unless seeded with 13, or 14: then nothing was learned.
+
+    With 15 the lattice that it knows is 5 % narrower.
+    """
 
     base_vectors = np.array([[10.0, 0.0], [0.0, 10.0]])
 
@@ -37,7 +40,7 @@ class Network:
         untrusted = f"the network has not converged, its strain is not to be trusted: {self.why}"
         self.caution = "" if self.converged else untrusted
         self.base = None if seed == 14 else "disks"
-        self.report = {"disk radius [px]": 4.2}
+        self.report = {"disk_radius_px": 4.2, "floor": [1.25e-5]}
 
     def read(self, frames: np.ndarray) -> AffineReadings:
         numbers = frames[:, 0, 0].astype(int) - 1
@@ -46,7 +49,8 @@ class Network:
         flagged = np.where(numbers == 50, "no electrons: the frame is empty", "").astype(object)
         some = np.full((n, 2), 7.5)
         covariance = np.repeat(1e-8 * np.eye(4)[None], n, axis=0)
-        return AffineReadings(np.swapaxes(np.linalg.inv(found), 1, 2), covariance, some, some, some[:, 0], flagged)
+        transform = np.swapaxes(np.linalg.inv(found), 1, 2) * (1.05 if self.seed == 15 else 1.0)
+        return AffineReadings(transform, covariance, some, some, some[:, 0], flagged)
 
     def save(self, path: Path) -> None:
         path.write_text(f"EDGESTEM-{self.seed}")

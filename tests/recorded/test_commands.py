@@ -21,7 +21,7 @@ def test_training_writes_weights_and_tells_how_far_it_is(write, network, tmp_pat
     assert main(["train", "strain", str(write(lost=[2])), "--out", str(weights), "--seed", "4"]) == 0
     assert weights.read_text() == "EDGESTEM-4"
     said = capsys.readouterr().out
-    assert "95 of 96 frames of" in said and "step 1 of 1" in said and "disk radius [px]: 4.2" in said
+    assert "95 of 96 frames of" in said and "step 1 of 1" in said and "disk radius: 4.2 px" in said
 
 
 def test_a_network_that_has_not_converged_says_so(write, network, tmp_path, capsys):
@@ -209,3 +209,20 @@ def test_errors_are_one_line(write, network, tmp_path, capsys):
     assert "is not that of Si" in told.err and "frames read" not in told.out
     assert main(["train", "strain", "0000", "--folder", str(tmp_path)]) == 1
     assert "There is no catalog in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seed", "told"), [(4, ""), (15, "the lattice is +5.0 % wider on the detector")])
+def test_weights_of_another_scale_are_told(seed, told, write, network, tmp_path, capsys):
+    (tmp_path / "w.pt").write_text(f"EDGESTEM-{seed}")
+    out = tmp_path / "out"
+    assert main(["analyse", "strain", str(write()), "--weights", str(tmp_path / "w.pt"), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert told in said and ("wider" in said) == bool(told)
+
+
+def test_an_analysis_that_fails_leaves_no_folder(write, network, tmp_path):
+    (tmp_path / "w.pt").write_text("EDGESTEM-4")
+    out = tmp_path / "out"
+    words = ["--weights", str(tmp_path / "w.pt"), "--out", str(out), "--reference", "900,900,1,1"]
+    assert main(["analyse", "strain", str(write()), *words]) == 1
+    assert not out.exists()
