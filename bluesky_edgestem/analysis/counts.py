@@ -14,6 +14,21 @@ def check_numbers(dtype: np.dtype) -> None:
         raise TypeError(f"frames are {dtype}; electrons counted are integers, or floating point with whole values")
 
 
+def saturated_marked(frames: np.ndarray, saturation: int | None) -> np.ndarray:
+    """Frames of integers whose saturated pixels have the largest value of their type, by which networks know them.
+
+    Parameters
+    ----------
+    frames : array (n, ny, nx)
+        Returned as they are if they are no integers.
+    saturation : int, optional
+        Counts at which a pixel saturates, for a detector that keeps fewer bits than the frames have.
+    """
+    if saturation is None or frames.dtype.kind not in "iu" or saturation >= np.iinfo(frames.dtype).max:
+        return frames
+    return np.where(frames >= saturation, frames.dtype.type(np.iinfo(frames.dtype).max), frames)
+
+
 def as_counts(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts, and which frames hold none.
 

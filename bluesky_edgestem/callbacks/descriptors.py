@@ -11,11 +11,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from event_model import DocumentRouter
 
+from ..analysis.counts import saturated_marked
 from ..analysis.descriptor import FeatureDescriptors
 from ..analysis.one_thread import one_thread
 from ..analysis.optics import Optics
 from .announced_frames import AnnouncedFrames, CompleteFrames
 from .derived import DerivedStream, integer, number, text
+from .frame_chunks import saturation_of
 
 PORTION = 8
 """Frames that a source reads together, counted from the first after the last wait.
@@ -185,7 +187,7 @@ class Descriptors(DocumentRouter):
             images, x, y = (file[dataset] for dataset in frames.datasets)
             part = slice(frames.start, frames.stop)
             positions = np.column_stack([x[part], y[part]])
-            unread = None if came.all() else images[part][~came]
+            unread = None if came.all() else saturated_marked(images[part][~came], saturation_of(file))
         rows = {}
         if known is not None:
             rows.update(self._rows(first + np.flatnonzero(came), positions[came], known, "board"))

@@ -10,12 +10,19 @@ import numpy as np
 from ..analysis.reductions import Reducer, Reduction
 from ..stream import blobs
 from ..stream.frames import gathered
+from ..stream.nexus import DETECTOR
 from ..stream.series import Chunk, Frame
 
 BITSHUFFLE, LZ4 = 32008, 32004
 BITSHUFFLE_LZ4 = 2
 GROUP = 64
 """Chunks that are read before they are reduced."""
+
+
+def saturation_of(file: Any) -> int | None:
+    """Counts at which a pixel saturates, as the detector says in an open file; None where it does not."""
+    said = file.get(f"{DETECTOR}/saturation_value")
+    return int(said[()]) if said is not None and said[()] > 0 else None
 
 
 def frames_there(dataset: Any, start: int, stop: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.affine_readings import AffineReadings
+from ..analysis.counts import saturated_marked
 from ..analysis.materials import Material
 from ..analysis.optics import Optics
 from ..analysis.scan_images import detector_to_scan
@@ -20,7 +21,7 @@ from ..analysis.strain_frame import StrainFrame, as_reference, joined
 from ..geometry import FieldOfView
 from .announced_frames import CompleteFrames
 from .derived import DerivedStream
-from .frame_chunks import frames_there
+from .frame_chunks import frames_there, saturation_of
 from .frame_router import FrameRouter, positions_of
 from .frame_rows import FrameRows
 from .strain_stream import map_row, map_stream, strain_columns, strain_stream
@@ -148,7 +149,8 @@ class StrainMap(FrameRouter["_Progress"]):
             numbers = frames.first + np.arange(part.start, part.stop)
             positions = positions_of(where, scan, numbers, part)
             counts = frames_there(dataset, part.start, part.stop) & ~scan.way_back(numbers)
-            return numbers[counts], positions[counts], dataset[part][counts]
+            images = saturated_marked(dataset[part][counts], saturation_of(file))
+            return numbers[counts], positions[counts], images
 
     def _take(self, now: _Progress, part: _Part) -> None:
         with self._lock:

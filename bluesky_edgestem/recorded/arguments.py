@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..option_types import whole
 from .scan import Given, RecordedScan, open_file, open_run
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ def add_scan(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--flyback", type=int, help="frames at the end of each row while the probe goes back")
     asked.add_argument("--energy", type=float, help="of the beam [keV]")
     asked.add_argument("--pixel", type=float, help="angle of a detector pixel [mrad]")
+    asked.add_argument(
+        "--saturation",
+        type=whole(1),
+        metavar="COUNTS",
+        help="at which a pixel saturates; patterns with one are not read",
+    )
     asked.add_argument("--dataset", help="path of the frames in the file; data key of those of a run")
 
 
@@ -50,6 +57,7 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[RecordedScan, Containe
         energy_keV=options.energy,
         pixel_mrad=options.pixel,
         dataset=options.dataset,
+        saturation=options.saturation,
     )
     path = Path(options.scan)
     if path.exists() or path.suffix.lower() in SUFFIXES:

@@ -13,7 +13,7 @@ import numpy as np
 from ..analysis.counts import NO_COUNTS, as_counts
 from ..analysis.optics import Optics
 from ..analysis.scan_metadata import ScanMetadata
-from ..callbacks.frame_chunks import frames_there
+from ..callbacks.frame_chunks import frames_there, saturation_of
 from ..geometry import FieldOfView, ScanGrid
 from .rasters import raster_of
 from .selected_frames import SelectedFrames
@@ -47,6 +47,8 @@ class Given:
         Of the beam [keV] and of a detector pixel [mrad]; both are needed for a calibration.
     dataset : str, optional
         Of a file's frames; data key of a run's.
+    saturation : int, optional
+        Counts at which a pixel saturates.
     """
 
     shape: tuple[int, int] | None = None
@@ -55,6 +57,7 @@ class Given:
     energy_keV: float | None = None
     pixel_mrad: float | None = None
     dataset: str | None = None
+    saturation: int | None = None
 
     def metadata(self, start: Mapping[str, Any], known: Optics | None, n_pixels: int) -> ScanMetadata:
         """Of a scan whose start document and optics are these, as far as there are any."""
@@ -183,7 +186,7 @@ class RecordedScan:
                 raise ValueError(f"none of the {n} positions of {name} is a number; {NM_AND_SHAPE}")
         numbers = np.flatnonzero(there)
         numbers = numbers[~scan.way_back(numbers)]
-        frames = SelectedFrames(source, numbers)
+        frames = SelectedFrames(source, numbers, given.saturation)
         _check_counts(name, frames)
         measured = None if positions is None else positions[numbers]
         step_known = given.shape is None or given.step is not None
@@ -242,6 +245,8 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
         positions = None
         if all(isinstance(file.get(name), h5py.Dataset) for name in POSITIONS) and source.name == FRAMES:
             positions = np.column_stack([np.asarray(file[name], float) for name in POSITIONS])
+        if given.saturation is None:
+            given = replace(given, saturation=saturation_of(file))
         yield RecordedScan.of(str(path), source, there, positions, given, optics=_optics_of(file, source.shape[-1]))
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.counts import saturated_marked
+
 
 class SelectedFrames:
     """Looks like an array (n, ny, nx), and reads from a file or over the network what is indexed.
@@ -16,11 +18,14 @@ class SelectedFrames:
         (all, ny, nx), or a raster (rows, columns, ny, nx).
     numbers : numpy.ndarray
         (n,) of the frames of `source` that count, in order.
+    saturation : int, optional
+        As of `counts.saturated_marked`, which frames go through.
     """
 
     ndim = 3
 
-    def __init__(self, source: Any, numbers: np.ndarray) -> None:
+    def __init__(self, source: Any, numbers: np.ndarray, saturation: int | None = None) -> None:
+        self._saturation = saturation
         self._source, self._numbers = source, np.asarray(numbers)
         self.shape: tuple[int, int, int] = (len(numbers), *source.shape[-2:])
         self.dtype = np.dtype(source.dtype)
@@ -44,7 +49,7 @@ class SelectedFrames:
         for run in np.split(numbers, np.flatnonzero(breaks) + 1) if len(numbers) else ():
             frames[done : done + len(run)] = self._stretch(int(run[0]), len(run))
             done += len(run)
-        return frames
+        return saturated_marked(frames, self._saturation)
 
     def _stretch(self, start: int, n: int) -> np.ndarray:
         if len(self._source.shape) == 4:

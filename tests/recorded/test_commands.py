@@ -11,6 +11,7 @@ import pytest
 
 from bluesky_edgestem.cli import main
 from bluesky_edgestem.recorded import analyse_strain
+from bluesky_edgestem.recorded.scan import Given, open_file
 
 PEER = Path(__file__).parents[2] / ".venv-libertem/bin/python"
 READ = np.arange(96) != 50
@@ -226,3 +227,12 @@ def test_an_analysis_that_fails_leaves_no_folder(write, network, tmp_path):
     words = ["--weights", str(tmp_path / "w.pt"), "--out", str(out), "--reference", "900,900,1,1"]
     assert main(["analyse", "strain", str(write()), *words]) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("by", ["option", "file"])
+def test_pixels_that_saturate_below_their_types_largest_value_are_marked(by, write, tmp_path):
+    more = {"/entry/instrument/detector/saturation_value": 90} if by == "file" else {}
+    given = Given(saturation=90) if by == "option" else None
+    with open_file(write(**more), given) as scan:
+        first = scan.frames[:][:, 0, 0]
+    assert first.tolist() == [*range(1, 90), *[65535] * 7]
