@@ -148,7 +148,7 @@ class StrainAutoencoder:
             if shows.sum() < _LEAST:
                 network.why = (
                     f"{shows.sum()} of {len(shows)} frames show a lattice; {_LEAST} are needed: the others hold "
-                    "too few electrons, or are of vacuum or of a support"
+                    "too few electrons, are of vacuum or of a support, or have disks that overlap"
                 )
                 return network
             if not shows.all():

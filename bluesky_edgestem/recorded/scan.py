@@ -229,6 +229,8 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
     given = given or Given()
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name an HDF5 file in it, or the uid of a run in the catalog")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -253,8 +255,9 @@ def open_file(path: Path, given: Given | None = None) -> Iterator[RecordedScan]:
 def _frames_of(file: h5py.File, dataset: str | None) -> h5py.Dataset:
     import h5py
 
-    found: list[str] = []
-    file.visititems(lambda name, each: found.append(f"/{name}") if getattr(each, "ndim", 0) in (3, 4) else None)
+    shapes: dict[str, tuple[int, ...]] = {}
+    file.visititems(lambda name, each: shapes.update({f"/{name}": each.shape}) if hasattr(each, "shape") else None)
+    found = [name for name, shape in shapes.items() if len(shape) in (3, 4)]
     if dataset is None and FRAMES in file:
         dataset = FRAMES
     if dataset is None and len(found) == 1:
@@ -262,6 +265,9 @@ def _frames_of(file: h5py.File, dataset: str | None) -> h5py.Dataset:
     if dataset is None or not isinstance(file.get(dataset), h5py.Dataset):
         what = f"no dataset {dataset}" if dataset else "no frames" if not found else "more than one series of frames"
         there = f"; there are {', '.join(found)}: say which by --dataset" if found else ""
+        if not found and shapes:
+            told = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:5])
+            there = f", (frames, ny, nx) or (rows, columns, ny, nx); it holds {told}"
         raise ValueError(f"{file.filename} has {what}{there}")
     source = file[dataset]
     if source.ndim not in (3, 4):

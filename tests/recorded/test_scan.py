@@ -123,9 +123,14 @@ def test_what_is_no_scan_is_refused_with_the_reason(write, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         refused(tmp_path / "absent.h5")
     (tmp_path / "text.h5").write_text("no HDF5")
-    for none in (tmp_path / "text.h5", tmp_path):
-        with pytest.raises(OSError, match="is no HDF5 file: export the frames as HDF5"):
-            refused(none)
+    with pytest.raises(OSError, match="is no HDF5 file: export the frames as HDF5"):
+        refused(tmp_path / "text.h5")
+    with pytest.raises(OSError, match="is a folder: name an HDF5 file in it"):
+        refused(tmp_path)
+    with h5py.File(tmp_path / "image.h5", "w") as file:
+        file["image"] = np.zeros((50, 40))
+    with pytest.raises(ValueError, match=r"no frames, \(frames, ny, nx\) or .*; it holds /image \(50, 40\)"):
+        refused(tmp_path / "image.h5")
     (tmp_path / "cut.h5").write_bytes(write().read_bytes()[:2000])
     with pytest.raises(OSError, match=r"cannot be opened as HDF5 .*`edgestem stream mend"):
         refused(tmp_path / "cut.h5")
