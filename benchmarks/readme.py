@@ -230,7 +230,7 @@ ROWS = (
     ),
     *(
         Row(
-            f"the same, {pixels} px: learned in, on 2 cores, of Si and of SrTiO3, three specimens each; all converged",
+            f"the same, {pixels} px: learned in, 2 cores, three specimens each of Si and SrTiO3 (whether converged)",
             "≤ 20 min",
             "strain",
             "; ".join(
