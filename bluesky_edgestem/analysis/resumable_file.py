@@ -48,10 +48,10 @@ def resumable(path: Path, what: str, own: Callable[[h5py.File, str], bool]) -> I
             "other, or delete the file and begin anew"
         ) from None
     with file:
-        if foreign := [name for name in file if name != UNFINISHED and not own(file, name)]:
-            raise ValueError(f"{path} holds {', '.join(foreign[:3])}: it is no file of {what}; choose another")
-        if len(file) == 1 and UNFINISHED in file and "format" not in file.attrs:
-            raise ValueError(f"{path} is no file of {what}; choose another")
+        foreign = [name for name in file if name != UNFINISHED and not own(file, name)]
+        # Each of them states its format before anything is put into it.
+        if foreign or (len(file) and "format" not in file.attrs):
+            raise ValueError(f"{path} holds {', '.join(list(file)[:3])}: it is no file of {what}; choose another")
         file.pop(UNFINISHED, None)
         file.flush()  # from now on it can be opened again, whatever ends the process
         yield file
