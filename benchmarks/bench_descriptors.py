@@ -53,7 +53,8 @@ def specimen_cases(beam: str, seed: int, positions: int) -> tuple[Cases, np.ndar
             return specimen.phase(here + 0.1 * offsets)
 
         information.append(pattern_information(strain[i], rotation[i], phase_at, optics))
-    cases = Cases(optics, np.array(patterns), strain, rotation, specimen.phase(where), np.array(information))
+    centre = np.zeros((positions, 2))
+    cases = Cases(optics, np.array(patterns), strain, rotation, centre, specimen.phase(where), np.array(information))
     return cases, np.array(swapped)
 
 

@@ -125,13 +125,8 @@ class CrystalNetwork(nn.Module):
             If frames have another size than the optics say, or the optics are none the network can read.
         """
         frames = self._checked(frames, optics)
-        parts = [self._predicted(frames[i : i + BATCH], optics) for i in range(0, max(len(frames), 1), BATCH)]
-        columns = {
-            name: np.concatenate([getattr(p, name) for p in parts])
-            for name in FeatureDescriptors.__dataclass_fields__
-            if name != "phases"
-        }
-        return FeatureDescriptors(phases=self.among, **columns)
+        starts = range(0, max(len(frames), 1), BATCH)
+        return FeatureDescriptors.joined([self._predicted(frames[i : i + BATCH], optics) for i in starts])
 
     @torch.no_grad()
     def suspicion(self, frames: np.ndarray, optics: Optics) -> np.ndarray:

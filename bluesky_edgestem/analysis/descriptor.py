@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -14,7 +14,8 @@ class FeatureDescriptors:
 
     Strain is infinitesimal, in image axes, relative to the reference lattice of the phase's family (of monolayers:
     `analysis.crystals`); the deformation is ``F = (1 + strain) R(rotation)``. Rotation is known modulo what turns the
-    lattice into itself, 60° for a hexagonal one, and lies symmetrically about 0: in (-π/6, π/6] there.
+    lattice into itself, 60° for a hexagonal one, and lies symmetrically about 0: in (-π/6, π/6] there. What may be
+    None is so of a source that does not tell it.
     """
 
     strain: np.ndarray  #: (n, 3) exx, eyy, exy
@@ -24,10 +25,20 @@ class FeatureDescriptors:
     phases: tuple[str, ...]  #: the phases that the network tells apart
     phase_probability: np.ndarray  #: (n, len(phases))
     flagged: np.ndarray  #: (n,) str; empty where the network knows, otherwise why it does not
-    thickness: np.ndarray | None = None  #: (n,) [nm]; None from a source that does not tell, nan where it is unknown
+    thickness: np.ndarray | None = None  #: (n,) [nm]; nan where it is unknown
     thickness_sd: np.ndarray | None = None  #: (n,) [nm]
     centre: np.ndarray | None = None  #: (n, 2) where the beam arrives, x and y from the detector's centre [pixels]
     centre_sd: np.ndarray | None = None  #: (n, 2) [pixels]
+
+    @classmethod
+    def joined(cls, parts: Sequence[FeatureDescriptors]) -> FeatureDescriptors:
+        """Those of several parts of a series, one at least, by one source, as one."""
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "phases" and getattr(parts[0], field.name) is not None
+        }
+        return cls(phases=parts[0].phases, **columns)
 
     def __len__(self) -> int:
         return len(self.strain)

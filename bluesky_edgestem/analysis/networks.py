@@ -97,6 +97,10 @@ def pooled(values: Tensor, variances: Tensor) -> Tensor:
 
 #: Share of the electrons that a gap may hide: dose, and with it the phase, is no better known than that.
 _HIDDEN = 0.1
+#: Standard deviation of the beam's centre over what counting allows, and what is left of it with any number of
+#: electrons, times the root of a disk's radius [pixels^1.5]: profiles are sampled at pixels. Measured on 960 multislice
+#: patterns.
+_OF_COUNTING, _OF_PIXELS = 1.07, 0.023
 _BEHIND_A_GAP = "a gap between the detector's modules hides much of the direct beam"
 
 
@@ -174,6 +178,10 @@ class DescriptorNetwork(nn.Module):
         return Reading(
             posterior.mean,
             covariance,
+            centre - (n - 1) / 2,
+            torch.sqrt(
+                _OF_COUNTING**2 / (dose * setting.direct.information).clamp(min=1e-9) + _OF_PIXELS**2 / beam.radius
+            ),
             phase_logits * torch.exp(out[:, 3:4]),
             posterior.log_likelihood,
             brightness,
@@ -251,14 +259,10 @@ class DescriptorNetwork(nn.Module):
             empty = np.zeros((0, 3))
             return FeatureDescriptors(
                 empty, np.zeros((0, 3, 3)), np.zeros(0), np.zeros(0), tuple(crystals.MONOLAYERS),
-                np.zeros((0, len(crystals.MONOLAYERS))), np.zeros(0, str),
+                np.zeros((0, len(crystals.MONOLAYERS))), np.zeros(0, str), centre=empty[:, :2], centre_sd=empty[:, :2],
             )  # fmt: skip
-        parts = [described(reading, flags(against)) for reading, against in self._read(frames, optics)]
-        strain, covariance, rotation, rotation_sd, probability, flagged = (
-            np.concatenate(column) for column in zip(*parts, strict=True)
-        )
-        return FeatureDescriptors(
-            strain, covariance, rotation, rotation_sd, tuple(crystals.MONOLAYERS), probability, flagged
+        return FeatureDescriptors.joined(
+            [described(reading, flags(against)) for reading, against in self._read(frames, optics)]
         )
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import crystals
 from .counts import NO_COUNTS, check_numbers
+from .descriptor import FeatureDescriptors
 from .doubts import Doubt, certain
 from .optics import Optics
 from .scattering import FIRST_ORDER
@@ -21,8 +22,8 @@ _BEYOND = 0.1
 #: How far the electrons in the disks may be from those expected, beside three standard deviations of counting. MoS2 and
 #: WS2 under one probe are off by up to 0.17, MoSe2 by 0.25.
 _BRIGHTNESS = 0.2
-#: Standard deviations of what is known beforehand: strain, and rotation modulo 60° [rad].
-PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3))
+#: Standard deviations of what is known beforehand: strain, rotation modulo 60° [rad], and where the beam arrives [px].
+PRIOR_SD = (0.026, np.pi / 6 / np.sqrt(3), 2 / np.sqrt(3))
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Reading:
 
     unknowns: Tensor  #: (b, 4) exx, eyy, exy, rotation
     covariance: Tensor  #: (b, 4, 4)
+    centre: Tensor  #: (b, 2) where the beam arrives, x and y from the detector's centre [pixels]
+    centre_sd: Tensor  #: (b,) of each coordinate [pixels]
     phase_logits: Tensor  #: (b, phases)
     log_likelihood: Tensor  #: (b,) of the lattice, against no disks at all
     brightness: Tensor  #: (b,) electrons in the disks, over those expected of the likelier phase
@@ -115,8 +118,8 @@ def doubts(reading: Reading, counts: Tensor, saturated: np.ndarray, broken: np.n
     ]
 
 
-def described(reading: Reading, flagged: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Columns of `FeatureDescriptors` from a reading on the host, with its flags (b,) str."""
+def described(reading: Reading, flagged: np.ndarray) -> FeatureDescriptors:
+    """Descriptors from a reading on the host, with its flags (b,) str."""
     unknowns = reading.unknowns.double().numpy()
     covariance = reading.covariance.double().numpy()
     known = flagged == ""
@@ -127,4 +130,9 @@ def described(reading: Reading, flagged: np.ndarray) -> tuple[np.ndarray, ...]:
     rotation = np.where(known, crystals.wrap_rotation(unknowns[:, 3]), 0.0)
     rotation_sd = np.where(known, np.minimum(np.sqrt(covariance[:, 3, 3]), PRIOR_SD[1]), PRIOR_SD[1])
     probability = np.where(known[:, None], probability, 1 / probability.shape[1])
-    return strain, strain_covariance, rotation, rotation_sd, probability, flagged
+    centre = np.where(known[:, None], reading.centre.double().numpy(), 0.0)
+    centre_sd = np.where(known, np.minimum(reading.centre_sd.double().numpy(), PRIOR_SD[2]), PRIOR_SD[2])
+    return FeatureDescriptors(
+        strain, strain_covariance, rotation, rotation_sd, tuple(crystals.MONOLAYERS), probability, flagged,
+        centre=centre, centre_sd=np.repeat(centre_sd[:, None], 2, 1),
+    )  # fmt: skip

@@ -190,6 +190,7 @@ def held_out_cases(sets: list[PatternSet], patterns: int, rng: np.random.Generat
                 blurred(made, optics, which),
                 made.strain[which],
                 made.rotation[which],
+                made.shift_px[which],
                 phase,
                 np.array(information),
             )

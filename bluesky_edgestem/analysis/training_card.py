@@ -6,8 +6,8 @@ from . import crystals, training_data
 
 TEXT = """# Descriptor network: card
 
-Reads strain (exx, eyy, exy), rotation modulo 60° and phase ({phases}) of a monolayer from a diffraction pattern of
-separate disks, each with its uncertainty. {parameters} parameters.
+Reads strain (exx, eyy, exy), rotation modulo 60° and phase ({phases}) of a monolayer, and where the beam arrives, from
+a diffraction pattern of separate disks, each with its uncertainty. {parameters} parameters.
 
 **Trained on** {patterns} multislice patterns; {held_out_patterns} of other conditions were held out. Drawn uniformly:
 exx and eyy within ±{normal:.1f} %, exy within ±{shear:.1f} %, any rotation, beam anywhere in the unit cell and within

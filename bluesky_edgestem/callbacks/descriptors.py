@@ -30,19 +30,13 @@ same frames would be read a little differently in each run, and all their energi
 THICK = {
     "thickness": number("network that reads thick crystals; nan where it does not know", "nm"),
     "thickness_sd": number("network that reads thick crystals", "nm"),
-    **{
-        k: number("network that reads thick crystals; from the detector's centre", "px")
-        for k in ("centre_x", "centre_y")
-    },
-    **{k: number("network that reads thick crystals", "px") for k in ("centre_x_sd", "centre_y_sd")},
 }
 
 
 class DescriptorSource(Protocol):
     """What turns frames into descriptors: a network, or a board that computes one.
 
-    One with an attribute `tells_thickness` that is true gives thickness and beam centre, too, and the stream has
-    columns for them.
+    One with an attribute `tells_thickness` that is true gives thickness, too, and the stream has columns for it.
     """
 
     def predict(self, frames: np.ndarray, optics: Optics) -> FeatureDescriptors:
@@ -112,6 +106,11 @@ class Descriptors(DocumentRouter):
                 **{k: number("network") for k in ("cov_exx_eyy", "cov_exx_exy", "cov_eyy_exy")},
                 "rotation": number("network", "rad"),
                 "rotation_sd": number("network", "rad"),
+                **{
+                    k: number("network; from the detector's centre, nan where it does not tell", "px")
+                    for k in ("centre_x", "centre_y")
+                },
+                **{k: number("network", "px") for k in ("centre_x_sd", "centre_y_sd")},
                 "phase": text("network"),
                 "phase_probability": number("network"),
                 "flagged": text("why the network does not know; empty where it does"),
@@ -206,6 +205,9 @@ class Descriptors(DocumentRouter):
         if self._phases is not None:
             found = found.among(self._phases)
         sd, phase = found.strain_sd, found.phase
+        untold = np.full((len(found), 2), np.nan)
+        centre = untold if found.centre is None else found.centre
+        centre_sd = untold if found.centre_sd is None else found.centre_sd
         for i in range(len(found)):
             yield (
                 int(numbers[i]),
@@ -220,6 +222,8 @@ class Descriptors(DocumentRouter):
                     "cov_eyy_exy": float(found.covariance[i, 1, 2]),
                     "rotation": float(found.rotation[i]),
                     "rotation_sd": float(found.rotation_sd[i]),
+                    **{k: float(v) for k, v in zip(("centre_x", "centre_y"), centre[i], strict=True)},
+                    **{k: float(v) for k, v in zip(("centre_x_sd", "centre_y_sd"), centre_sd[i], strict=True)},
                     "phase": str(phase[i]),
                     "phase_probability": float(found.phase_probability[i].max()),
                     "flagged": str(found.flagged[i]),
@@ -233,6 +237,4 @@ class Descriptors(DocumentRouter):
         if "thickness" not in self.stream.columns:
             return {}
         assert found.thickness is not None and found.thickness_sd is not None
-        assert found.centre is not None and found.centre_sd is not None
-        values = (found.thickness[i], found.thickness_sd[i], *found.centre[i], *found.centre_sd[i])
-        return {key: float(value) for key, value in zip(THICK, values, strict=True)}
+        return {"thickness": float(found.thickness[i]), "thickness_sd": float(found.thickness_sd[i])}

@@ -2,7 +2,7 @@
 
 The teacher reads each pattern once, with so many electrons that counting hardly limits it; the student is shown the
 same pattern with as few as the microscope has, drawn anew each time. So it learns from any pattern that a teacher can
-read, and never from a truth that only a simulation knows; but for the beam's centre, which this teacher does not tell.
+read, and never from a truth that only a simulation knows.
 """
 
 from __future__ import annotations
@@ -125,10 +125,11 @@ def _chunk(seed: int, index: int, frontend: Frontend, optics: dict, domain: Doma
         pattern = compose(table, core, strain, rng.uniform(-np.pi, np.pi), 1, tuple(shift[i]))
         patterns[i] = detected(pattern, detector, tuple(shift[i]))
     read = network.predict(rng.poisson(patterns * TEACHING_DOSE).astype(np.uint32), stated)
+    assert read.centre is not None
     known = read.flagged == ""
     return Lessons(
         (1000 * cropped(patterns[known])).reshape(-1, CORE**2).astype(np.float16),
-        read.strain[known], read.rotation[known], shift[known], read.phase_probability[known, 1],
+        read.strain[known], read.rotation[known], read.centre[known], read.phase_probability[known, 1],
     )  # fmt: skip
 
 

@@ -89,6 +89,20 @@ def test_a_beam_off_centre_changes_nothing(network):
     assert list(read.phase) == ["WS2"] * 3
 
 
+@pytest.mark.parametrize("dose", [1e3, 1e4, 1e6])
+def test_the_beam_centre_is_told_with_what_it_is_off_by(network, dose):
+    rng = np.random.default_rng(4)
+    shift = rng.uniform(-2, 2, (10, 2))
+    strain = rng.uniform(-0.03, 0.03, (10, 3))
+    patterns = [expected(e, 0.3, shift=tuple(s)) for e, s in zip(strain, shift, strict=True)]
+    read = network.predict(frames(patterns * 10, dose), OPTICS)
+    known = read.flagged == ""
+    off = (read.centre - np.tile(shift, (10, 1)))[known] / read.centre_sd[known]
+    # Ten draws of each of twenty coordinates: with many electrons the errors left are those of the twenty alone.
+    assert 0.6 < np.sqrt((off**2).mean()) < 1.4
+    assert (read.centre_sd[known] < {1e3: 0.1, 1e4: 0.04, 1e6: 0.015}[dose]).all()
+
+
 @pytest.mark.parametrize("columns", [slice(84, 96), slice(88, 92)])
 def test_a_gap_between_modules_that_is_zero_misleads_neither_strain_nor_phase(network, columns):
     # 12 columns made MoS2 of WS2, and 4 of them a shear of two standard deviations, before they were left out.
@@ -168,6 +182,7 @@ def test_what_it_cannot_read_is_flagged_with_a_wide_interval(network):
         assert said.startswith(reason) and bool(said) == bool(reason)
     assert (read.strain_sd[:5] > 0.02).all() and (read.rotation_sd[:5] > 0.25).all()
     assert read.phase_probability[:5] == pytest.approx(0.5)
+    assert (read.centre[:5] == 0).all() and (read.centre_sd[:5] > 1).all() and (read.centre_sd[5] < 0.03).all()
     assert np.isfinite(read.strain).all() and np.isfinite(read.covariance).all()
     assert (read.strain_sd[5] < 0.004).all()
 

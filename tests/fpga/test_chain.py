@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bluesky_edgestem.analysis.descriptor import FeatureDescriptors
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.cli import main
 from bluesky_edgestem.fpga import area, golden, learning, programs, shipped, teaching
@@ -210,6 +211,24 @@ def test_lessons_are_what_the_teacher_reads_and_the_same_again(lessons):
     again = teaching.lessons(Frontend(48), Optics(80.0, 2.0, 64 / 48, 48), 250, seed=3)
     assert np.array_equal(again.strain, lessons.strain[: len(again)])
     assert np.array_equal(again.expected, lessons.expected[: len(again)])
+
+
+def test_all_that_a_student_is_to_give_is_what_the_teacher_has_read(monkeypatch):
+    told = {"strain": 0.01, "rotation": 0.2, "centre": 0.3}
+
+    class Teacher:
+        def predict(self, frames, optics):
+            n = len(frames)
+            return FeatureDescriptors(
+                np.full((n, 3), told["strain"]), np.zeros((n, 3, 3)), np.full(n, told["rotation"]), np.zeros(n),
+                ("MoS2", "WS2"), np.tile([0.1, 0.9], (n, 1)), np.full(n, ""), centre=np.full((n, 2), told["centre"]),
+            )  # fmt: skip
+
+    monkeypatch.setattr(teaching, "_teacher", lambda path: Teacher())
+    monkeypatch.setattr(teaching, "CHUNK", 4)
+    read = teaching.lessons(Frontend(48), Optics(80.0, 2.0, 64 / 48, 48), 4)
+    assert all((getattr(read, name) == value).all() for name, value in told.items())
+    assert (read.second_phase == 0.9).all()
 
 
 def inputs_of(layers) -> list[np.ndarray]:
