@@ -23,7 +23,7 @@ from .widths import Widths
 SHIPPED_TEACHERS = ("descriptors-MoS2", "descriptors-WS2")
 #: Options that a student settles, and of these, those that are left to who goes on from it.
 OF_STUDENT = (
-    "frame", "bin", "pixel_bits", "bin_bits", "energy_keV", "semiangle_mrad", "view_mrad", "filters", "hidden",
+    "pixels", "bin", "pixel_bits", "bin_bits", "energy", "semiangle", "view", "filters", "hidden",
     "filter_bits", "activation_bits", "luts", "weight_bits", "epochs",
 )  # fmt: skip
 LEFT = ("luts", "epochs")
@@ -67,15 +67,15 @@ def _parser() -> argparse.ArgumentParser:
         "--clock", type=_clock, default="100MHz", help="clock that Vitis HLS aims at and the budget is of"
     )
     parser.add_argument("--out", type=Path, default=Path("build/board"), help="folder to write")
-    parser.add_argument("--energy-keV", type=positive("an energy [keV]"), default=80.0, help="beam energy [keV]")
+    parser.add_argument("--energy", type=positive("an energy [keV]"), default=80.0, help="beam energy [keV]")
     parser.add_argument(
-        "--semiangle-mrad", type=positive("an angle [mrad]"), default=2.0, help="convergence semiangle [mrad]"
+        "--semiangle", type=positive("an angle [mrad]"), default=2.0, help="convergence semiangle [mrad]"
     )
     parser.add_argument(
-        "--frame", type=whole(48, 4096), default=48, help="pixels along each side of the detector's frames"
+        "--pixels", type=whole(48, 4096), default=48, help="pixels along each side of the detector's frames"
     )
     parser.add_argument(
-        "--view-mrad", type=positive("an angle [mrad]"), default=64.0, help="angle that the frame spans [mrad]"
+        "--view", type=positive("an angle [mrad]"), default=64.0, help="angle that the frame spans [mrad]"
     )
     parser.add_argument("--bin", type=int, default=1, choices=(1, 2, 4), help="pixels that are added along each axis")
     parser.add_argument("--pixel-bits", type=int, default=16, choices=(8, 16), help="depth of a pixel on the wire")
@@ -182,10 +182,10 @@ def plan_of(arguments: Sequence[str]) -> Plan:
                 weight_bits=tuple(options.weight_bits) if options.weight_bits else None,
             )
         )
-    with _named("--energy-keV, --semiangle-mrad, --view-mrad by --frame"):
-        optics = Optics(options.energy_keV, options.semiangle_mrad, options.view_mrad / options.frame, options.frame)
-    with _named("--frame, --bin, --pixel-bits, --bin-bits"):
-        frontend = Frontend(options.frame, options.bin, options.pixel_bits, options.bin_bits)
+    with _named("--energy, --semiangle, --view by --pixels"):
+        optics = Optics(options.energy, options.semiangle, options.view / options.pixels, options.pixels)
+    with _named("--pixels, --bin, --pixel-bits, --bin-bits"):
+        frontend = Frontend(options.pixels, options.bin, options.pixel_bits, options.bin_bits)
     return Plan(
         optics, frontend, options.out, teacher, taken["student"], start, options.target, options.clock,
         options.pixels_a_clock, options.patterns, tuple(options.epochs), widths,
