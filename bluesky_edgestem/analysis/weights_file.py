@@ -79,7 +79,8 @@ class WeightsFile:
             raise self.refusal(path, error.strerror or "cannot be read") from None
         words = header.split()
         if len(words) != 3 or words[0] != self.magic:
-            raise self.refusal(path, f"not a weights file of the {self.name}")
+            other = len(words) == 3 and header.startswith(_MARK)  # whole, and no reinstallation makes it another
+            raise self.refusal(path, f"not a weights file of the {self.name}", installed_wrongly=not other)
         if words[1] != b"%d" % self.format:
             found = words[1].decode(errors="replace")
             raise self.refusal(path, f"format {found}, this version reads format {self.format}")
@@ -87,7 +88,7 @@ class WeightsFile:
             raise self.refusal(path, "cut short or altered (its checksum does not match)")
         return data
 
-    def refusal(self, path: Path, why: str) -> ValueError:
-        """The error of a file that cannot be used."""
-        remedy = "reinstall bluesky-edgestem" if Path(path).parent == SHIPPED else self.remedy
+    def refusal(self, path: Path, why: str, installed_wrongly: bool = True) -> ValueError:
+        """The error of a file that cannot be used, `installed_wrongly` if it ships with the package."""
+        remedy = "reinstall bluesky-edgestem" if installed_wrongly and Path(path).parent == SHIPPED else self.remedy
         return ValueError(f"{self.name} weights {path}: {why}; {remedy}")

@@ -47,8 +47,8 @@ def draw(maps: StrainMaps, figure: Figure | None = None) -> Figure:
         symbol = "rotation" if name == "rotation" else f"${SYMBOLS[maps.measure]}_{{{name[1:]}}}$"
         values, sd = scale * maps.values(name), scale * maps.values(f"{name}_sd")
         alike = [name] if name == "rotation" else [each for each in COMPONENTS if each != "rotation"]
-        limit = scale * max(_quantile(np.abs(maps.values(each) - middle)) for each in alike)
-        most = scale * max(_quantile(maps.values(f"{each}_sd")) for each in alike)
+        limit = scale * (max(_quantile(np.abs(maps.values(each) - middle)) for each in alike) or 1.0)
+        most = scale * (max(_quantile(maps.values(f"{each}_sd")) for each in alike) or 1.0)
         even = {"cmap": "RdBu_r", "vmin": scale * middle - limit, "vmax": scale * middle + limit}
         from_0 = {"cmap": "viridis", "vmin": 0.0, "vmax": most}
         _draw_one(axes[0, column], maps, values, f"{symbol} [{unit}]", even)
@@ -82,7 +82,7 @@ def _scale(maps: StrainMaps, name: str) -> tuple[float, str, float]:
 
 def _quantile(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
-    return (float(np.quantile(known, 1 - QUANTILE)) if known.size else 0.0) or 1.0
+    return float(np.quantile(known, 1 - QUANTILE)) if known.size else 0.0
 
 
 def _draw_one(axes: Axes, maps: StrainMaps, values: np.ndarray, title: str, style: dict) -> None:
@@ -99,6 +99,7 @@ def _draw_one(axes: Axes, maps: StrainMaps, values: np.ndarray, title: str, styl
         axes.scatter(*maps.positions[~known].T, c="none", edgecolors="white", s=12)
         drawn = axes.scatter(*maps.positions[known].T, c=values[known], s=12, **style)
         axes.set_aspect("equal", "box")
+        scale_bar(axes, (*axes.get_xlim(), *axes.get_ylim()))
     axes.set_title(title[0].upper() + title[1:])
     extend = "max" if style["vmin"] == 0 else "both"
     figure = axes.get_figure()

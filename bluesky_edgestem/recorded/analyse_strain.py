@@ -18,7 +18,7 @@ from ..analysis.materials import Material
 from ..analysis.strain import COMPONENTS, MEASURES, StrainMaps
 from ..analysis.strain_frame import Reference, StrainFrame, as_reference, check_reference, joined, strain_maps
 from ..option_types import whole
-from .arguments import add_scan, opened
+from .arguments import add_scan, opened, say_what_is_read
 from .scan import RecordedScan
 from .strain_file import scan_of
 from .train_strain import saved, say_whether_converged, tell
@@ -85,14 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with opened(options) as (scan, client):
         positions, grid = scan.positions, scan.grid
         check_reference(options.reference, positions, grid, scan.scan.optics)
-        print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
-        needed = 0 if grid is None else grid.shape[0] * (grid.shape[1] + scan.scan.flyback)
-        if options.shape is not None and scan.recorded < needed:
-            print(
-                f"the recording has {scan.recorded} frames of the {needed} that its raster takes: if the scan was "
-                "not stopped, --shape or --flyback is wrong, and the map is sheared",
-                file=sys.stderr,
-            )
+        say_what_is_read(options, scan)
         output = options.out or _folder_of(scan.name)
         if output.exists() and not output.is_dir():
             raise FileExistsError(f"{output} is a file: name a folder by --out")

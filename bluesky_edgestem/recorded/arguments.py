@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,3 +72,16 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[RecordedScan, Containe
         open_run(client, options.scan, given) as scan,
     ):
         yield scan, client
+
+
+def say_what_is_read(options: argparse.Namespace, scan: RecordedScan) -> None:
+    """How many of the frames, and whether they are too few for the raster that `options` name."""
+    print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
+    grid = scan.grid
+    needed = 0 if grid is None else grid.shape[0] * (grid.shape[1] + scan.scan.flyback)
+    if options.shape is not None and scan.recorded < needed:
+        print(
+            f"the recording has {scan.recorded} frames of the {needed} that its raster takes: if the scan was not "
+            "stopped, --shape or --flyback is wrong, and its map is sheared",
+            file=sys.stderr,
+        )

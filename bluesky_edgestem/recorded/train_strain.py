@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..analysis.weights_file import check_output
 from ..option_types import whole
-from .arguments import add_scan, opened
+from .arguments import add_scan, opened, say_what_is_read
 
 if TYPE_CHECKING:
     from ..analysis.strain_autoencoder import StrainAutoencoder
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_output(options.out)
     with opened(options) as (scan, _):
-        print(f"{len(scan.frames)} of {scan.recorded} frames of {scan.name}", flush=True)
+        say_what_is_read(options, scan)
         network = StrainAutoencoder.train(scan.frames, seed=options.seed, progress=tell)
     for name, value in network.report.items():
         print(f"  {name.replace('_', ' ').removesuffix(' px')}: {_told(value)}{' px' * name.endswith('_px')}")

@@ -19,6 +19,7 @@ from bluesky_edgestem.analysis.lattice_discovery import find_lattice
 from bluesky_edgestem.analysis.optics import Optics
 from bluesky_edgestem.analysis.placed_disks import mask, windows
 from bluesky_edgestem.analysis.strain_autoencoder import StrainAutoencoder
+from bluesky_edgestem.analysis.weights_file import SHIPPED
 
 OPTICS = Optics(energy_keV=200.0, semiangle_mrad=2.8, pixel_mrad=0.55, n_pixels=80, background=0.1)
 LAYERS = [48, 52, 56, 60]
@@ -509,5 +510,8 @@ def test_weights_that_are_damaged_are_refused(network, tmp_path):
     path.write_bytes(b"something else")
     with pytest.raises(ValueError, match="not a weights file of the strain autoencoder"):
         StrainAutoencoder.load(path)
+    # What ships is of another network: whole, so that a reinstallation would not help.
+    with pytest.raises(ValueError, match="not a weights file of the strain autoencoder; write it anew with"):
+        StrainAutoencoder.load(SHIPPED / "crystal.pt")
     with pytest.raises(ValueError, match="No such file"):
         StrainAutoencoder.load(tmp_path / "none.strain")

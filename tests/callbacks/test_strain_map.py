@@ -239,6 +239,10 @@ def test_a_list_of_positions_is_drawn_as_dots_hollow_where_nothing_is_known(tmp_
     callback = StrainMap(Reader())
     maps = play(callback, write(tmp_path / "run.h5"), metadata={})
     assert maps.grid is None and callback.maps is None
-    hollow, dots = draw(maps).axes[0].collections
+    panel = draw(maps).axes[0]
+    hollow, dots = panel.collections
+    (bar,) = panel.texts
+    drawn = np.ptp(panel.lines[0].get_xdata())
+    assert bar.get_text() == f"{drawn:g} nm" and 0.1 < drawn / np.ptp(panel.get_xlim()) <= 0.25
     assert np.asarray(dots.get_array()) == pytest.approx(100 * maps.strain[maps.known, 0])
     assert len(hollow.get_offsets()) == np.count_nonzero(~maps.known)

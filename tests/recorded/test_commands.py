@@ -195,6 +195,8 @@ def test_a_raster_with_more_positions_than_frames_is_said_to_have_gaps(write, ne
     words = ["--weights", str(tmp_path / "w.pt"), "--out", str(tmp_path), "--shape", "9", "12", "--step", "1"]
     assert main(["analyse", "strain", str(write()), *words]) == 0
     assert "the recording has 96 frames of the 108 that its raster takes" in capsys.readouterr().err
+    main(["train", "strain", str(write()), "--out", str(tmp_path / "new.pt"), "--shape", "9", "12", "--step", "1"])
+    assert "the recording has 96 frames of the 108 that its raster takes" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(write, network, tmp_path, capsys):
