@@ -285,8 +285,8 @@ ROWS = (
     ),
     *(
         Row(
-            f"the same, {material}, {pixels} px, exx, eyy, exy at 1e5 electrons: what draws of noise share (bias);"
-            " what they do not (scatter); largest of all errors",
+            f"the same, {material}, {pixels} px, exx, eyy, exy at 1e5 electrons: what draws of noise share (bias, 0"
+            " where less than its own noise); what they do not (scatter); largest of all errors",
             "",
             "strain",
             "; ".join(
@@ -377,7 +377,7 @@ ROWS = (
     ),
     *(
         Row(
-            f"the same, {material}, exx, eyy, exy at 1e5: bias; scatter; bound",
+            f"the same, {material}, exx, eyy, exy at 1e5: bias (0 where less than its own noise); scatter; bound",
             "",
             "networks",
             "; ".join(
