@@ -98,9 +98,9 @@ def pooled(values: Tensor, variances: Tensor) -> Tensor:
 #: Share of the electrons that a gap may hide: dose, and with it the phase, is no better known than that.
 _HIDDEN = 0.1
 #: Standard deviation of the beam's centre over what counting allows, and what is left of it with any number of
-#: electrons, times the root of a disk's radius [pixels^1.5]: profiles are sampled at pixels. Measured on 960 multislice
+#: electrons, times the root of a disk's radius [pixels^1.5]: profiles are sampled at pixels. Measured on 720 multislice
 #: patterns.
-_OF_COUNTING, _OF_PIXELS = 1.07, 0.023
+_OF_COUNTING, _OF_PIXELS = 1.08, 0.025
 _BEHIND_A_GAP = "a gap between the detector's modules hides much of the direct beam"
 
 
