@@ -32,7 +32,8 @@ def result(energy=0.01, gradient=(1.0, 0.0, 0.0), state="converged", reason=""):
 ROW = {
     "frame": 0, "x": 0.0, "y": 0.0, "exx": 0.01, "eyy": 0.0, "exy": 0.0, "exx_sd": 1e-3, "eyy_sd": 2e-3, "exy_sd": 3e-3,
     "cov_exx_eyy": 0.0, "cov_exx_exy": 0.0, "cov_eyy_exy": 0.0, "rotation": 0.0, "rotation_sd": 1e-3, "centre_x": 0.1,
-    "centre_y": -0.2, "centre_x_sd": 0.01, "centre_y_sd": 0.01, "phase": "MoS2", "phase_probability": 1.0, "flagged": "",
+    "centre_y": -0.2, "centre_x_sd": 0.01, "centre_y_sd": 0.01, "phase": "MoS2", "phase_probability": 1.0,
+    "flagged": "",
 }  # fmt: skip
 
 
