@@ -44,6 +44,10 @@ WEIGHTS = WeightsFile(b"EDGESTEM-DESCRIPTOR", 2, "descriptor network")
 FIRST_GUESS = 25.0
 #: Frames that go through the network together.
 BATCH = 32
+#: Standard deviation of the beam's centre over what counting allows, and what is left of it with any number of
+#: electrons, times the root of a disk's radius [pixels^1.5]: profiles are sampled at pixels. Measured on 720 multislice
+#: patterns.
+_OF_COUNTING, _OF_PIXELS = 1.08, 0.025
 
 
 def _features(beam: Beam, dose: Tensor, posterior: Posterior, background: Tensor) -> Tensor:
@@ -97,10 +101,6 @@ def pooled(values: Tensor, variances: Tensor) -> Tensor:
 
 #: Share of the electrons that a gap may hide: dose, and with it the phase, is no better known than that.
 _HIDDEN = 0.1
-#: Standard deviation of the beam's centre over what counting allows, and what is left of it with any number of
-#: electrons, times the root of a disk's radius [pixels^1.5]: profiles are sampled at pixels. Measured on 720 multislice
-#: patterns.
-_OF_COUNTING, _OF_PIXELS = 1.08, 0.025
 _BEHIND_A_GAP = "a gap between the detector's modules hides much of the direct beam"
 
 
