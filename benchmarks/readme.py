@@ -606,6 +606,16 @@ ROWS = (
         for what, cell in (
             ("95 % intervals of strain cover", "{accuracy[DOSE][student][coverage]:.1%}"),
             (
+                "RMS of rotation [rad] (its teacher's), what 95 % intervals cover",
+                "{accuracy[DOSE][student][rotation_rms]:.4f} ({accuracy[DOSE][teacher][rotation_rms]:.4f}),"
+                " {accuracy[DOSE][student][rotation_coverage]:.1%}",
+            ),
+            (
+                "RMS of the beam's centre [px] (its teacher's), what 95 % intervals cover",
+                "{accuracy[DOSE][student][centre_rms]:.3f} ({accuracy[DOSE][teacher][centre_rms]:.3f}),"
+                " {accuracy[DOSE][student][centre_coverage]:.1%}",
+            ),
+            (
                 "phase right, by the student (its teacher)",
                 "{accuracy[DOSE][student][phase_right]:.1%} ({accuracy[DOSE][teacher][phase_right]:.1%})",
             ),

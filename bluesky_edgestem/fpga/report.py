@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .shipped import folder_of
@@ -64,6 +64,16 @@ def _ratio(row: dict) -> str:
     return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
+def _beside_strain(own: dict, its: dict) -> Iterator[str]:
+    """Rotation, centre and phase of the student and its teacher at one dose, in words."""
+    for what, unit, digits in (("rotation", 1e3, 2), ("centre", 1.0, 3)):
+        yield (
+            f"{unit * own[f'{what}_rms']:.{digits}f}, {100 * own[f'{what}_coverage']:.1f} % "
+            f"({unit * its[f'{what}_rms']:.{digits}f}, {100 * its[f'{what}_coverage']:.1f} %)"
+        )
+    yield f"{100 * own['phase_right']:.1f} % ({100 * its['phase_right']:.1f} %)"
+
+
 def text(report: dict) -> str:
     """The report as a person reads it."""
     lines = [f"student {report['hash']}, made {report['date']} by: {report['command']}", ""]
@@ -90,14 +100,11 @@ def text(report: dict) -> str:
             f"  {float(dose):9.0e}   {own:26}  {its:22}  {_ratio(row):18}  {100 * row['student']['flagged']:5.1f},"
             f" {100 * row['teacher']['flagged']:4.1f} %  {100 * row['student'].get('coverage', float('nan')):6.1f} %"
         )
-    lines += ["", "rotation RMS [mrad], and phase right, of the student (its teacher):"]
+    lines += ["", "RMS, 95 % cover (its teacher's) of rotation [mrad]; of the beam's centre [px]; phase right:"]
     for dose, row in report["accuracy"].items():
-        if "rotation_rms" in row["student"]:
-            own, its = row["student"], row["teacher"]
-            lines.append(
-                f"  {float(dose):9.0e}   {1e3 * own['rotation_rms']:.2f} ({1e3 * its['rotation_rms']:.2f}), "
-                f"{100 * own['phase_right']:.1f} % ({100 * its['phase_right']:.1f} %)"
-            )
+        own, its = row["student"], row["teacher"]
+        if "centre_rms" in own:  # some frame is known, and no earlier version made the build
+            lines.append(f"  {float(dose):9.0e}   " + "; ".join(_beside_strain(own, its)))
     if wider := report.get("beyond"):
         lines += ["", "with strains up to half as large again as it was taught: flagged, strain RMS, 95 % cover:"]
         for dose, row in wider.items():

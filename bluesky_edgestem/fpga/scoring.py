@@ -30,6 +30,7 @@ class Cases:
     expected: np.ndarray  #: (n, n_pixels, n_pixels) expected counts per electron
     strain: np.ndarray  #: (n, 3)
     rotation: np.ndarray  #: (n,) [rad]
+    centre: np.ndarray  #: (n, 2) of the beam [pixels] from the middle
     phase: np.ndarray  #: (n,) str
 
 
@@ -40,9 +41,10 @@ def cases(optics: Optics, n: int, seed: int, domain: Domain, frontend: Frontend)
     rotation = rng.uniform(-np.pi / 6, np.pi / 6, n)
     phase = rng.choice(list(crystals.MONOLAYERS), n)
     expected = np.empty((n, optics.n_pixels, optics.n_pixels), np.float32)
+    centre = np.empty((n, 2))
     extent = patch_extent(optics)
     for i in range(n):
-        shift = tuple(rng.uniform(-1, 1, 2) * domain.shift_bins * frontend.bin)
+        centre[i] = rng.uniform(-1, 1, 2) * domain.shift_bins * frontend.bin
         detector = replace(
             optics, psf_px=float(rng.uniform(*domain.psf_px)), background=float(rng.uniform(*domain.background))
         )
@@ -50,21 +52,35 @@ def cases(optics: Optics, n: int, seed: int, domain: Domain, frontend: Frontend)
         atoms = crystals.monolayer_atoms(
             strain[i], float(rotation[i]), extent, lambda p, i=i: np.full(len(p), phase[i]), origin=origin
         )
+        shift = (centre[i, 0], centre[i, 1])
         expected[i] = detected(cbed(atoms, optics, shift), detector, shift)
-    return Cases(optics, expected, strain, rotation, phase)
+    return Cases(optics, expected, strain, rotation, centre, phase)
+
+
+def _rms(error: np.ndarray) -> float:
+    return float(f"{np.sqrt((error**2).mean()):.4g}")
+
+
+def _within(error: np.ndarray, sd: np.ndarray) -> float:
+    """Share of errors within their intervals of 95 %."""
+    return float(f"{(np.abs(error) < 1.96 * sd).mean():.4g}")
 
 
 def _figures(read: FeatureDescriptors, truth: Cases, repeats: int, known: np.ndarray) -> dict:
-    error = (read.strain - np.tile(truth.strain, (repeats, 1)))[known]
-    turned = crystals.wrap_rotation(read.rotation - np.tile(truth.rotation, repeats))[known]
     out: dict = {"flagged": float(f"{(read.flagged != '').mean():.4g}")}
     if not known.any():
         return out
-    rms = np.sqrt((error**2).mean(0))
+    assert read.centre is not None and read.centre_sd is not None
+    strain = (read.strain - np.tile(truth.strain, (repeats, 1)))[known]
+    rotation = crystals.wrap_rotation(read.rotation - np.tile(truth.rotation, repeats))[known]
+    centre = (read.centre - np.tile(truth.centre, (repeats, 1)))[known]
     return out | {
-        "strain_rms": {c: float(f"{v:.4g}") for c, v in zip(COMPONENTS, rms, strict=True)},
-        "rotation_rms": float(f"{np.sqrt((turned**2).mean()):.4g}"),
-        "coverage": float(f"{(np.abs(error) < 1.96 * read.strain_sd[known]).mean():.4g}"),
+        "strain_rms": {c: _rms(error) for c, error in zip(COMPONENTS, strain.T, strict=True)},
+        "coverage": _within(strain, read.strain_sd[known]),
+        "rotation_rms": _rms(rotation),
+        "rotation_coverage": _within(rotation, read.rotation_sd[known]),
+        "centre_rms": _rms(centre),
+        "centre_coverage": _within(centre, read.centre_sd[known]),
         "phase_right": float(f"{(read.phase == np.tile(truth.phase, repeats))[known].mean():.4g}"),
     }
 
@@ -83,9 +99,10 @@ def scores(student: Student, teacher, truth: Cases, dose: float, seed: int = 0, 
     -------
     dict
         ``student`` and ``teacher``, each with `flagged`, and of the patterns that neither flags `strain_rms` by
-        component, `rotation_rms` [rad], `coverage` of the 95 % intervals of strain and `phase_right`. ``ratio``, the
-        student's RMS over the teacher's, worst component, of the same patterns; ``ratio_interval``, of 95 %, from
-        specimens drawn with replacement; ``ratio_all``, of all patterns, where what is flagged counts as no strain.
+        component, `rotation_rms` [rad], `centre_rms` of each coordinate [pixels], what the 95 % intervals of each cover
+        (`coverage`, of strain, `rotation_coverage`, `centre_coverage`) and `phase_right`. ``ratio``, the student's RMS
+        over the teacher's, worst component, of the same patterns; ``ratio_interval``, of 95 %, from specimens drawn
+        with replacement; ``ratio_all``, of all patterns, where what is flagged counts as no strain.
     """
     rng = np.random.default_rng([seed, int(dose)])
     frames = rng.poisson(np.tile(truth.expected, (repeats, 1, 1)) * dose).astype(np.uint32)

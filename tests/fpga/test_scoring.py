@@ -26,7 +26,11 @@ class Reader:
         probability = np.tile((self.truth.phase[:, None] == ["MoS2", "WS2"]).astype(float), (repeats, 1))
         covariance = np.tile(np.eye(3) * self.error**2, (n, 1, 1))
         flagged = np.where(np.arange(n) % 4 == 0, "no", "")
-        return FeatureDescriptors(strain, covariance, rotation, np.full(n, 0.01), ("MoS2", "WS2"), probability, flagged)
+        centre = np.tile(self.truth.centre, (repeats, 1)) + rng.normal(0, 10 * self.error, (n, 2))
+        return FeatureDescriptors(
+            strain, covariance, rotation, np.full(n, 0.01), ("MoS2", "WS2"), probability, flagged,
+            centre=centre, centre_sd=np.full((n, 2), 5 * self.error),
+        )  # fmt: skip
 
 
 def test_figures_are_those_of_the_errors_that_were_made():
@@ -35,7 +39,7 @@ def test_figures_are_those_of_the_errors_that_were_made():
     optics = teaching.core_optics(frontend, replace(scoring.Optics(), n_pixels=48, pixel_mrad=4 / 3))
     truth = scoring.Cases(
         optics, np.full((n, 48, 48), 1 / 2304, np.float32), rng.uniform(-0.03, 0.03, (n, 3)),
-        rng.uniform(-0.5, 0.5, n), rng.choice(["MoS2", "WS2"], n),
+        rng.uniform(-0.5, 0.5, n), rng.uniform(-2, 2, (n, 2)), rng.choice(["MoS2", "WS2"], n),
     )  # fmt: skip
     found = scoring.scores(Reader(truth, 0.002), Reader(truth, 0.001), truth, 1e4)
     assert found["student"]["flagged"] == found["teacher"]["flagged"] == 0.25
@@ -49,6 +53,9 @@ def test_figures_are_those_of_the_errors_that_were_made():
     assert found["student"]["coverage"] == pytest.approx(0.95, abs=0.02)
     assert found["student"]["phase_right"] == 1.0
     assert found["student"]["rotation_rms"] == 0.0
+    assert found["student"]["rotation_coverage"] == 1.0
+    assert found["student"]["centre_rms"] == pytest.approx(0.02, rel=0.09)
+    assert found["student"]["centre_coverage"] == pytest.approx(0.673, abs=0.04)  # of half the standard deviation
 
 
 def test_cases_are_drawn_anew_by_another_seed_and_the_same_by_the_same():
@@ -58,6 +65,10 @@ def test_cases_are_drawn_anew_by_another_seed_and_the_same_by_the_same():
     assert np.array_equal(first.expected, again.expected)
     assert not np.array_equal(first.strain, other.strain)
     assert 0.9 < first.expected.sum() <= 1.001
+    y, x = np.mgrid[:48, :48] - 23.5
+    beam = np.array([(first.expected[0] * x).sum(), (first.expected[0] * y).sum()]) / first.expected.sum()
+    # Scattered electrons pull at the centre of mass of a pattern that is cut off at its edges.
+    assert first.centre[0] == pytest.approx(beam, abs=0.03)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -41,7 +41,14 @@ def test_report_and_card_are_of_this_student(made, capsys):
         "1e5 and {1e6} at 1e6."
     ).format(**least) in card
     assert report.main(["shipped"]) == 0
-    assert f"student {made.hash}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"student {made.hash}" in told
+    own, its = (said["accuracy"]["1e5"][who] for who in ("student", "teacher"))
+    assert (
+        f"; {own['centre_rms']:.3f}, {own['centre_coverage']:.1%} ({its['centre_rms']:.3f}, "
+        f"{its['centre_coverage']:.1%}); ".replace("%", " %")
+    ) in told
+    assert f"{own['centre_rms']:.3f} ({its['centre_rms']:.3f}), {own['centre_coverage']:.1%}" in card
 
 
 @pytest.fixture(scope="module")
