@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bluesky_edgestem.analysis import disk_store
+from bluesky_edgestem.analysis import crystals, disk_store, disk_tables
 from bluesky_edgestem.analysis.cramer_rao import central_differences, poisson_information
 from bluesky_edgestem.analysis.crystal_networks import CrystalNetwork
 from bluesky_edgestem.analysis.crystal_patterns import N_PIXELS, Conditions, conditions, count_electrons
@@ -84,7 +84,7 @@ def specs() -> list[TableSpec]:
     for name in ("Si", "SrTiO3"):
         period = material(name).period
         layers = tuple(range(4 * period, 112 * period, 2 * period))
-        found += [TableSpec(name, e, layers, disk_store.WIDEST.get((name, e), 10.2), 0.3, 1.12) for e in ENERGIES]
+        found += [TableSpec(name, e, layers, disk_store.WIDEST.get((name, e), 10.2), 0.3, 1.12, True) for e in ENERGIES]
     for crystal in FOREIGN.values():
         pairs = np.arange(3.0, 42.1, 2.0) * 10 / crystal.spacing / 2
         layers = tuple(2 * round(n) for n in pairs)
@@ -95,7 +95,7 @@ def specs() -> list[TableSpec]:
 def computed(spec: TableSpec, folder: Path) -> DiskTable:
     """The table of a spec, kept in `folder`; a process may be new, and know only what the package has."""
     MATERIALS.update(FOREIGN)
-    names = ("layers", "reflections", "step", "intensity", "diffuse")
+    names = ["layers", "reflections", "step", "intensity", "diffuse"] + ["by_strain"] * spec.strained
     settled = hashlib.sha256(repr((spec, material(spec.material), names)).encode()).hexdigest()[:12]
     path = folder / f"{spec.name}_{settled}.npz"
     if not path.exists():
@@ -106,8 +106,8 @@ def computed(spec: TableSpec, folder: Path) -> DiskTable:
         np.savez(fresh, **{name: getattr(table, name) for name in names})
         fresh.replace(path)
     with np.load(path) as kept:
-        layers, reflections, step, intensity, diffuse = (kept[name] for name in names)
-    return DiskTable(spec.material, spec.energy_keV, layers, reflections, float(step), intensity, diffuse)
+        layers, reflections, step, *rest = (kept[name] for name in names)
+    return DiskTable(spec.material, spec.energy_keV, layers, reflections, float(step), *rest)
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ class CrystalCase:
 
     table: DeviceTable
     under: Conditions  #: of one pattern
+    #: What patterns are drawn from where that is not `table`: of this crystal's strain and thickness alone.
+    own: DeviceTable | None = None
 
     @property
     def optics(self) -> Optics:
@@ -149,7 +151,7 @@ class CrystalCase:
     def frames(self, materials: tuple[str, ...], dose: float, draws: int, generator: torch.Generator) -> Tensor:
         """Counts (draws, n, n) of the same pattern with noise and the detector's defects drawn anew."""
         again = repeated(self.under, draws)
-        return count_electrons(self.table, materials, again, torch.full((draws,), dose), generator).counts
+        return count_electrons(self.own or self.table, materials, again, torch.full((draws,), dose), generator).counts
 
     @cached_property
     def information(self) -> np.ndarray:
@@ -176,6 +178,26 @@ class CrystalCase:
         mean = expected(np.zeros(len(STEPS)))
         slopes = central_differences(expected, np.zeros(len(STEPS)), STEPS)
         return poisson_information(mean, np.concatenate([slopes, mean[None]]))
+
+
+def whole_periods(case: CrystalCase) -> CrystalCase:
+    """The case with a crystal of whole periods, which is the nearest that multislice has."""
+    of, period = case.under, material(case.table.name).period
+    grown = float(np.linalg.det(np.eye(2) + crystals.strain_tensor(case.strain)))
+    layers = period * round(float(of.layers[0]) / grown / period)
+    return replace(case, under=replace(of, layers=torch.full_like(of.layers, layers * grown)))
+
+
+def exactly_strained(name: str, energy: float, under: Conditions) -> DiskTable:
+    """Disks of one crystal of `whole_periods`, whose cell was computed with all of its strain, 0.3 mrad apart."""
+    to_mrad = 1e3 * Optics(energy).wavelength
+    strain, turn = under.strain[0].double().numpy(), crystals.rotation_matrix(float(under.rotation[0]))
+    tensor = crystals.strain_tensor(strain)
+    layers = round(float(under.layers[0]) / float(np.linalg.det(np.eye(2) + tensor)))
+    # Strain widens the circle, by less than this.
+    angle = 1.06 * to_mrad * float(under.cutoff[0] + under.tilt[0].norm() + under.pixel[0])
+    own = crystals.strain_vector(turn.T @ tensor @ turn)
+    return disk_tables.compute(name, energy, (layers,), angle, 0.3, 1.12, strain=own.tolist())
 
 
 def repeated(under: Conditions, times: int) -> Conditions:

@@ -1,4 +1,4 @@
-"""Make the disks that ship with the package, `analysis/weights/disks.bin`: five minutes of one core, nothing drawn.
+"""Make the disks that ship with the package, `analysis/weights/disks.bin`: ten minutes of one core, nothing drawn.
 
 python benchmarks/make_disk_library.py                            # Si, SrTiO3 at 80, 200 and 300 keV
 python benchmarks/make_disk_library.py --energies 60 --out my.bin # others, for `disk_store.table(..., path=...)`

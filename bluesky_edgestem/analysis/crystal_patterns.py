@@ -4,8 +4,8 @@ Conditions are split before anything is drawn from them: by thickness and by how
 What the network is judged on has a thickness and a convergence that neither its training nor its calibration had.
 
 What a microscope may do to a pattern is as in `pattern_draws`, which draws for files, one after the other, with what
-rendering in batches leaves out: diffuse scattering, what only a surface shows, and what strain does to the disks beyond
-moving them. Strain goes further here, and disks are larger or smaller against the frame.
+rendering in batches leaves out: diffuse scattering, and what only a surface shows. Strain goes further here, and disks
+are larger or smaller against the frame.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .disk_rendering import DeviceTable, _cubic
+from .disk_rendering import DeviceTable, _cubic, own_strain
 from .lattice_view import SCALE, Beams, Lattice, inverse
 
 #: Unknowns in this order: the lattice's six as of `lattice_view.solve`, layers, mistilt (2) [1/Å], electrons in disks
@@ -77,26 +77,6 @@ def folded(table: DeviceTable, n: int, beams: Beams, lattice: Lattice) -> Folded
     return Folded(h, spot, straight - spot @ lattice.affine.transpose(1, 2), which, (place**2).sum(-1))
 
 
-def _between_layers(table: DeviceTable, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (b, t) of the table's thicknesses for `at` (b,) layers, Lagrange's cubic, and their slopes."""
-    nodes = torch.tensor(table.layers, dtype=torch.float32, device=at.device)
-    count = min(4, len(nodes))
-    first = (torch.searchsorted(nodes, at.contiguous()) - count // 2).clamp(0, len(nodes) - count)
-    index = first[:, None] + torch.arange(count, device=at.device)
-    x = nodes[index]
-    weights, slopes = at.new_zeros(len(at), len(nodes)), at.new_zeros(len(at), len(nodes))
-    for i in range(count):
-        others = [j for j in range(count) if j != i]
-        value, slope = torch.ones_like(at), torch.zeros_like(at)
-        for j in others:
-            scale = 1 / (x[:, i] - x[:, j])
-            slope = (slope * (at - x[:, j]) + value) * scale
-            value = value * (at - x[:, j]) * scale
-        weights.scatter_(1, index[:, i : i + 1], value[:, None])
-        slopes.scatter_(1, index[:, i : i + 1], slope[:, None])
-    return weights, slopes
-
-
 def _cubic_slope(t: Tensor) -> Tensor:
     """Derivatives (..., 4) of `_cubic` by t."""
     return torch.stack(
@@ -108,6 +88,14 @@ def _cubic_slope(t: Tensor) -> Tensor:
         ),
         -1,
     )
+
+
+def _strain_slopes(flat: Tensor) -> Tensor:
+    """Derivatives (b, 2, 2, 3) of exx, eyy, exy, as of `own_strain`, by the affine map whose inverse is (b, 2, 2)."""
+    square = flat @ flat.transpose(1, 2)
+    # Of (A^-1 A^-T - 1) / 2; what the next order adds is a few hundredths.
+    each = -torch.einsum("bki,bjl->bijkl", flat, square)
+    return torch.stack((each[..., 0, 0], each[..., 1, 1], (each[..., 0, 1] + each[..., 1, 0]) / 2), -1)
 
 
 def _blurred(images: Tensor, sd: Tensor, n: int) -> Tensor:
@@ -161,8 +149,9 @@ def rates(table: DeviceTable, n: int, beams: Beams, state: CrystalState) -> tupl
     """
     at = folded(table, n, beams, state.lattice)
     b, size = len(state.layers), table.intensity.shape[-1]
-    weights = torch.cat(_between_layers(table, state.layers))
-    fills = (weights @ table.intensity.reshape(len(table.layers), -1)).reshape(2, -1)
+    # F^-T of the lattice is its affine map, turned.
+    flat = inverse(state.lattice.affine)
+    fills = table.changing(state.layers, own_strain(flat.transpose(1, 2)))
 
     radius, pixel = beams.radius * beams.pixel, beams.pixel[:, None]
     distance = at.away.norm(dim=-1)
@@ -182,7 +171,7 @@ def rates(table: DeviceTable, n: int, beams: Beams, state: CrystalState) -> tupl
     steps = torch.arange(-1, 3, device=place.device)
     first = (pattern * table.intensity.shape[1] + which) * size * size
     taps = first[:, None, None] + (iy[:, None] + steps)[:, :, None] * size + (ix[:, None] + steps)[:, None, :]
-    looked, by_layers = fills[0][taps], fills[1][taps]
+    looked, by_layers = fills.intensity.reshape(-1)[taps], fills.by_layers.reshape(-1)[taps]
     wx, wy = _cubic(part[:, 0])[:, :, None], _cubic(part[:, 1])[:, None]
     sx, sy = _cubic_slope(part[:, 0])[:, :, None], _cubic_slope(part[:, 1])[:, None]
     rows = looked @ wx
@@ -195,9 +184,17 @@ def rates(table: DeviceTable, n: int, beams: Beams, state: CrystalState) -> tupl
     # A move of the lattice moves the table under the pixel, and the aperture's edge.
     under = -(gradient[:, None] @ inverse(state.lattice.affine)[pattern])[:, 0] * inner[:, None]
     over = (fill * narrowing * area[pattern] / away.norm(dim=-1).clamp(min=1e-9))[:, None] * away
+    within = torch.zeros(len(pattern), 2, 2, device=place.device)
+    if fills.by_strain is not None:
+        # Bilinear: it is a small part of the derivative.
+        corners = (first + iy * size + ix)[:, None] + torch.tensor([0, 1, size, size + 1], device=place.device)
+        px, py = part.unbind(-1)
+        share = torch.stack(((1 - px) * (1 - py), px * (1 - py), (1 - px) * py, px * py), -1)
+        stretched = torch.stack([(slope.reshape(-1)[corners] * share).sum(1) for slope in fills.by_strain], -1)
+        within = torch.einsum("pc,pijc,p->pij", stretched, _strain_slopes(flat)[pattern], inner)
     columns = [
         fill * inner,
-        *((under[:, i] * h[:, j] + over[:, i] * g[:, j]) / SCALE for i in range(2) for j in range(2)),
+        *((under[:, i] * h[:, j] + over[:, i] * g[:, j] + within[:, i, j]) / SCALE for i in range(2) for j in range(2)),
         *((under + over) * beams.pixel[pattern, None]).unbind(1),
         layered * inner,
         *(-gradient * inner[:, None]).unbind(1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,6 +16,15 @@ from .materials import material
 from .projected_lattice import primitive
 
 _QUADRANT = EDGE_SAMPLES // 2
+
+
+@dataclass(frozen=True)
+class Fills:
+    """What is in the disks of `b` crystals, and how it changes."""
+
+    intensity: Tensor  #: (b, g, k, k)
+    by_layers: Tensor  #: (b, g, k, k)
+    by_strain: Tensor | None = None  #: (3, b, g, k, k) by exx, eyy, exy in the crystal's axes; None: not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +41,10 @@ class DeviceTable:
     #: start at -r.
     number: Tensor
     step: float  #: [1/Å]
+    #: What the crystal's strain does to its disks (3, s, g, k, k) float32, as of `DiskTable`, at thicknesses (s,);
+    #: None: the fill of a strained crystal is that of one without.
+    by_strain: Tensor | None = None
+    strained_layers: np.ndarray | None = None
 
     @classmethod
     def of(cls, table: DiskTable, device: torch.device | str = "cpu") -> DeviceTable:
@@ -57,6 +71,8 @@ class DeviceTable:
             tensor(vectors),
             torch.tensor(number, device=device),
             table.step,
+            None if table.by_strain is None else tensor(table.by_strain[:, :, shown]),
+            None if table.by_strain is None else np.asarray(table.layers),
         )
 
     @property
@@ -64,19 +80,68 @@ class DeviceTable:
         """Largest |κ| that the table holds [1/Å]."""
         return (self.intensity.shape[-1] // 2 - 2) * self.step
 
-    def at(self, layers: Tensor) -> Tensor:
-        """Disks (b, g, k, k) at thicknesses (b,) in layers, between the table's by Lagrange's cubic."""
-        nodes = torch.tensor(self.layers, dtype=torch.float32, device=layers.device)
-        count = min(4, len(nodes))
-        first = (torch.searchsorted(nodes, layers) - count // 2).clamp(0, len(nodes) - count)
-        total = torch.zeros((), device=layers.device)
-        for i in range(count):
-            weight = torch.ones_like(layers)
-            for j in range(count):
-                if j != i:
-                    weight = weight * (layers - nodes[first + j]) / (nodes[first + i] - nodes[first + j])
-            total = total + weight[:, None, None, None] * self.intensity[first + i]
-        return total
+    def at(self, layers: Tensor, strain: Tensor) -> Tensor:
+        """Disks (b, g, k, k) at thicknesses (b,) in layers, between the table's by Lagrange's cubic.
+
+        `strain` (b, 3) is exx, eyy, exy in the crystal's axes; see `own_strain`.
+        """
+        return self._weighed(self._weights(layers, strain)[0])
+
+    def changing(self, layers: Tensor, strain: Tensor) -> Fills:
+        """As `at`, with derivatives."""
+        at, by_layers = self._weights(layers, strain)
+        if self.by_strain is None or self.strained_layers is None:
+            return Fills(self._weighed(at), self._weighed(by_layers))
+        slopes = between(self.strained_layers, layers)[0] @ self.by_strain.flatten(2)
+        by_strain = slopes.reshape(3, len(layers), *self.intensity.shape[1:])
+        return Fills(self._weighed(at), self._weighed(by_layers), by_strain)
+
+    def _weights(self, layers: Tensor, strain: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each part of `_all` (b, t + 3 s), and their derivatives by layers."""
+        plain = between(self.layers, layers)
+        if self.by_strain is None or self.strained_layers is None:
+            return plain
+        strained = between(self.strained_layers, layers)
+        at, by_layers = (
+            torch.cat((p, (strain[:, :, None] * s[:, None]).flatten(1)), 1)
+            for p, s in zip(plain, strained, strict=True)
+        )
+        return at, by_layers
+
+    def _weighed(self, weights: Tensor) -> Tensor:
+        return (weights @ self._all).reshape(-1, *self.intensity.shape[1:])
+
+    @cached_property
+    def _all(self) -> Tensor:
+        """Intensities, then derivatives by each strain where they are known, (t + 3 s, g k k)."""
+        plain = self.intensity.flatten(1)
+        return plain if self.by_strain is None else torch.cat((plain, self.by_strain.flatten(0, 1).flatten(1)))
+
+
+def between(nodes: np.ndarray, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (b, t) of what is known at `nodes` (t,) for `at` (b,), Lagrange's cubic, and their slopes."""
+    places = torch.tensor(nodes, dtype=torch.float32, device=at.device)
+    count = min(4, len(places))
+    first = (torch.searchsorted(places, at.contiguous()) - count // 2).clamp(0, len(places) - count)
+    index = first[:, None] + torch.arange(count, device=at.device)
+    x = places[index]
+    weights, slopes = at.new_zeros(len(at), len(places)), at.new_zeros(len(at), len(places))
+    for i in range(count):
+        value, slope = torch.ones_like(at), torch.zeros_like(at)
+        for j in (j for j in range(count) if j != i):
+            scale = 1 / (x[:, i] - x[:, j])
+            slope = (slope * (at - x[:, j]) + value) * scale
+            value = value * (at - x[:, j]) * scale
+        weights.scatter_(1, index[:, i : i + 1], value[:, None])
+        slopes.scatter_(1, index[:, i : i + 1], slope[:, None])
+    return weights, slopes
+
+
+def own_strain(deformation: Tensor) -> Tensor:
+    """Strain (b, 3) exx, eyy, exy in the crystal's own axes: of the right stretch U, ``F = R U``, to third order."""
+    green = (deformation.transpose(1, 2) @ deformation - torch.eye(2, device=deformation.device)) / 2
+    strain = green - green @ green / 2
+    return torch.stack((strain[:, 0, 0], strain[:, 1, 1], strain[:, 0, 1]), -1)
 
 
 def _cubic(t: Tensor) -> Tensor:
@@ -133,7 +198,7 @@ def render(
         Probability that an electron arrives in each pixel.
     """
     b, device = len(layers), layers.device
-    disks = table.at(layers / torch.linalg.det(deformation))
+    disks = table.at(layers / torch.linalg.det(deformation), own_strain(deformation))
     size, half = disks.shape[-1], disks.shape[-1] // 2
     to_table = deformation.transpose(1, 2)
     to_cell = (to_table if lattice is None else (lattice @ deformation).transpose(1, 2)).contiguous()

@@ -45,8 +45,8 @@ class DiskTable:
     layers: np.ndarray  #: (t,) int, ascending, thicknesses
     reflections: np.ndarray  #: (g, 2) int, indices in the reference cell's reciprocal vectors; (0, 0) is among them
     step: float  #: between samples of κ [1/Å]
-    #: (t, g, k, k) float32, first κ index along y, of the undeformed crystal; κ = 0 in the middle, and 0 beyond the
-    #: circle that was computed
+    #: (t, g, k, k) float32, first κ index along y, of the undeformed crystal unless `compute` was told of a strain;
+    #: κ = 0 in the middle, and 0 beyond the circle that was computed
     intensity: np.ndarray
     #: (t, k, k) float32, scattered out of the mean wave
     diffuse: np.ndarray
@@ -204,6 +204,7 @@ def compute(
     g_max: float = 1.2,
     displacements: Mapping[str, float] | None = None,
     strained: bool = False,
+    strain: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> DiskTable:
     """A table of the disks of one material at one energy.
 
@@ -226,7 +227,17 @@ def compute(
         As in `plane_wave_intensities`.
     strained : bool
         Compute the derivatives by strain too, in four times the time.
+    strain : (3,)
+        exx, eyy, exy, in the crystal's axes: the disks are those of a crystal with this strain, to all orders, and of
+        no other.
+
+    Raises
+    ------
+    ValueError
+        If derivatives are asked for of a strained crystal.
     """
+    if strained and np.any(strain):
+        raise ValueError(f"derivatives are by strain from none on, asked for are those of {list(strain)}")
     crystal, step = material(name), step_mrad * 1e-3 / Optics(energy_keV).wavelength
     for n in (min(layers), max(layers)):
         crystal.check_layers(int(n))
@@ -236,7 +247,13 @@ def compute(
     inside = x**2 + y**2 < ((half - 0.5) * step) ** 2
     reflections = reflections_within(crystal, g_max)
     kappa = np.stack([x[inside], y[inside]], -1)
-    found, lost = plane_wave_intensities(crystal, energy_keV, kappa, layers, reflections, displacements)
+
+    def through(cell: Sequence[float], beams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # A wave vector keeps its place among the cell's own: κ becomes (1 + ε)^-1 κ, as g does.
+        moved = kappa @ np.linalg.inv(np.eye(2) + crystals.strain_tensor(np.asarray(cell)))
+        return plane_wave_intensities(crystal, energy_keV, moved, layers, beams, displacements, cell)
+
+    found, lost = through(strain, reflections)
     seen = found.max((0, 2)) > FAINTEST
     seen[0] = True
 
@@ -248,12 +265,8 @@ def compute(
     by_strain = None
     if strained:
         slopes = []
-        for strain in STRAIN_STEP * np.eye(3):
-            # A wave vector keeps its place among the cell's own: κ becomes (1 + ε)^-1 κ, as g does.
-            moved = kappa @ np.linalg.inv(np.eye(2) + crystals.strain_tensor(strain))
-            there, _ = plane_wave_intensities(
-                crystal, energy_keV, moved, layers, reflections[seen], displacements, strain.tolist()
-            )
+        for step_of in STRAIN_STEP * np.eye(3):
+            there, _ = through(step_of.tolist(), reflections[seen])
             slopes.append(on_the_grid((there - found[:, seen]) / STRAIN_STEP))
         by_strain = np.array(slopes)
     return DiskTable(

@@ -13,7 +13,7 @@ import torch
 from crystal_cases import FOREIGN
 from scipy.ndimage import gaussian_filter
 
-from bluesky_edgestem.analysis import crystal_networks, disk_tables
+from bluesky_edgestem.analysis import crystal_networks, crystals, disk_tables
 from bluesky_edgestem.analysis.crystal_networks import CrystalNetwork
 from bluesky_edgestem.analysis.crystal_search import search
 from bluesky_edgestem.analysis.disk_patterns import compose
@@ -65,6 +65,23 @@ def test_a_thick_crystal_is_read_within_what_the_network_says_of_its_errors(netw
     assert np.all(np.abs(found.thickness - THICKNESS) < 4 * found.thickness_sd)
     assert np.all(np.abs(found.centre) < 4 * found.centre_sd)
     assert np.all(found.strain_sd < 5e-3)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("Si", 60), ("SrTiO3", 60)])
+def test_a_strained_crystal_of_many_electrons_is_no_foreign_one(network, name, layers) -> None:
+    strain, rotation = np.array((0.028, -0.017, 0.013)), 0.2
+    tensor, turn = crystals.strain_tensor(strain), crystals.rotation_matrix(rotation)
+    # Its cell computed with all of the strain: the library has what strain does to a fill to first order.
+    own = crystals.strain_vector(turn.T @ tensor @ turn)
+    table = disk_tables.compute(name, 200.0, (layers,), 3.0, 0.5, 1.12, strain=own)
+    grown = layers * np.linalg.det(np.eye(2) + tensor)
+    sharp = compose(replace(table, layers=np.array([grown])), OPTICS, strain, rotation, grown, mistilt_mrad=(0.6, -0.4))
+    found = network.predict(counted(gaussian_filter(sharp, OPTICS.psf_px), 1e6), OPTICS)
+    assert list(found.flagged) == ["", ""]
+    assert list(found.phase) == [name] * 2
+    assert np.all(np.abs(found.strain - strain) < 4 * found.strain_sd)
+    assert np.all(np.abs(found.rotation - rotation) < 4 * found.rotation_sd)
+    assert np.all(np.abs(found.thickness - grown * material(name).spacing / 10) < 4 * found.thickness_sd)
 
 
 def test_a_gap_between_modules_is_told(network, expected) -> None:

@@ -11,10 +11,11 @@ from bluesky_edgestem.analysis.optics import Optics
 OPTICS = Optics(energy_keV=200.0, semiangle_mrad=1.8, pixel_mrad=0.45, n_pixels=64)
 
 
-@pytest.fixture(scope="module", params=["Si", "graphene"])
+@pytest.fixture(scope="module", params=["Si", "Si, strained fills", "graphene"])
 def table(request):
-    layers = [24, 26, 28, 30, 32] if request.param == "Si" else [1, 2, 3]
-    return disk_tables.compute(request.param, 200.0, layers, 5.0, step_mrad=0.5, g_max=1.0)
+    name, *strained = request.param.split(", ")
+    layers = [24, 26, 28, 30, 32] if name == "Si" else [1, 2, 3]
+    return disk_tables.compute(name, 200.0, layers, 5.0, step_mrad=0.5, g_max=1.0, strained=bool(strained))
 
 
 def rendered(table, strain, rotation, layers, shift, mistilt, distortion):

@@ -10,7 +10,7 @@ from bluesky_edgestem.analysis.disk_rendering import DeviceTable
 
 
 def test_what_is_written_is_read_again_to_eight_bits(tmp_path) -> None:
-    table = disk_tables.compute("Si", 200.0, (24, 26, 28, 30), 3.0, step_mrad=0.5, g_max=0.7)
+    table = disk_tables.compute("Si", 200.0, (24, 26, 28, 30), 3.0, step_mrad=0.5, g_max=0.7, strained=True)
     path = tmp_path / "disks.bin"
     disk_store.write(path, [table])
     found = disk_store.table("Si", 200.1, path=path)
@@ -22,8 +22,19 @@ def test_what_is_written_is_read_again_to_eight_bits(tmp_path) -> None:
     # Half a level of the square root, of 255.
     off = (found.intensity.clamp(min=0).sqrt() - wanted.intensity.clamp(min=0).sqrt()).abs() / largest.sqrt()
     assert float(off.max()) < 0.51 / 255
+    # Every other thickness and the last; half a level of the largest, of 127.
+    assert list(found.strained_layers) == [24, 28, 30]
+    slopes = wanted.by_strain[:, [0, 2, 3]]
+    steepest = slopes.abs().amax((1, 3, 4), keepdim=True)
+    assert float(((found.by_strain - slopes).abs() / steepest.clamp(min=1e-9)).max()) < 0.51 / 127
     assert disk_store.table("Si", 210.0, path=path) is None
     assert disk_store.table("MoS2", 200.0, path=path) is None
+
+
+def test_a_table_without_derivatives_is_refused(tmp_path) -> None:
+    table = disk_tables.compute("Si", 200.0, (24, 26), 3.0, step_mrad=1.0, g_max=0.5)
+    with pytest.raises(ValueError, match="the table of Si has no derivatives by strain: compute it with strained=True"):
+        disk_store.write(tmp_path / "disks.bin", [table])
 
 
 def test_the_library_that_ships_has_thick_crystals_at_three_energies() -> None:

@@ -149,3 +149,10 @@ def test_what_strain_does_to_disks_is_what_another_multislice_finds():
 def test_too_thick_a_sheet_is_refused():
     with pytest.raises(ValueError, match="graphene has 1 to 3 layers"):
         disk_tables.compute("graphene", 80.0, [1, 4], 2.0)
+
+
+def test_derivatives_of_a_strained_crystal_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"derivatives are by strain from none on, asked for are those of \[0.01, 0, 0\]"
+    ):
+        disk_tables.compute("Si", 200.0, (24,), 1.0, strained=True, strain=(0.01, 0, 0))
