@@ -130,6 +130,15 @@ ROWS = (
         for beam in ("all beams", "80 keV", "200 keV", "300 keV")
     ),
     Row(
+        "Beam's centre, which is the frame's: RMS [px] (Cramér–Rao bound), all beams, 1e4 / 1e5 electrons; 95 %"
+        " intervals cover",
+        "",
+        "descriptors",
+        "{all beams[1e4][centre_rms]:.3f} ({all beams[1e4][centre_bound]:.3f})"
+        " / {all beams[1e5][centre_rms]:.4f} ({all beams[1e5][centre_bound]:.4f});"
+        " {all beams[1e4][centre_coverage]:.1%} / {all beams[1e5][centre_coverage]:.1%}",
+    ),
+    Row(
         "Patterns flagged as not to be trusted, left out of the above, at 1e4 electrons: 80, 200, 300 keV",
         "",
         "descriptors",
