@@ -129,7 +129,7 @@ class InferenceBoard(NamingDevice):
         self._silent = False
 
     def load(self, build: str | Path) -> None:
-        """Have the board load a build, unless it has it.
+        """Have the board load a build, unless it has it; one that has its student, from elsewhere, may refuse.
 
         Parameters
         ----------
@@ -143,9 +143,16 @@ class InferenceBoard(NamingDevice):
         """
         folder = folder_of(build)
         wanted = Student.load(folder / student.NAME).hash
-        if self.model_hash.get(use_monitor=False) == wanted:
+        has = self.model_hash.get(use_monitor=False) == wanted
+        if has and self.model.get(use_monitor=False) == str(folder):
             return
-        self.model.set(str(folder)).wait()
+        try:
+            self.model.set(str(folder)).wait()
+        except ValueError as error:
+            # An IOC elsewhere has the build in a folder of its own.
+            if not has:
+                raise
+            log.warning("%s goes on with the student %s that it has: %s", self.name, wanted, error)
         loaded = self.model_hash.get(use_monitor=False)
         if loaded != wanted:
             raise ValueError(f"{folder} holds student {wanted}; the board says that it has loaded {loaded}")

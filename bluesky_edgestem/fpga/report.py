@@ -106,14 +106,14 @@ def text(report: dict) -> str:
         if "centre_rms" in own:  # some frame is known, and no earlier version made the build
             lines.append(f"  {float(dose):9.0e}   " + "; ".join(_beside_strain(own, its)))
     if wider := report.get("beyond"):
-        lines += ["", "with strains up to half as large again as it was taught: flagged, strain RMS, 95 % cover:"]
+        lines += ["", "with strains up to half as large again as it was taught, of all that the student does not flag:"]
+        lines.append("  electrons   flagged (by its teacher), strain RMS, 95 % cover")
         for dose, row in wider.items():
-            own = row["student"]
+            own = row.get("student alone", row["student"])  # a build by an earlier version has the latter alone
             rms = ", ".join(f"{100 * v:.2f}" for v in own.get("strain_rms", {}).values()) or "none known"
-            lines.append(
-                f"  {float(dose):9.0e}   {100 * own['flagged']:.1f} %, {rms} %, "
-                f"{100 * own.get('coverage', float('nan')):.1f} %"
-            )
+            flagged = f"{100 * own['flagged']:.1f} % ({100 * row['teacher']['flagged']:.1f} %)"
+            cover = 100 * own.get("coverage", float("nan"))
+            lines.append(f"  {float(dose):9.0e}   {flagged}, {rms} %, {cover:.1f} %")
     lines += ["", "flagged of frames that show no lattice:"]
     for dose, row in report["flagged_foreign"].items():
         lines.append(f"  {float(dose):9.0e}   {shares(row)}")
@@ -132,7 +132,10 @@ def text(report: dict) -> str:
         cells = ", ".join(f"{n} {k}" for k, n in area.items())
         lines += ["", f"on UltraScale+ (mapped by yosys, not placed): {cells}"]
     if clock := report.get("routed_clock_MHz"):
-        lines.append(f"clock of the routed proxy (ECP5-85, speed grade 8, by nextpnr): {clock:g} MHz")
+        lines.append(
+            "clock of the routed proxy (ECP5-85, speed grade 8, by nextpnr), in one placement, others differ by a tenth"
+            f": {clock:g} MHz"
+        )
         if timing := report.get("cycles"):
             at = ", ".join(f"{name.replace('_', ' ')} {timing[name] / clock:.2f} µs" for name in sorted(timing))
             lines.append(f"  at which: {at}")

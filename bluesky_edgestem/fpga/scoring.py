@@ -100,7 +100,8 @@ def scores(student: Student, teacher, truth: Cases, dose: float, seed: int = 0, 
     dict
         ``student`` and ``teacher``, each with `flagged`, and of the patterns that neither flags `strain_rms` by
         component, `rotation_rms` [rad], `centre_rms` of each coordinate [pixels], what the 95 % intervals of each cover
-        (`coverage`, of strain, `rotation_coverage`, `centre_coverage`) and `phase_right`. ``ratio``, the student's RMS
+        (`coverage`, of strain, `rotation_coverage`, `centre_coverage`) and `phase_right`; ``student alone``, the same
+        of all that the student does not flag, whatever its teacher does. ``ratio``, the student's RMS
         over the teacher's, worst component, of the same patterns; ``ratio_interval``, of 95 %, from specimens drawn
         with replacement; ``ratio_all``, of all patterns, where what is flagged counts as no strain.
     """
@@ -111,6 +112,7 @@ def scores(student: Student, teacher, truth: Cases, dose: float, seed: int = 0, 
     out: dict = {
         "student": _figures(own, truth, repeats, both),
         "teacher": _figures(its, truth, repeats, both),
+        "student alone": _figures(own, truth, repeats, own.flagged == ""),
         "specimens": len(truth.strain),
         "ratio_all": float(f"{_ratio(_squares(own, truth, repeats, every), _squares(its, truth, repeats, every)):.3g}"),
     }

@@ -41,6 +41,10 @@ OF_OPTICS = {"energy_keV": "keV", "semiangle_mrad": "mrad", "pixel_mrad": "mrad"
 OPTICS_TOLERANCE = 0.01
 #: How a frame was that a result is of.
 STATUS = ("", "the frame was too short", "the frame was too long", "no Bragg disks over the background")
+#: Electrons per pattern that it is taught with, by `teaching.Domain`. What it makes of many more is wrong and not
+#: flagged: no board takes more than a tenth over the most.
+DOSE = (1e3, 1e6)
+MOST_ELECTRONS = 1.1 * DOSE[1]
 KNOWN_SHARE = 0.8  #: of the standard deviation known beforehand, above which a result tells nothing
 UNKNOWN = "the pattern tells hardly more than was known before"
 

@@ -22,6 +22,7 @@ from ..analysis.disk_patterns import compose
 from ..analysis.disk_tables import DiskTable
 from ..analysis.optics import Optics
 from .frontend import CORE, Frontend
+from .student import DOSE
 
 CHUNK = 250
 TEACHING_DOSE = 1e7
@@ -37,7 +38,7 @@ class Domain:
     shift_bins: float = 0.5  #: of the beam, along each axis, at most
     psf_px: tuple[float, float] = (0.4, 0.8)
     background: tuple[float, float] = (0.0, 0.1)
-    dose: tuple[float, float] = (1e3, 1e6)  #: electrons per pattern
+    dose: tuple[float, float] = DOSE  #: electrons per pattern
 
     @property
     def strain_sd(self) -> float:

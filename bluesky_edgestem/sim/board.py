@@ -49,10 +49,16 @@ class Model:
         Raises
         ------
         ValueError
-            Its student or the dense layers cannot be read; the message says why, and what to do.
+            Its student or the dense layers cannot be read, or are of two builds; the message says why, and what to do.
         """
         folder = Path(folder)
-        return cls(folder, Student.load(folder / student.NAME), DenseLayers.load(folder / fixed_point.NAME))
+        known, dense = Student.load(folder / student.NAME), DenseLayers.load(folder / fixed_point.NAME)
+        if dense.student != known.hash:
+            raise ValueError(
+                f"{folder / fixed_point.NAME} is of student {dense.student}, {student.NAME} beside it is {known.hash}: "
+                f"make both anew with `edgestem fpga build --student {folder} --out` and another folder"
+            )
+        return cls(folder, known, dense)
 
     def outputs(self, images: np.ndarray, electrons: float) -> tuple[np.ndarray, np.ndarray]:
         """Output words (n, 9) and status (n,) of frames that are expected to have so many electrons."""

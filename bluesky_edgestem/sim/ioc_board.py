@@ -10,6 +10,7 @@ import numpy as np
 from ..fpga.results import COLUMNS
 from ..fpga.rule import QUANTITIES, Rule
 from ..fpga.shipped import folder_of
+from ..fpga.student import MOST_ELECTRONS
 from .board import EDGES, KEPT, Board, Model
 from .records import Records, RefusedWrite, array, choice, integer, number, setting, text
 
@@ -30,7 +31,7 @@ class BoardIOC(Records):
     pixel = number("PixelAngle_RBV", 0.0, "mrad", "Angle of a pixel that it was built for", read_only=True)
     frame_size = integer("FrameSize_RBV", 0, "Pixels along each side of the frames it was built for", read_only=True)
     electrons, electrons_rbv = setting(
-        number, "Electrons", 1e4, "", "Electrons that a pattern is expected to have", low=1e-3, high=1e12
+        number, "Electrons", 1e4, "", "Electrons that a pattern is expected to have", low=1e-3, high=MOST_ELECTRONS
     )
     run, run_rbv = setting(choice, "Run", "Stopped", ("Stopped", "Running"), "Take the stream; counts begin anew")
     rule, rule_rbv = setting(

@@ -13,10 +13,10 @@ from bluesky_edgestem.fpga.logic import Stream
 
 
 class Reader:
-    """Reads `truth` with errors of given standard deviation, whatever the frames; of every fourth it does not know."""
+    """Reads `truth` with errors of given standard deviation, whatever the frames; of some it does not know."""
 
-    def __init__(self, truth: scoring.Cases, error: float) -> None:
-        self.truth, self.error = truth, error
+    def __init__(self, truth: scoring.Cases, error: float, unknown_of_four: int = 1) -> None:
+        self.truth, self.error, self.unknown = truth, error, unknown_of_four
 
     def predict(self, frames, optics) -> FeatureDescriptors:
         n, rng = len(frames), np.random.default_rng(int(1e6 * self.error))
@@ -25,7 +25,7 @@ class Reader:
         rotation = np.tile(self.truth.rotation, repeats)
         probability = np.tile((self.truth.phase[:, None] == ["MoS2", "WS2"]).astype(float), (repeats, 1))
         covariance = np.tile(np.eye(3) * self.error**2, (n, 1, 1))
-        flagged = np.where(np.arange(n) % 4 == 0, "no", "")
+        flagged = np.where(np.arange(n) % 4 < self.unknown, "no", "")
         centre = np.tile(self.truth.centre, (repeats, 1)) + rng.normal(0, 10 * self.error, (n, 2))
         return FeatureDescriptors(
             strain, covariance, rotation, np.full(n, 0.01), ("MoS2", "WS2"), probability, flagged,
@@ -56,6 +56,25 @@ def test_figures_are_those_of_the_errors_that_were_made():
     assert found["student"]["rotation_coverage"] == 1.0
     assert found["student"]["centre_rms"] == pytest.approx(0.02, rel=0.09)
     assert found["student"]["centre_coverage"] == pytest.approx(0.673, abs=0.04)  # of half the standard deviation
+
+
+def test_what_a_teacher_flags_is_the_students_all_the_same():
+    n = 40
+    optics = replace(scoring.Optics(), n_pixels=48, pixel_mrad=4 / 3)
+    strain = np.where(np.arange(n)[:, None] % 4 < 3, 1.0, 0.0) * np.ones(3)
+    truth = scoring.Cases(
+        optics, np.full((n, 48, 48), 1 / 2304, np.float32), strain, np.zeros(n), np.zeros((n, 2)), np.full(n, "MoS2")
+    )
+
+    class Nothing(Reader):
+        """Says that there is no strain."""
+
+        def predict(self, frames, optics):
+            return replace(super().predict(frames, optics), strain=np.zeros((len(frames), 3)))
+
+    found = scoring.scores(Nothing(truth, 0.001, 0), Reader(truth, 0.001, 3), truth, 1e4)
+    assert found["student"]["strain_rms"]["exx"] == 0.0
+    assert found["student alone"]["strain_rms"]["exx"] == pytest.approx(0.75**0.5, rel=1e-3)
 
 
 def test_cases_are_drawn_anew_by_another_seed_and_the_same_by_the_same():

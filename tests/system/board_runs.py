@@ -50,6 +50,7 @@ def raster(prefix, directory, nx, ny, board_pid=0, kill_at=None, signal_sent=sig
     It may go on some time after the fallback has taken over.
     """
     scope = microscope(prefix, directory)
+    scope.beam.current.set(10.0).wait()
     scope.board.fallback = Marked()
     scope.board.wait_for_connection(timeout=5)
     if load is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -79,8 +80,8 @@ def test_the_stream_has_bit_for_bit_what_the_student_makes_of_the_frames_in_the_
     for name, doc in documents:
         schema_validators[DocumentNames[name]].validate(doc)
     student = Student.load(build / student_module.NAME)
-    # 100 pA for 10 ms
-    found = expected(student, frames_of(documents), 100.0 * 1e-2 / 1.602176634e-7)
+    # 10 pA for 10 ms
+    found = expected(student, frames_of(documents), 10.0 * 1e-2 / 1.602176634e-7)
     rows = rows_of(documents)
     assert set(rows["read_by"]) == {"board"}
     assert rows["frame"].tolist() == list(range(40))
@@ -103,7 +104,7 @@ def test_the_board_that_ships_reads_what_the_network_reads(client_class, tmp_pat
         client = client_class(str(Path(__file__).parent / "board_runs.py"), process.client_env)
         # 2·10⁵ electrons a pattern: of many more, pixels of 16 bits saturate.
         documents, error, blanked, counted = client.call(
-            "raster", process.prefix, str(tmp_path), 6, 6, 0, None, signal.SIGKILL, None, 3e-4
+            "raster", process.prefix, str(tmp_path), 6, 6, 0, None, signal.SIGKILL, None, 3e-3
         )
         client.close()
     assert (error, blanked, counted) == ("", True, 36)
@@ -173,6 +174,28 @@ def test_a_board_with_a_wrong_bit_is_not_used(scope, maps, build, tmp_path):
     assert "the board must not be used" in error
     assert (blanked, counted) == (True, 0)
     assert documents == []
+
+
+def test_patterns_of_more_electrons_than_it_was_taught_are_the_networks(scope, maps, tmp_path):
+    # 10 pA for 20 ms: 1.25·10⁶ electrons.
+    documents, error, blanked, counted = maps.call(
+        "raster", scope.prefix, str(tmp_path), 4, 3, 0, None, signal.SIGKILL, None, 2e-2
+    )
+    assert (error, blanked, counted) == ("", True, 12)
+    assert set(rows_of(documents)["read_by"]) == {"network"}
+
+
+def test_the_same_student_is_loaded_from_another_folder_where_its_files_are_whole(scope, maps, build, tmp_path):
+    whole = shutil.copytree(build, tmp_path / "whole")
+    (build / golden.NAME).unlink()
+    documents, error, *_ = maps.call("raster", scope.prefix, str(tmp_path), 4, 3)
+    assert "No such file" in error and documents == []
+    documents, error, blanked, counted = maps.call(
+        "raster", scope.prefix, str(tmp_path), 4, 3, 0, None, signal.SIGKILL, str(whole)
+    )
+    assert (error, blanked, counted) == ("", True, 12)
+    assert set(rows_of(documents)["read_by"]) == {"board"}
+    assert documents[0][1]["board"]["build"] == str(whole)
 
 
 def test_another_build_is_loaded_and_a_corrupt_one_is_not(scope, maps, build, tmp_path, make_build):
