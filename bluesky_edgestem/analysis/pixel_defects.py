@@ -9,6 +9,7 @@ import numpy as np
 #: Counts that a gap would hold, if it were none, at least; and what the line beside it has at least of the next one, on
 #: one side: with nothing between disks, lines beside their edges have about half.
 _EXPECTED, _LEVEL = 100.0, 0.8
+_MAY_BE_HOT = 2  #: pixels of a line
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def gaps(frames: np.ndarray) -> np.ndarray:
     """Gaps between a detector's modules that it fills with zeros: whole rows and columns without a count.
 
     They are between lines that count, one of which is no edge of disks: where nothing is between disks, lines without a
-    count are, too.
+    count are, too. The two pixels of a line that count most may be hot, and count as the third does.
 
     Parameters
     ----------
@@ -91,16 +92,18 @@ def gaps(frames: np.ndarray) -> np.ndarray:
     """
     total = frames.sum(0, dtype=float)
     out = np.zeros(total.shape, bool)
-    for line in _empty(total.sum(1)):
+    for line in _empty(total):
         out[line] = True
-    for line in _empty(total.sum(0)):
+    for line in _empty(total.T):
         out[:, line] = True
     return out
 
 
-def _empty(counts: np.ndarray) -> list[slice]:
-    """Runs of lines without a count between lines of `counts` (n,) that end abruptly there."""
-    edges = np.diff(np.concatenate([[False], counts == 0, [False]]).astype(int))
+def _empty(total: np.ndarray) -> list[slice]:
+    """Runs of rows of `total` (n, m) without a count between rows that end abruptly there."""
+    edges = np.diff(np.concatenate([[False], ~total.any(1), [False]]).astype(int))
+    third = np.partition(total, -1 - _MAY_BE_HOT, axis=1)[:, -1 - _MAY_BE_HOT]
+    counts = np.minimum(total, third[:, None]).sum(1)
     runs = []
     for start, end in zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True):
         if start < 2 or end > len(counts) - 2:

@@ -68,6 +68,14 @@ def test_lines_without_a_count_are_a_gap_only_between_lines_that_end_abruptly(do
     assert 0.5 < share_in(found, frames) / hidden < 2, "what is beside the gap tells about how much"
 
 
+def test_hot_pixels_between_disks_are_no_edges_of_a_gap():
+    frames = np.random.default_rng(3).poisson(1e4 * disks(0.0), (8, 96, 96)).astype(np.uint16)
+    frames[:, 20, 33] = frames[:, 70, 33] = 30
+    frames[0, 50, 32] = 1  # as of the tail of a point spread
+    assert not frames[:, :, 34:41].any()
+    assert not gaps(frames).any()
+
+
 def test_the_rim_of_a_frame_is_no_gap():
     frames = np.ones((50, 40, 40), np.uint16)
     frames[:, :6] = frames[:, :, -3:] = 0
