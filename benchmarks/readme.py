@@ -373,8 +373,8 @@ ROWS = (
     ),
     *(
         Row(
-            f"Crystal network, {material}, {dose} electrons, held-out conditions, cells computed as strained: strain RMS"
-            " ± sd over seeds (worst); worst component: over the Cramér–Rao bound, its scatter alone over it",
+            f"Crystal network, {material}, {dose} electrons, held-out conditions, cells computed as strained: strain"
+            " RMS ± sd over seeds (worst); worst component: over the Cramér–Rao bound, its scatter alone over it",
             "",
             "networks",
             f"{{{material}[{dose}][strain][all]:.2%}} ± {{{material}[{dose}][strain][sd]:.2%}}"
