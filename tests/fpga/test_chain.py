@@ -17,6 +17,8 @@ from bluesky_edgestem.fpga.build import conclude
 from bluesky_edgestem.fpga.command_line import plan_of
 from bluesky_edgestem.fpga.frontend import Frontend
 from bluesky_edgestem.fpga.golden import GoldenFrames
+from bluesky_edgestem.fpga.hls import Emulation
+from bluesky_edgestem.fpga.quantised import model_of
 from bluesky_edgestem.fpga.report import load, text
 from bluesky_edgestem.fpga.student import OUTPUT_FRACTION, Student
 from bluesky_edgestem.fpga.verification import Mismatches, golden_frames
@@ -121,20 +123,31 @@ def test_a_student_that_is_there_is_not_trained_over(built, capsys):
     assert load(built)["hash"]
 
 
-@pytest.mark.parametrize(("vitis", "told"), [("exit 1", "Vitis HLS failed"), ("exit 0", "Vitis HLS")])
-def test_a_synthesis_that_fails_costs_its_figures_and_not_the_build(built, tmp_path, monkeypatch, vitis, told):
-    programs = tmp_path / "programs"
+def _vitis(folder: Path, monkeypatch, line: str) -> None:
+    """Programs of Vitis HLS that do what a line of shell says."""
+    programs = folder / "programs"
     programs.mkdir()
     for name in ("vitis-run", "vitis_hls"):
-        (programs / name).write_text(f"#!/bin/sh\n{vitis}\n")
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+
+def test_a_synthesis_that_fails_costs_its_figures_and_not_the_build(built, tmp_path, monkeypatch):
+    _vitis(tmp_path, monkeypatch, "exit 1")
     monkeypatch.setattr(area, "xilinx", lambda folder: {"LUT": 1, "DSP": 0})  # tried above, and slow
     asked = ["--student", str(built), "--patterns", "500", "--frames", "60", "--scored", "2", "--no-route"]
     assert main(["fpga", "build", *asked, "--synthesise", "--out", str(tmp_path / "board")]) == 0
     report = load(tmp_path / "board")
-    assert any(told in reason for reason in report["missing"]) and "vitis" not in report
+    assert any("Vitis HLS failed" in reason for reason in report["missing"]) and "vitis" not in report
     assert report["agreement"]["Verilog, frames back to back"]["words"] == 0
+
+
+def test_a_synthesis_that_leaves_no_report_is_told(built, tmp_path, monkeypatch):
+    _vitis(tmp_path, monkeypatch, "exit 0")
+    student = Student.load(built / "student.weights")
+    with pytest.raises(RuntimeError, match=r"Vitis HLS left no report of a synthesis in .*/hls"):
+        Emulation(model_of(student), student, tmp_path / "hls").synthesised()
 
 
 def test_a_build_without_what_trains_says_so_at_once(tmp_path, monkeypatch, capsys):
